@@ -1,0 +1,39 @@
+"""The site: WHERE to do it. Never changes a result beyond the number of workers and threads."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from ddlflow.spec.pipeline import Section
+
+
+class Engine(Section):
+    """The cluster framework and how much of it to take."""
+
+    use: Literal["local", "dask"] = "dask"
+    workers: Literal["auto"] | PositiveInt = "auto"
+    threads: Literal["auto"] | PositiveInt = "auto"  # of one rank
+    address: str | None = None  # dask: a scheduler that runs already, tcp://host:8786
+    start_timeout_s: PositiveFloat = 60.0  # how long to wait for workers and for ranks to meet
+
+    @model_validator(mode="after")
+    def _address_is_for_dask(self) -> "Engine":
+        if self.address is not None and self.use != "dask":
+            raise ValueError("engine.address is for use: dask")
+        return self
+
+
+class Tracking(Section):
+    """The MLflow server or database."""
+
+    uri: str = "sqlite:///.ddlflow/mlflow.db"
+
+
+class Site(Section):
+    """A site file."""
+
+    engine: Engine = Engine()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    data_root: str = "data"
+    storage: Annotated[str, Field(min_length=1)] = ".ddlflow"
+    tracking: Tracking = Tracking()
