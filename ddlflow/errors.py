@@ -1,8 +1,8 @@
 """Every error that ddlflow raises on purpose.
 
     DdlflowError                 exit 1 on the command line
-    +-- InputError               what the user gave is wrong; nothing was written; exit 2
-    |   +-- SpecError            a pipeline or site file, an argument, user code that cannot be bound
+    +-- InputError               what the user gave is wrong, nothing was written; exit 2
+    |   +-- SpecError            a pipeline or site file, an argument, user code
     |   +-- DataError            a source that cannot be read, or holds what it may not hold
     +-- EngineError              the cluster: unreachable, too few slots, a lost worker
     +-- TrainingError            a rank died, hung or raised; a loss that is not finite
@@ -47,4 +47,4 @@ class CheckpointError(DdlflowError):
 
 
 class TrackingError(DdlflowError):
-    """The tracking server refused what it was asked for (an outage is no error: it is waited out)."""
+    """The tracking server refused a request (an outage is no error: it is waited out)."""

@@ -45,7 +45,7 @@ class UserCode(BaseModel):
 
 
 class Collider(Section):
-    """A made source: HIGGS-like events from ``ddlflow.data.collider``, written under the storage."""
+    """A made source: HIGGS-like events (``ddlflow.data.collider``), kept under the storage."""
 
     use: Literal["collider"]
     rows: PositiveInt
@@ -78,7 +78,9 @@ class Data(Section):
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     label: str
     features: Literal["all"] | Annotated[list[str], Field(min_length=1)] = "all"
-    exclude: list[str] = []  # columns that "all" leaves out (keys, the split column is left out too)
+    exclude: list[
+        str
+    ] = []  # columns that "all" leaves out (keys, the split column is left out too)
     categorical: list[str] = []  # columns of whole numbers to read as categories; text always is
     rare_below: PositiveInt = 10  # categories seen in fewer rows share the bucket of unseen ones
     missing: Literal["impute", "refuse", "drop"] = "impute"  # null and NaN in a feature
@@ -88,11 +90,9 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _test_once(self) -> "Data":
-        if self.test_source is not None:
-            if self.split.column is not None or (
-                "test" in self.split.model_fields_set and self.split.test > 0
-            ):
-                raise ValueError("test_source and a split that makes test rows exclude each other")
+        splits_off_test = "test" in self.split.model_fields_set and self.split.test > 0
+        if self.test_source is not None and (self.split.column is not None or splits_off_test):
+            raise ValueError("test_source and a split that makes test rows exclude each other")
         return self
 
     @property

@@ -1,0 +1,191 @@
+"""What a script or a notebook calls; the command line calls the same."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddlflow.errors import DdlflowError, SpecError
+from ddlflow.spec.load import Plan, find, load, load_site, project_folder, template_folder
+from ddlflow.spec.site import Site
+
+Changes = Mapping[str, Any] | Sequence[str]
+ENTRY_POINT = ("flows", "pipeline.py", "pipeline")
+
+
+def run(
+    pipeline: str,
+    on: str = "local",
+    set: Changes = (),
+    *,
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Runs a pipeline on a site and returns what ``ddlflow run --json`` prints.
+
+    Args:
+        pipeline: a name in pipelines/, a YAML file, or a folder with pipeline.yaml.
+        on: a name in conf/, or a YAML file.
+        set: values on top of the files: ``{"train.epochs": 3}`` or ``["train.epochs=3"]``.
+        fresh: do again what was done before.
+
+    Returns:
+        run_id, stages (name, seconds, cached), metrics, rows_per_s, model_digest, model_uri,
+        predictions, report, page.
+
+    Raises:
+        SpecError, DataError: the input is wrong; nothing was written.
+        DdlflowError: the run failed; the same call goes on from what was finished.
+    """
+    changes = as_changes(set)
+    load(pipeline, on, changes)  # wrong files are said before Prefect takes its seconds
+    _settle_prefect()
+    flow = _load_flow()
+    result: dict[str, Any] = flow(pipeline=pipeline, on=on, changes=changes, fresh=fresh)
+    return result
+
+
+def as_changes(changes: Changes) -> list[str]:
+    """``{"train.epochs": 3}`` -> ``["train.epochs=3"]``."""
+    if isinstance(changes, Mapping):
+        return [f"{key}={json.dumps(value)}" for key, value in changes.items()]  # JSON is YAML
+    return list(changes)
+
+
+def site(on: str = "local", set: Changes = ()) -> Site:
+    """A site by name or path."""
+    return load_site(on, as_changes(set))
+
+
+def infer(
+    model: str,
+    source: str,
+    *,
+    out: str | Path,
+    on: str = "local",
+    keys: Sequence[str] = (),
+    set: Changes = (),
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Predicts every row of a source with a trained model.
+
+    Args:
+        model: an MLflow model URI (``runs:/ID/model``, ``models:/NAME@ALIAS``) or a folder.
+        source: a file, glob, folder or URL; a relative path is looked up here, then in data_root.
+        out: the folder of the predictions, a Parquet file a range and ``_SUCCESS``.
+        on: the site.
+        keys: columns of the source to keep beside each prediction.
+        set: values on top of the site file.
+        fresh: replace what another model or source left in ``out``.
+
+    Raises:
+        SpecError, DataError: the input is wrong.
+    """
+    from ddlflow.infer.predict import infer as predict
+    from ddlflow.report.screen import Screen
+    from ddlflow.session import Session
+    from ddlflow.tracking.fetch import fetch_model
+
+    where = load_site(on, as_changes(set))
+    with (
+        Session(_plan_of(where, on), Screen()) as session,
+        tempfile.TemporaryDirectory() as fetched,
+    ):
+        folder = fetch_model(model, where.tracking.uri, Path(fetched))
+        done = predict(
+            folder,
+            str(Path(source).absolute()) if Path(source).exists() else source,
+            Path(out),
+            keys=keys,
+            data_root=session.data_root,
+            threads=session.resources.threads,
+            map_over=session.map_over,
+            fresh=fresh,
+        )
+    return {"predictions": str(out), **done}
+
+
+def make_collider(
+    rows: int,
+    *,
+    out: str | Path,
+    seed: int = 1,
+    on: str = "local",
+    set: Changes = (),
+) -> dict[str, Any]:
+    """Makes HIGGS-like events as Parquet files under ``out``; the same bytes on any workers."""
+    from ddlflow.data.collider import plan, write_part
+    from ddlflow.report.screen import Screen
+    from ddlflow.session import Session
+
+    parts = plan(rows, Path(out).absolute(), seed)
+    with Session(_plan_of(load_site(on, as_changes(set)), on), Screen()) as session:
+        written = list(session.map_over(write_part, parts, "collider"))
+    return {"rows": rows, "files": len(written), "out": str(out)}
+
+
+def fetch_higgs(out: str | Path) -> list[Path]:
+    """Fetches UCI's HIGGS.csv.gz, checks it, and turns it into ``out/train`` and ``out/test``."""
+    from ddlflow.data.higgs import fetch, to_parquet
+    from ddlflow.report.screen import Screen
+
+    screen, folder = Screen(), Path(out)
+    written: list[Path] = []
+
+    def step(name: str, unit: str, work: Any) -> Any:
+        with screen.bar(name, 1.0, unit) as advance:
+            shown = 0.0
+
+            def on_event(event: dict[str, Any]) -> None:
+                nonlocal shown
+                share = event["done"] / max(event["total"], 1)
+                advance(share - shown)
+                shown = share
+
+            return work(on_event)
+
+    archive = step("fetch", "bytes", lambda on_event: fetch(folder, on_event=on_event))
+    written += step(
+        "parquet", "rows", lambda on_event: to_parquet(archive, folder, on_event=on_event)
+    )
+    return written
+
+
+def _plan_of(where: Site, on: str) -> Plan:
+    """A plan without a pipeline, for commands that only need a site."""
+    path = find(on, "conf", "site")
+    return Plan(None, where, path, path, path.parent)  # type: ignore[arg-type] # no stage reads it
+
+
+def _settle_prefect() -> None:
+    """Settings that Prefect reads when it is imported; what the user has set stays."""
+    calm = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        # Its console lines would stand between ours; its pages and files keep theirs.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING" if _debug() else "CRITICAL",
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    }
+    for name, value in calm.items():
+        os.environ.setdefault(name, value)
+
+
+def _debug() -> bool:
+    return bool(os.environ.get("DDLFLOW_DEBUG"))
+
+
+def _load_flow() -> Any:
+    """The project's flow, by its file, as Prefect itself would load it."""
+    import importlib.util
+
+    candidates = [root.joinpath(*ENTRY_POINT[:2]) for root in (project_folder(), template_folder())]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise SpecError(f"{candidates[0]} is missing. `ddlflow init DIR` lays out a project.")
+    spec = importlib.util.spec_from_file_location("ddlflow_project_flow", path)
+    if spec is None or spec.loader is None:
+        raise DdlflowError(f"{path} cannot be loaded as Python.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, ENTRY_POINT[2])

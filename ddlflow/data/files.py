@@ -1,0 +1,183 @@
+"""What lies at a location: one file, a glob, a folder, or any of them behind an fsspec URL."""
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import fsspec
+import pyarrow as pa
+
+from ddlflow.errors import DataError
+
+EXTENSIONS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".jsonl": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".ndjson": "jsonl",
+    ".ndjson.gz": "jsonl",
+}
+# What the common file systems call the mark that changes when a file does, best first.
+_STAMPS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "created",
+)
+_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of a source.
+
+    Attributes:
+        name: relative to the source's root, with ``/``.
+        path: as the file system knows it.
+        size: bytes.
+        stamp: modification time or etag, as text; empty where the file system has none.
+        keys: the hive partition columns of its folders (``year=2024``), as text or None.
+        units: rows of each row group (Parquet) or record batch (Arrow); empty for text.
+    """
+
+    name: str
+    path: str
+    size: int
+    stamp: str
+    keys: tuple[tuple[str, str | None], ...] = ()
+    units: tuple[int, ...] = ()
+
+
+def resolve(location: str, data_root: Path) -> str:
+    """The location as an absolute path or URL: a relative path lies under ``data_root``."""
+    if "://" in location:
+        return location
+    return str(data_root.absolute() / Path(location).expanduser())
+
+
+def format_of(name: str) -> str | None:
+    """The format that a file name's extension stands for, or None."""
+    lower = name.lower()
+    return next((kind for end, kind in EXTENSIONS.items() if lower.endswith(end)), None)
+
+
+def list_files(address: str, wanted: str) -> tuple[str, list[File]]:
+    """The format and the files at an address, sorted by name.
+
+    Args:
+        address: an absolute path or a URL: of a file, a glob or a folder.
+        wanted: a format, or "auto" for the one that the extensions stand for.
+
+    Raises:
+        DataError: nothing there, no known extension, several formats at once, or no access.
+    """
+    try:
+        filesystem, path = fsspec.core.url_to_fs(address)
+        is_glob = any(sign in path for sign in "*?[") and not filesystem.exists(path)
+        root, found = _find(filesystem, path, is_glob)
+    except FileNotFoundError:
+        raise DataError(
+            f"{address}: there is no such file or folder. Correct data.source."
+        ) from None
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"{address} cannot be listed: {error}") from error
+    alone = not is_glob and len(found) == 1 and found[0][0] == path.rstrip("/")
+    if not alone:
+        found = [(p, info) for p, info in found if not _is_hidden(_relative(p, root))]
+    if not found:
+        what = "no file matches" if is_glob else "the folder holds no file"
+        raise DataError(f"{address}: {what}. Correct data.source.")
+    chosen, kind = _of_one_format(address, wanted, found, alone)
+    return kind, sorted(
+        (_file(address, p, info, root) for p, info in chosen), key=lambda file: file.name
+    )
+
+
+def _find(filesystem: Any, path: str, is_glob: bool) -> tuple[str, list[tuple[str, Any]]]:
+    """The folder that names are relative to, and each (path, info) found."""
+    if is_glob:
+        fixed: list[str] = []
+        for part in path.split("/"):
+            if any(sign in part for sign in "*?["):
+                break
+            fixed.append(part)
+        found = filesystem.glob(path, detail=True)
+        files = [(p, info) for p, info in found.items() if info["type"] == "file"]
+        return "/".join(fixed), files
+    info = filesystem.info(path)
+    if info["type"] == "directory":
+        return path.rstrip("/"), list(filesystem.find(path, detail=True).items())
+    clean = path.rstrip("/")
+    return clean.rpartition("/")[0], [(clean, info)]
+
+
+def _of_one_format(
+    address: str, wanted: str, found: list[tuple[str, Any]], alone: bool
+) -> tuple[list[tuple[str, Any]], str]:
+    """Keeps the files of the wanted format, or of the only format there is."""
+    kinds = {path: format_of(path) for path, _ in found}
+    if wanted != "auto":
+        same = [(path, info) for path, info in found if kinds[path] == wanted]
+        return (same or found, wanted)
+    known = sorted({kind for kind in kinds.values() if kind})
+    known_text = ", ".join(EXTENSIONS)
+    if not known:
+        raise DataError(
+            f"{address}: no file name ends in a known extension ({known_text}). "
+            "Set data.format, or convert the file."
+        )
+    if len(known) > 1:
+        raise DataError(
+            f"{address} holds files of several formats ({', '.join(known)}). "
+            "Set data.format, or name the files by a glob."
+        )
+    return [(path, info) for path, info in found if alone or kinds[path]], known[0]
+
+
+def _file(address: str, path: str, info: Any, root: str) -> File:
+    name = _relative(path, root)
+    size = info.get("size")
+    if size is None:
+        raise DataError(f"{address}: the server does not state the file's size. Download it first.")
+    stamp = next((str(info[key]) for key in _STAMPS if info.get(key) is not None), "")
+    keys = []
+    for part in name.split("/")[:-1]:
+        key, sign, value = part.partition("=")
+        if sign and key:
+            keys.append((key, None if value == _NULL_PARTITION else unquote(value)))
+    return File(name, path, int(size), stamp, tuple(keys))
+
+
+def _relative(path: str, root: str) -> str:
+    return path[len(root) :].lstrip("/") if path.startswith(root) else path.lstrip("/")
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) and "=" not in part for part in name.split("/"))
+
+
+def open_file(address: str, file: File) -> pa.NativeFile:
+    """The bytes of a file, by position.
+
+    Raises:
+        DataError: the file is gone or may not be read.
+    """
+    try:
+        if "://" not in address:
+            return pa.OSFile(file.path, "rb")
+        filesystem, _ = fsspec.core.url_to_fs(address)
+        return pa.PythonFile(filesystem.open(file.path, "rb"), mode="r")
+    except OSError as error:
+        reason = "it is gone" if error.errno == errno.ENOENT else str(error)
+        raise DataError(f"{file.path} cannot be read: {reason}.") from error

@@ -1,0 +1,174 @@
+"""The manifest: a data set's shards, and all that is known of them. Written last, by rename."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ddlflow.data.columns import Category, Columns, Label
+from ddlflow.data.statistics import Statistics, empty, merge
+from ddlflow.data.storage import load_json, save_json
+from ddlflow.errors import DataError
+
+FORMAT = 1
+NAME = "manifest.json"
+
+SplitName = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of rows.
+
+    Attributes:
+        path: relative to the data set's folder.
+        split: train, validation or test.
+        fold: the fold of the training rows that it belongs to, or None.
+        rows: their number.
+        sha256: of the file.
+    """
+
+    path: str
+    split: SplitName
+    fold: int | None
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The exact statistics of all shards of one split and fold."""
+
+    split: SplitName
+    fold: int | None
+    statistics: Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A prepared data set.
+
+    Attributes:
+        columns: how the source's columns became numbers.
+        shards: in the order of their rows in the source.
+        groups: statistics by split and fold.
+        source: fingerprint of the source.
+        settings: what made it.
+        dropped: rows left out, by reason: label, missing, infinite.
+        constant: features with one value in all training rows.
+        warnings: full sentences that a user should read.
+    """
+
+    columns: Columns
+    shards: tuple[Shard, ...]
+    groups: tuple[Group, ...]
+    source: str
+    settings: dict[str, Any]
+    dropped: dict[str, int]
+    constant: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The numeric features, in the order of the matrix's columns."""
+        return self.columns.numeric
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The categorical features."""
+        return self.columns.categories
+
+    @property
+    def label(self) -> Label:
+        """The label's name, kind and classes."""
+        return self.columns.label
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the shards' splits, folds and hashes, in order: the content."""
+        content = hashlib.sha256()
+        for shard in self.shards:
+            content.update(f"{shard.split} {shard.fold} {shard.sha256}\n".encode())
+        return content.hexdigest()
+
+    def shards_of(self, split: SplitName) -> list[Shard]:
+        """The shards of a split, in order."""
+        return [shard for shard in self.shards if shard.split == split]
+
+    def rows(self, split: SplitName) -> int:
+        """The rows of a split."""
+        return sum(shard.rows for shard in self.shards_of(split))
+
+    def statistics(self, split: SplitName) -> Statistics:
+        """Exact statistics of a split's rows, all folds together."""
+        start = empty(len(self.columns.numeric), len(self.columns.label.classes))
+        return merge((g.statistics for g in self.groups if g.split == split), start)
+
+    def save(self, folder: Path) -> None:
+        """Writes the manifest: from now on the data set exists."""
+        value = {
+            "format": FORMAT,
+            "tensors": self._tensors(),
+            "columns": self.columns.to_json(),
+            "shards": [asdict(shard) for shard in self.shards],
+            "groups": [
+                {"split": g.split, "fold": g.fold, "statistics": g.statistics.to_json()}
+                for g in self.groups
+            ],
+            "digest": self.digest,
+        }
+        for name in ("source", "settings", "dropped", "constant", "warnings"):
+            value[name] = getattr(self, name)
+        save_json(folder / NAME, value)
+
+    def _tensors(self) -> dict[str, Any]:
+        """Shape and type of each column of the shards, for readers that know no ddlflow."""
+        label_type = "int64" if self.label.kind == "multiclass" else "float32"
+        tensors = {
+            "features": {"dtype": "float32", "shape": [len(self.columns.numeric)]},
+            "categories": {"dtype": "int32", "shape": [len(self.columns.categories)]},
+        }
+        tensors = {name: value for name, value in tensors.items() if value["shape"] != [0]}
+        return tensors | {
+            "label": {"dtype": label_type, "shape": []},
+            "row": {"dtype": "int64", "shape": []},
+        }
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest":
+        """Reads the manifest of a data set.
+
+        Raises:
+            DataError: there is none, it is damaged, or a newer ddlflow wrote it.
+        """
+        path = folder / NAME
+        if not path.exists():
+            raise DataError(f"{folder} holds no data set: {NAME} is missing. Prepare the data.")
+        value = load_json(path)
+        again = "Prepare the data again with --fresh."
+        if not isinstance(value, dict) or not isinstance(value.get("format"), int):
+            raise DataError(f"{path} is damaged. {again}")
+        if value["format"] != FORMAT:
+            raise DataError(
+                f"{path} has format {value['format']}; this ddlflow reads {FORMAT}. {again}"
+            )
+        try:
+            manifest = cls(
+                columns=Columns.from_json(value["columns"]),
+                shards=tuple(Shard(**shard) for shard in value["shards"]),
+                groups=tuple(
+                    Group(g["split"], g["fold"], Statistics.from_json(g["statistics"]))
+                    for g in value["groups"]
+                ),
+                source=value["source"],
+                settings=value["settings"],
+                dropped=value["dropped"],
+                constant=tuple(value["constant"]),
+                warnings=tuple(value["warnings"]),
+            )
+            damaged = manifest.digest != value["digest"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path} is damaged ({error}). {again}") from error
+        if damaged:
+            raise DataError(f"{path} is damaged: its digest does not fit its shards. {again}")
+        return manifest

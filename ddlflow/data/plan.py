@@ -1,0 +1,121 @@
+"""The plan: from what the ranges hold to what each of them has to write."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ddlflow.data import split
+from ddlflow.data.columns import Category, Columns, Label, Value
+from ddlflow.data.keep import REASONS, check_refused
+from ddlflow.data.scan import MAX_CLASSES, ScanTask, category_kind, check_vocabulary
+from ddlflow.data.write import Quotas, WriteTask
+from ddlflow.errors import DataError
+
+Json = dict[str, Any]
+
+
+def learn(scans: list[ScanTask], scanned: list[Json]) -> tuple[Columns, dict[str, int]]:
+    """What the first pass found: vocabularies, classes, and dropped rows by reason.
+
+    Raises:
+        DataError: refused values, no row, unknown splits, or classes that do not fit the objective.
+    """
+    refused: dict[str, Counter[str]] = {}
+    dropped: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
+    counts: Counter[Value] = Counter()
+    splits: Counter[str] = Counter()
+    for result in scanned:
+        dropped.update(result["dropped"])
+        splits.update(result["splits"])
+        for reason, found in result["refused"].items():
+            refused.setdefault(reason, Counter()).update(found)
+        for piece in result["pieces"]:
+            for value, count in piece["classes"]:
+                counts[value] += count
+    check_refused({reason: dict(found) for reason, found in refused.items()})
+    rows = sum(piece["kept"] for result in scanned for piece in result["pieces"])
+    if rows == 0:
+        left = f" of {sum(dropped.values())} rows none is kept" if dropped.total() else " no row"
+        raise DataError(f"The source holds{left}. Correct data.source or data.missing.")
+    task = scans[0]
+    unknown = sorted(set(splits) - set(split.SPLITS))
+    if unknown:
+        raise DataError(
+            f"Split column {task.roles.split} holds {', '.join(unknown[:5])}; "
+            "allowed are train, validation and test."
+        )
+    label = Label(task.roles.label, task.labels, _classes(task, counts))
+    categories = tuple(_category(task, name, scanned) for name in task.roles.categorical)
+    return Columns(task.roles.numeric, categories, label), dict(dropped)
+
+
+def _classes(task: ScanTask, counts: Counter[Value]) -> tuple[Value, ...]:
+    """The classes in order: numbers by value, text by code point."""
+    if task.labels == "regression":
+        return ()
+    is_text = {isinstance(value, str) for value in counts}
+    if len(is_text) > 1:
+        raise DataError(f"Label {task.roles.label} is a text in some files and a number in others.")
+    classes = tuple(sorted(counts))
+    shown = ", ".join(f"{value}: {counts[value]}" for value in classes[:5])
+    shown += ", ..." if len(classes) > 5 else ""
+    if len(classes) < 2:
+        raise DataError(
+            f"Label {task.roles.label} has one class alone ({shown} rows): there is nothing to "
+            "learn. Correct data.label or data.source."
+        )
+    if task.labels == "binary" and len(classes) > 2:
+        raise DataError(
+            f"Label {task.roles.label} has {len(classes)} classes ({shown} rows); objective binary "
+            "needs two. Set train.objective to multiclass or regression."
+        )
+    if len(classes) > MAX_CLASSES:
+        raise DataError(
+            f"Label {task.roles.label} has {len(classes)} classes, more than {MAX_CLASSES}. "
+            "Correct data.label, or set train.objective to regression."
+        )
+    return classes
+
+
+def _category(task: ScanTask, name: str, scanned: list[Json]) -> Category:
+    """The vocabulary: values seen in ``rare_below`` rows or more, sorted."""
+    counts: Counter[Any] = Counter()
+    for result in scanned:
+        for value, count in zip(*result["categories"][name], strict=True):
+            counts[value] += count
+        check_vocabulary(name, len(counts))
+    values = sorted(value for value, count in counts.items() if count >= task.spec.rare_below)
+    kind = category_kind(task.source.schema, name)
+    return Category(name, "text" if kind == "text" else "integer", tuple(values))
+
+
+def write_tasks(scans: list[ScanTask], scanned: list[Json], columns: Columns) -> list[WriteTask]:
+    """The plan: what comes before each range, and how many rows of each class are held out."""
+    spec = scans[0].spec
+    index = {value: i for i, value in enumerate(columns.label.classes)}
+
+    def rows_of(result: Json) -> npt.NDArray[np.int64]:
+        found = np.zeros(max(1, len(index)), dtype=np.int64)
+        for piece in result["pieces"]:
+            if not index:
+                found[0] += piece["kept"]
+            for value, count in piece["classes"]:
+                found[index[value]] += count
+        return found
+
+    by_range = [rows_of(result) for result in scanned]
+    own = [rows for scan, rows in zip(scans, by_range, strict=True) if not scan.is_test]
+    total = np.sum(own, axis=0)
+    quotas = None
+    if spec.split.column is None:
+        shares = split.quotas(total.tolist(), spec.split.validation, spec.test_fraction)
+        quotas = Quotas(total, *shares)
+    tasks = []
+    before, first_row = np.zeros_like(total), 0
+    for scan, result, rows in zip(scans, scanned, by_range, strict=True):
+        tasks.append(WriteTask(scan, columns, first_row, before, quotas))
+        before = before + rows
+        first_row += sum(piece["rows"] for piece in result["pieces"])
+    return tasks

@@ -1,0 +1,194 @@
+"""From a source to a data set: scan the ranges, make the plan, write the shards, seal it.
+
+Two passes over the ranges, in bounded memory, and nothing is shuffled between workers: the bytes
+of a shard depend on the source, the settings and the range alone. A prepare that was stopped goes
+on from the ranges that are finished.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddlflow.data.columns import Columns
+from ddlflow.data.manifest import FORMAT, NAME, Group, Manifest, Shard
+from ddlflow.data.plan import learn, write_tasks
+from ddlflow.data.roles import Labels, Roles, choose
+from ddlflow.data.scan import ScanTask, scan_range
+from ddlflow.data.schema import kind_of, nearest
+from ddlflow.data.source import Source, open_source, ranges
+from ddlflow.data.statistics import Statistics, empty, merge
+from ddlflow.data.storage import writing
+from ddlflow.data.write import write_range
+from ddlflow.errors import DataError, InputError
+from ddlflow.spec.pipeline import Data
+
+Map = Callable[[Callable[[Any], Any], list[Any], str], Iterable[Any]]
+Json = dict[str, Any]
+
+
+def prepare(spec: Data, labels: Labels, *, data_root: Path, folder: Path, map: Map) -> Manifest:  # noqa: A002 - it is the engine's map
+    """Makes the data set in ``folder``.
+
+    Args:
+        spec: the pipeline's data section; its source is a location.
+        labels: how the label is read.
+        data_root: the folder that relative locations lie under.
+        folder: of this data set alone, on a storage that every worker sees.
+        map: ``map(function, items, name)`` runs a function over items somewhere and yields the
+            results in order; ``name`` is for the progress bar.
+
+    Raises:
+        DataError: the source cannot be read or holds what it may not hold; nothing is left behind.
+        DdlflowError: the storage is full or failed; the same call goes on from what is finished.
+    """
+    if not isinstance(spec.source, str):
+        raise DataError(f"Source {spec.source.use} has to be made before it can be prepared.")
+    sources = [open_source(spec.source, spec, data_root)]
+    roles = choose(sources[0].schema, spec, labels)
+    if spec.test_source is not None:
+        sources.append(open_source(spec.test_source, spec, data_root))
+        _check_test_source(sources[1], sources[0], roles)
+    with writing(folder):
+        (folder / "work").mkdir(parents=True, exist_ok=True)
+        (folder / NAME).unlink(missing_ok=True)
+    try:
+        scans = _scan_tasks(spec, labels, sources, roles, folder)
+        scanned = list(map(scan_range, scans, "scan"))
+        columns, dropped = learn(scans, scanned)
+        writes = write_tasks(scans, scanned, columns)
+        written = list(map(write_range, writes, "write"))
+        manifest = _manifest(spec, sources, columns, written, dropped)
+    except InputError:
+        _clear(folder, shards=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
+    _clear(folder, shards=False)
+    _remove_strangers(folder, manifest)
+    manifest.save(folder)
+    return manifest
+
+
+def _scan_tasks(
+    spec: Data, labels: Labels, sources: list[Source], roles: Roles, folder: Path
+) -> list[ScanTask]:
+    key = json.dumps(
+        [FORMAT, spec.model_dump(mode="json"), labels, *(source.fingerprint for source in sources)]
+    )
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    tasks: list[ScanTask] = []
+    for is_test, source in enumerate(sources):
+        for part in ranges(source):
+            tasks.append(
+                ScanTask(
+                    key=digest,
+                    source=source.only(part),
+                    part=part,
+                    number=len(tasks),
+                    roles=roles,
+                    spec=spec,
+                    labels=labels,
+                    is_test=bool(is_test),
+                    work=folder / "work",
+                )
+            )
+    return tasks
+
+
+def _manifest(
+    spec: Data,
+    sources: list[Source],
+    columns: Columns,
+    written: list[Json],
+    dropped: dict[str, int],
+) -> Manifest:
+    """Merges the ranges' results, in order, and judges the training rows."""
+    found = [shard for result in written for shard in result["shards"]]
+    shards = tuple(Shard(s["path"], s["split"], None, s["rows"], s["sha256"]) for s in found)
+    start = empty(len(columns.numeric), len(columns.label.classes))
+    groups = []
+    for name in dict.fromkeys(shard.split for shard in shards):
+        parts = (Statistics.from_json(s["statistics"]) for s in found if s["split"] == name)
+        groups.append(Group(name, None, merge(parts, start)))
+    manifest = Manifest(
+        columns=columns,
+        shards=shards,
+        groups=tuple(groups),
+        source=hashlib.sha256("".join(s.fingerprint for s in sources).encode()).hexdigest(),
+        settings=spec.model_dump(mode="json"),
+        dropped=dropped,
+    )
+    if manifest.rows("train") == 0:
+        raise DataError("No row is left to train on. Correct data.split, or give more rows.")
+    train = manifest.statistics("train")
+    nowhere = [columns.numeric[i] for i in np.flatnonzero(train.count == 0)]
+    if nowhere:
+        raise DataError(
+            f"Missing in every training row: {', '.join(nowhere)}. List it in data.exclude."
+        )
+    constant = [columns.numeric[i] for i in np.flatnonzero(train.minimum == train.maximum)]
+    constant += [category.name for category in columns.categories if not category.values]
+    return replace(
+        manifest, constant=tuple(constant), warnings=tuple(_warnings(manifest, constant, train))
+    )
+
+
+def _warnings(manifest: Manifest, constant: list[str], train: Statistics) -> list[str]:
+    """What a user should read, though the data can be used."""
+    found = []
+    if constant:
+        found.append(
+            f"Constant in every training row, so of no use: {', '.join(constant)}. "
+            "List it in data.exclude."
+        )
+    classes = manifest.label.classes
+    absent = [str(classes[i]) for i in np.flatnonzero(train.class_counts == 0)]
+    if absent:
+        found.append(f"No training row is of class {', '.join(absent)}: it cannot be learnt.")
+    for split_name in ("validation", "test"):
+        wanted = manifest.settings["split"]["column"] is None and (
+            manifest.settings["split"][split_name] > 0
+        )
+        if wanted and manifest.rows(split_name) == 0:
+            found.append(f"The {split_name} split has no row: the source is too small for it.")
+    if sum(manifest.dropped.values()):
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in manifest.dropped.items() if n)
+        found.append(f"Rows were dropped for missing or infinite values ({reasons}).")
+    return found
+
+
+def _check_test_source(test: Source, source: Source, roles: Roles) -> None:
+    """The test source has the label and the features, each of the same kind."""
+    for name in [roles.label, *roles.features]:
+        if name not in test.schema:
+            raise DataError(
+                f"data.test_source {test.location} lacks column {name}.{nearest(name, test.schema)}"
+            )
+        theirs, ours = test.schema[name], source.schema[name]
+        if kind_of(theirs) != kind_of(ours):
+            raise DataError(
+                f"data.test_source {test.location} has {name} as {theirs}, data.source as {ours}. "
+                "Both need the same columns."
+            )
+
+
+def _clear(folder: Path, *, shards: bool) -> None:
+    """Removes what a finished or refused prepare does not keep."""
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    if shards:
+        shutil.rmtree(folder / "shards", ignore_errors=True)
+
+
+def _remove_strangers(folder: Path, manifest: Manifest) -> None:
+    """Removes shards of other settings, and temporary files of workers that were killed."""
+    known = {folder / shard.path for shard in manifest.shards}
+    for path in (folder / "shards").glob("*/*"):
+        if path not in known:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,98 @@
+"""Which column is for what, by names and types alone."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from ddlflow.data.schema import kind_of, nearest
+from ddlflow.errors import DataError
+from ddlflow.spec.pipeline import Data
+
+Labels = Literal["binary", "multiclass", "regression"]
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What each column is for, by names and types alone.
+
+    Attributes:
+        numeric: features that are numbers, in order.
+        categorical: features that are categories, in order.
+        label: the label column.
+        split: the column that names each row's split, or None.
+    """
+
+    numeric: tuple[str, ...]
+    categorical: tuple[str, ...]
+    label: str
+    split: str | None
+
+    @property
+    def keys(self) -> list[str]:
+        """All but the numeric features, each once."""
+        split = [self.split] if self.split is not None else []
+        return list(dict.fromkeys([self.label, *self.categorical, *split]))
+
+    @property
+    def features(self) -> list[str]:
+        return [*self.numeric, *self.categorical]
+
+
+def choose(schema: dict[str, pa.DataType], spec: Data, labels: Labels) -> Roles:
+    """Decides what each column is for.
+
+    Args:
+        schema: column name -> type, in order.
+        spec: the pipeline's data section.
+        labels: how the label is read.
+
+    Raises:
+        DataError: an unknown column, a label among the features, a type that is no feature.
+    """
+    split = spec.split.column
+    named = {"label": [spec.label], "split.column": [split] if split else []}
+    named |= {"exclude": spec.exclude, "categorical": spec.categorical}
+    named["features"] = [] if spec.features == "all" else list(spec.features)
+    for key, names in named.items():
+        for name in names:
+            if name not in schema:
+                raise DataError(
+                    f"data.{key} names column {name}, which the source lacks."
+                    f"{nearest(name, schema)}"
+                )
+    if spec.features == "all":
+        left_out = {spec.label, *spec.exclude, split}
+        features = [name for name in schema if name not in left_out]
+    else:
+        features = list(dict.fromkeys(spec.features))
+    if spec.label in features:
+        raise DataError(f"data.features lists the label {spec.label}. Take it out of the list.")
+    if not features:
+        raise DataError(
+            "No feature is left beside the label. Correct data.features or data.exclude."
+        )
+    for name in spec.categorical:
+        if name not in features:
+            raise DataError(f"data.categorical names {name}, which is no feature. Take it out.")
+    kinds = {name: kind_of(schema[name]) for name in [*features, spec.label]}
+    for name in features:
+        if kinds[name] not in ("number", "text"):
+            raise DataError(
+                f"Feature {name} is of type {schema[name]}; a feature is a number or a text. "
+                f"Turn it into numbers in the source, or list it in data.exclude."
+            )
+    label_kind = kinds[spec.label]
+    if label_kind not in ("number", "text") or (labels == "regression" and label_kind == "text"):
+        allowed = "a number" if labels == "regression" else "a number or a text"
+        raise DataError(
+            f"Label {spec.label} is of type {schema[spec.label]}; for objective {labels} it has to "
+            f"be {allowed}. Correct data.label or train.objective."
+        )
+    categorical = {n for n in features if kinds[n] == "text" or n in spec.categorical}
+    return Roles(
+        numeric=tuple(name for name in features if name not in categorical),
+        categorical=tuple(name for name in features if name in categorical),
+        label=spec.label,
+        split=split,
+    )

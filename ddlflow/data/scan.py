@@ -1,0 +1,201 @@
+"""The first pass: what the place of a row and the code of a value depend on.
+
+Per piece the rows of each class, per range the vocabularies and what was dropped. Parquet and
+Arrow are read for the label and the categories alone. Text is parsed once: the pass also spools
+the parsed columns, and the second pass reads the spool.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ddlflow.data.columns import Value, category_values, float_values, label_keys
+from ddlflow.data.keep import keep, needs_features
+from ddlflow.data.roles import Labels, Roles
+from ddlflow.data.schema import kind_of
+from ddlflow.data.source import Range, Source, read
+from ddlflow.data.storage import load_json, replacing, save_json, writing
+from ddlflow.errors import DataError
+from ddlflow.spec.pipeline import Data
+
+MAX_CLASSES = 10_000
+MAX_CATEGORIES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ScanTask:
+    """One range's first pass. Small: it travels to a worker.
+
+    Attributes:
+        key: hash of all that the result depends on; a result with another key is stale.
+        source: the source, with this range's file alone.
+        part: the range; its index counts over all sources.
+        number: the range's number over all sources.
+        roles: what the columns are for.
+        spec: the pipeline's data section.
+        labels: how the label is read.
+        is_test: the range is of ``test_source``.
+        work: folder of results and spools.
+    """
+
+    key: str
+    source: Source
+    part: Range
+    number: int
+    roles: Roles
+    spec: Data
+    labels: Labels
+    is_test: bool
+    work: Path
+
+    @property
+    def result(self) -> Path:
+        return self.work / f"scan-{self.number:05d}.json"
+
+    @property
+    def written(self) -> Path:
+        """The second pass's result: where it stands the spool is gone."""
+        return self.work / f"write-{self.number:05d}.json"
+
+    @property
+    def spool(self) -> Path | None:
+        if self.source.dialect.format not in ("csv", "jsonl"):
+            return None
+        return self.work / f"spool-{self.number:05d}.arrow"
+
+
+def scan_range(task: ScanTask) -> dict[str, Any]:
+    """Reads a range once and writes down what the plan needs.
+
+    Returns:
+        JSON: pieces (rows, kept, classes as [value, count]), categories, splits, dropped, refused.
+
+    Raises:
+        DataError: a damaged file, a value that does not fit, too many classes or categories.
+    """
+    finished = load_json(task.result)
+    spooled = task.spool is None or task.spool.exists() or task.written.exists()
+    if finished and finished["key"] == task.key and spooled:
+        return dict(finished)
+    pieces: list[dict[str, Any]] = []
+    vocabularies: dict[str, Counter[Value]] = {name: Counter() for name in task.roles.categorical}
+    splits: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    refused: dict[str, Counter[str]] = {}
+    for batch in _spooling(task):
+        kept = keep(batch, task.roles, task.spec, task.labels)
+        dropped.update(kept.dropped)
+        for reason, columns in kept.refused.items():
+            refused.setdefault(reason, Counter()).update(columns)
+        if kept.mask is not None:
+            batch = batch.filter(pa.array(kept.mask))  # noqa: PLW2901 - what is left of it
+        classes = [] if task.labels == "regression" else _classes(task, batch)
+        pieces.append(
+            {"rows": batch.num_rows + sum(kept.dropped.values()), "kept": batch.num_rows}
+            | {"classes": classes}
+        )
+        for name, counts in vocabularies.items():
+            _count(task, batch, name, counts)
+        if task.roles.split is not None and not task.is_test:
+            names = batch.column(task.roles.split).cast(pa.string())
+            splits.update({str(name): count for name, count in _value_counts(names)})
+    result = {
+        "key": task.key,
+        "pieces": pieces,
+        "categories": {n: [list(c), list(c.values())] for n, c in vocabularies.items()},
+        "splits": dict(splits),
+        "dropped": dict(dropped),
+        "refused": {reason: dict(columns) for reason, columns in refused.items()},
+    }
+    save_json(task.result, result)
+    return result
+
+
+def category_kind(schema: dict[str, pa.DataType], name: str) -> str:
+    """Whether a category's values are text or whole numbers."""
+    return "text" if kind_of(schema[name]) == "text" else "integer"
+
+
+def _columns(task: ScanTask) -> list[str]:
+    """The columns that this pass reads."""
+    keys = [name for name in task.roles.keys if name != task.roles.split or not task.is_test]
+    if task.spool is not None or needs_features(task.spec):
+        return [*keys, *(name for name in task.roles.numeric if name not in keys)]
+    return keys
+
+
+def _spooling(task: ScanTask) -> Iterator[pa.RecordBatch]:
+    """The range's pieces; those of a text format are also written to the spool."""
+    batches = read(task.source, task.part, _columns(task))
+    if task.spool is None:
+        yield from batches
+        return
+    with replacing(task.spool) as temporary, ExitStack() as stack:
+        writer = None
+        for batch in batches:
+            arrays = [
+                pa.array(float_values(column, name)) if name in task.roles.numeric else column
+                for name, column in zip(batch.schema.names, batch.columns, strict=True)
+            ]
+            parsed = pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+            if writer is None:
+                sink = stack.enter_context(pa.OSFile(str(temporary), "wb"))
+                writer = stack.enter_context(pa.ipc.new_file(sink, parsed.schema))
+            with writing(task.spool):
+                writer.write_batch(parsed)
+            yield parsed
+        if writer is None:
+            temporary.touch()
+
+
+def _value_counts(values: pa.Array) -> list[tuple[Value, int]]:
+    counts = pc.value_counts(values)
+    pairs = zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True)
+    return list(pairs)
+
+
+def _classes(task: ScanTask, batch: pa.RecordBatch) -> list[list[Value]]:
+    """[class, rows] of a piece. A float that is a whole number is that number: 1.0 is class 1."""
+    found = _value_counts(label_keys(batch.column(task.roles.label)))
+    if len(found) > MAX_CLASSES:
+        raise DataError(
+            f"Label {task.roles.label} has more than {MAX_CLASSES} classes. "
+            "Correct data.label, or set train.objective to regression."
+        )
+    return [
+        [int(v) if isinstance(v, float) and v.is_integer() else v, count]
+        for v, count in found
+        if v is not None and (not isinstance(v, float) or math.isfinite(v))
+    ]
+
+
+def _count(task: ScanTask, batch: pa.RecordBatch, name: str, counts: Counter[Value]) -> None:
+    """Adds a piece's categories; those of ``test_source`` stay unseen."""
+    if task.is_test:
+        return
+    kind = category_kind(task.source.schema, name)
+    values = category_values(batch.column(name), name, kind)
+    for value, count in _value_counts(values):
+        if value is not None:
+            counts[value] += count
+    check_vocabulary(name, len(counts))
+
+
+def check_vocabulary(name: str, size: int) -> None:
+    """Refuses a column of keys.
+
+    Raises:
+        DataError: more than ``MAX_CATEGORIES`` different values.
+    """
+    if size > MAX_CATEGORIES:
+        raise DataError(
+            f"Category {name} has more than {MAX_CATEGORIES} different values: it looks like a "
+            "key. List it in data.exclude."
+        )

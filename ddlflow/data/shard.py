@@ -1,0 +1,111 @@
+"""A shard: one file of rows as tensors, written once, mapped without a copy.
+
+The file is an uncompressed Arrow IPC file with one record batch; its columns are fixed-shape
+tensors (Arrow's canonical extension type), so any Arrow reader understands it.
+"""
+
+import hashlib
+import mmap
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ddlflow.data.storage import replacing
+from ddlflow.errors import DataError
+
+Tensor = npt.NDArray[Any]
+
+
+class _Hashing:
+    """A file to write to that hashes what passes: the bytes are read from memory once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        self._file.write(data)
+        self._hash.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self.closed = True  # the file itself is closed by who opened it
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def write_shard(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Writes a shard, whole or not at all.
+
+    Args:
+        path: the file.
+        tensors: name -> C-contiguous array [n, ...], all with the same n.
+
+    Returns:
+        SHA-256 of the file.
+
+    Raises:
+        DdlflowError: the disk is full or failed; nothing is left of the file.
+        InputError: the storage may not be written.
+    """
+    columns = {name: _column(tensor) for name, tensor in tensors.items()}
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        hashing = _Hashing(file)
+        with pa.PythonFile(hashing, mode="w") as sink, pa.ipc.new_file(sink, batch.schema) as out:
+            out.write_batch(batch)
+        return hashing.hexdigest()
+
+
+def _column(tensor: Tensor) -> pa.Array:
+    """The tensor's rows as an Arrow column, without a copy."""
+    rows, shape = tensor.shape[0], tensor.shape[1:]
+    type_ = pa.fixed_shape_tensor(pa.from_numpy_dtype(tensor.dtype), list(shape))
+    flat = pa.Array.from_buffers(type_.value_type, tensor.size, [None, pa.py_buffer(tensor)])
+    storage = pa.Array.from_buffers(type_.storage_type, rows, [None], children=[flat])
+    return pa.ExtensionArray.from_storage(type_, storage)
+
+
+def map_shard(path: Path) -> dict[str, Tensor]:
+    """Maps a shard: name -> array [n, ...], without a copy.
+
+    The pages are shared with every process that maps the file. The arrays are writable, as torch
+    wants them; a write goes to this process's own copy of the page, never to the file.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        whole = pa.py_buffer(mapped)
+        batch = pa.ipc.open_file(whole).get_batch(0)
+        tensors: dict[str, Tensor] = {}
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            buffer = column.storage.values.buffers()[1]
+            shape = (batch.num_rows, *column.type.shape)
+            tensors[name] = np.frombuffer(
+                mapped,
+                dtype=column.type.value_type.to_pandas_dtype(),
+                count=int(np.prod(shape)),
+                offset=buffer.address - whole.address,
+            ).reshape(shape)
+    except (OSError, ValueError, AttributeError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} is missing or damaged: {error}. Prepare the data again with --fresh."
+        ) from error
+    return tensors
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, to check a shard against its manifest."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,180 @@
+"""The cluster framework behind one Protocol: data work is mapped, rank processes run as a gang.
+
+__init__.py      the contract, and `open_engine`
+mapping.py       map: results in order, a bounded number under way; on every engine the same
+gang.py          gang: the driver's watch over its ranks, and which failure came first
+rank_process.py  one rank's process, started and watched by the worker it runs on
+pool.py          worker processes of this machine, for the local engine's map
+local.py         engine local: processes on this machine
+dask.py          engine dask: a LocalCluster, or the scheduler at an address
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from ddlflow.spec.site import Site
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+def ignore(event: dict[str, Any]) -> None:
+    """The listener of someone who wants no events."""
+
+
+@dataclass(frozen=True, slots=True)
+class GangJob:
+    """What every rank of a gang runs.
+
+    Attributes:
+        module: started as ``python -m module --events-fd N``; it speaks the rank protocol.
+        payload: JSON values, handed to each rank on standard input.
+        threads: of one rank, for OpenMP, MKL and OpenBLAS.
+        log_folder: each rank's standard output and error are appended to ``rank-<r>.log`` here.
+        env: environment variables on top of the worker's.
+        python_path: folders put in front of each rank's ``PYTHONPATH``.
+        start_timeout_s: how long every rank has for its first event.
+    """
+
+    module: str
+    payload: dict[str, Any]
+    threads: int
+    log_folder: str
+    env: dict[str, str]
+    python_path: tuple[str, ...]
+    start_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The first cause of a gang's end.
+
+    Attributes:
+        rank: whose failure it was.
+        host: where that rank ran.
+        step: the last step the rank told of, if any.
+        kind: the exception's class, or one of ``Killed``, ``Exited``, ``WorkerLost``,
+            ``StartTimeout``, ``BadEvent``.
+        message: what happened.
+        traceback: the end of the traceback, or of the log where the rank left none.
+        log: the path of the rank's log.
+    """
+
+    rank: int
+    host: str
+    step: int | None
+    kind: str
+    message: str
+    traceback: str
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class GangResult:
+    """How a gang ended.
+
+    Attributes:
+        values: each rank's result, by rank; None unless every rank gave one.
+        failure: the first cause, where a rank failed.
+        stopped: the gang was asked to stop (by ``stop``, or a rank by SIGTERM) before it was done.
+    """
+
+    values: list[Any] | None
+    failure: Failure | None
+    stopped: bool
+
+
+class Engine(Protocol):
+    """A cluster framework. A context manager: leaving it closes it."""
+
+    name: str
+    slots: int  # ranks that run at once: the number of workers
+
+    def describe(self) -> str:
+        """One line for the user: what this engine is and how many workers it has."""
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        on_event: OnEvent = ignore,
+    ) -> Iterator[Result]:
+        """Apply a top-level function to each item on the workers; results in order of the items.
+
+        Lazy: a few items a slot are under way at once, so neither many items nor large results
+        pile up. An item whose worker dies is tried again, up to three times. Closing the iterator
+        cancels the rest.
+
+        Args:
+            function: importable by name on the workers.
+            items: small picklable values: paths, ranges, specs; never data.
+            on_event: called in the caller's thread with
+                ``{"event": "done", "item": i, "of": number of items or None}`` as each finishes.
+
+        Raises:
+            EngineError: an item's worker died four times, or all workers are gone.
+            Exception: what ``function`` raised, with its remote traceback as a note; the first
+                in order of items, whatever the workers.
+        """
+
+    def gang(
+        self,
+        job: GangJob,
+        world: int,
+        *,
+        on_event: OnEvent = ignore,
+        stop: threading.Event | None = None,
+    ) -> GangResult:
+        """Run ``world`` ranks, one a worker, that start together and fail together.
+
+        Args:
+            job: what they run.
+            world: how many ranks.
+            on_event: called in the caller's thread with each event of a rank, its ``rank`` and
+                ``host`` added.
+            stop: once set, rank 0 gets SIGTERM and all have 20 s to end.
+
+        Raises:
+            EngineError: fewer slots than ranks (nothing was started), or the cluster is gone.
+        """
+
+    def close(self) -> None:
+        """End every process that this engine started."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+def open_engine(site: Site, *, slots: int, threads: int) -> Engine:
+    """Open the engine that a site names.
+
+    Args:
+        site: the site; ``site.engine.workers`` counts only with an address (how many to wait for).
+        slots: workers to start; at an address, what is there counts instead.
+        threads: of one rank, and of each worker's data work.
+
+    Raises:
+        EngineError: the cluster cannot be reached or started, too few workers came in time, or
+            its workers run other versions of Python, Dask or ddlflow.
+    """
+    if site.engine.use == "local":
+        from ddlflow.engines.local import LocalEngine
+
+        return LocalEngine(slots=slots, threads=threads)
+    from ddlflow.engines.dask_cluster import connect_dask, start_dask
+
+    if site.engine.address is None:
+        return start_dask(slots, threads, site.engine.start_timeout_s)
+    wanted = None if site.engine.workers == "auto" else site.engine.workers
+    return connect_dask(site.engine.address, wanted, threads, site.engine.start_timeout_s)

@@ -1,0 +1,202 @@
+"""Open engine dask: start a LocalCluster, or connect to the scheduler at an address."""
+
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import dask.config
+from distributed import Client, LocalCluster, WorkerPlugin
+from distributed.versions import VersionMismatchWarning
+
+from ddlflow.engines.dask import DaskEngine, one_line
+from ddlflow.engines.mapping import RETRIES
+from ddlflow.engines.rank_process import thread_variables
+from ddlflow.errors import EngineError
+
+_CONNECT_S = 5.0
+_REPLY_S = 10.0
+# Code and pickles travel between these; other versions of them fail in ways that are hard to read.
+_SAME = ("python", "dask", "distributed", "ddlflow")
+
+
+class _WorkerOfOurs(WorkerPlugin):  # type: ignore[misc]  # distributed ships no types
+    """Makes a LocalCluster's worker, also one that was started again, behave as part of us."""
+
+    name = "ddlflow"
+
+    def setup(self, worker: Any) -> None:
+        # Ctrl-C reaches the whole foreground group; what then happens is the driver's decision.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Standard output belongs to the command's own answer.
+        os.dup2(2, 1)
+
+
+def start_dask(slots: int, threads: int, timeout_s: float) -> DaskEngine:
+    """Start a LocalCluster of workers that do one thing at a time.
+
+    Args:
+        slots: how many workers.
+        threads: of one rank, and of each worker's data work.
+        timeout_s: how long to wait for them.
+
+    Raises:
+        EngineError: it did not start.
+    """
+    has_bokeh = importlib.util.find_spec("bokeh") is not None
+    settings = {
+        "distributed.scheduler.allowed-failures": RETRIES,
+        "distributed.scheduler.worker-saturation": 1.0,  # a lost worker takes few items with it
+        "distributed.worker.profile.enabled": False,  # it wakes 100 times a second beside a rank
+        "distributed.nanny.pre-spawn-environ": thread_variables(threads),
+    }
+    show_main = _hide_main()
+    cluster: LocalCluster | None = None
+    try:
+        with dask.config.set(settings):
+            cluster = LocalCluster(
+                n_workers=slots,
+                threads_per_worker=1,
+                processes=True,
+                # Files that a task maps into memory would count and ranks would not: a limit
+                # would pause or kill the wrong process.
+                memory_limit=0,
+                dashboard_address="127.0.0.1:0" if has_bokeh else None,
+                silence_logs=logging.CRITICAL,
+            )
+            client = Client(cluster, set_as_default=False)
+            client.register_plugin(_WorkerOfOurs())
+            client.wait_for_workers(slots, timeout_s)
+    except BaseException as error:
+        if cluster is not None:
+            cluster.close()
+        show_main()
+        if isinstance(error, OSError | RuntimeError):
+            text = f"A Dask LocalCluster of {slots} workers did not start ({one_line(error)})."
+            raise EngineError(
+                f"{text} Look at the free memory, or set engine.use: local."
+            ) from error
+        raise
+
+    def close() -> None:
+        cluster.close()
+        show_main()
+
+    label = f"dask LocalCluster, {slots} workers x {threads} threads"
+    if has_bokeh:
+        label += f", dashboard {client.dashboard_link}"
+    return DaskEngine(client, label=label, slots=slots, patience_s=timeout_s, on_close=close)
+
+
+def connect_dask(address: str, wanted: int | None, threads: int, timeout_s: float) -> DaskEngine:
+    """Use the workers of a scheduler that runs already.
+
+    Args:
+        address: of the scheduler, such as ``tcp://host:8786``.
+        wanted: how many workers to wait for and use; None for all that are there.
+        threads: of one rank.
+        timeout_s: how long to wait for workers.
+
+    Raises:
+        EngineError: see `ddlflow.engines.open_engine`.
+    """
+    client = _connect(address, min(_CONNECT_S, timeout_s))
+    try:
+        num_workers = _wait_for_workers(client, address, wanted, timeout_s)
+        problem = version_problem(_versions(client))
+        if problem is not None:
+            raise EngineError(f"The Dask cluster at {address} does not fit: {problem}")
+    except BaseException:
+        client.close()
+        raise
+    slots = wanted or num_workers
+    label = f"dask at {address}, {slots} of {num_workers} workers x {threads} threads"
+    label += f", dashboard {client.dashboard_link}"
+    return DaskEngine(client, label=label, slots=slots, patience_s=timeout_s, on_close=lambda: None)
+
+
+def version_problem(versions: Mapping[str, Mapping[str, str]]) -> str | None:
+    """What keeps the client and the workers from working together, in one line; None if nothing.
+
+    Args:
+        versions: by package for each of ``client`` and the workers' addresses.
+    """
+    ours = versions["client"]
+    for address, theirs in versions.items():
+        for package in _SAME:
+            if theirs[package] != ours[package]:
+                return (
+                    f"{address} has {package} {theirs[package]}, this side has {package} "
+                    f"{ours[package]}. Install the same versions on both."
+                )
+    return None
+
+
+def _connect(address: str, timeout_s: float) -> Client:
+    distributed_log = logging.getLogger("distributed")
+    level = distributed_log.level
+    distributed_log.setLevel(logging.CRITICAL)  # each failed try would be logged with a traceback
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", VersionMismatchWarning)  # an error below, in one line
+            return Client(address, timeout=timeout_s, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"No Dask scheduler answers at {address} ({one_line(error)}). Start one there with "
+            "`dask scheduler`, or set engine.address to where it is."
+        ) from error
+    finally:
+        distributed_log.setLevel(level)
+
+
+def _wait_for_workers(client: Client, address: str, wanted: int | None, timeout_s: float) -> int:
+    with suppress(TimeoutError):
+        client.wait_for_workers(wanted or 1, timeout_s)
+    num = len(client.sync(client.scheduler.ncores, callback_timeout=_REPLY_S))
+    if num < (wanted or 1):
+        raise EngineError(
+            f"{num} workers came to the Dask scheduler at {address} within {timeout_s:g} s, "
+            f"{wanted or 1} were asked for. Start them with `dask worker {address} --nthreads 1`, "
+            "or lower engine.workers."
+        )
+    return num
+
+
+def _versions(client: Client) -> dict[str, dict[str, str]]:
+    replies = client.run(_versions_here, on_error="return", callback_timeout=_REPLY_S)
+    versions = {"client": _versions_here()}
+    for address, reply in replies.items():
+        if isinstance(reply, ModuleNotFoundError):
+            missing = {"ddlflow": f"not at all ({reply})"}
+            versions[address] = versions["client"] | missing
+        elif isinstance(reply, Exception):
+            raise EngineError(f"The Dask worker at {address} fails: {one_line(reply)}.")
+        else:
+            versions[address] = reply
+    return versions
+
+
+def _versions_here() -> dict[str, str]:
+    packages = {name: importlib.metadata.version(name) for name in _SAME if name != "python"}
+    # A pickled function runs on the same minor version of Python alone.
+    return {"python": f"{sys.version_info.major}.{sys.version_info.minor}"} | packages
+
+
+def _hide_main() -> Callable[[], None]:
+    """Keep started workers from importing the user's script; the returned function undoes it.
+
+    Dask starts workers by multiprocessing's spawn, which imports the driver's main module in each.
+    A plain script (one without ``if __name__ == "__main__"``) that calls ddlflow would so call it
+    again in every worker. Nothing of ours is pickled from a main module.
+    """
+    main = sys.modules["__main__"].__dict__
+    hidden: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+    main["__spec__"] = None
+    main.pop("__file__", None)
+    return lambda: main.update(hidden)

@@ -1,0 +1,267 @@
+"""The driver's watch over a gang: relays the store, passes events on, finds the first cause.
+
+When one rank dies the others soon fail too, with a reset connection or a time-out in a
+collective. So a cause is ranked before it is dated: what a rank's own code raised, a signal and a
+lost worker come first, a bare exit status second, and errors that speak of peers last. The gang is
+given a moment after its first failure, since the true cause may still be under way to us.
+"""
+
+import json
+import queue
+import re
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ddlflow.engines import Failure, GangJob, GangResult, OnEvent
+from ddlflow.engines.rank_process import Lines, RankEnd, log_path
+
+STOP_S = 20.0  # from SIGTERM to SIGKILL: a step and a checkpoint
+_FOLLOW_S = 5.0  # the other ranks' time to end after rank 0 has stopped
+_SETTLE_OWN_S = 0.3  # an earlier failure of another rank may be under way
+_SETTLE_PEER_S = 2.0  # the failure that this one follows from may be under way
+_TICK_S = 0.2
+_LOST_EVERY_S = 0.5
+_TRACEBACK_CHARACTERS = 4000
+
+# Severities of a cause: the lowest wins, then the earliest.
+_OWN, _BARE_EXIT, _PEER = range(3)
+
+# What torch.distributed, gloo, NCCL and sockets say when a peer is gone.
+_PEER_KIND = re.compile(
+    r"torch\.distributed|(^|\.)Dist\w*Error$|Connection\w*Error$|BrokenPipe|EOFError"
+)
+_PEER_MESSAGE = re.compile(
+    r"gloo|nccl|connection (closed|reset|refused|was)|broken pipe|remote peer|by peer"
+    r"|socket timeout|wait timeout after",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Event lines of a rank."""
+
+    rank: int
+    lines: Lines
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of a rank's process."""
+
+    rank: int
+    end: RankEnd
+
+
+Inbox = queue.SimpleQueue[Heard | Ended]
+
+
+class Ranks(Protocol):
+    """How an engine reaches the ranks of a gang."""
+
+    def meet(self, store_host: str, store_port: int) -> None:
+        """Tell every rank where the store is."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM to rank 0."""
+
+    def kill(self) -> None:
+        """Kill every rank, and wait until their workers are free again."""
+
+    def lost(self) -> dict[int, str]:
+        """Ranks that will not be heard of again, each with the reason."""
+
+
+@dataclass(slots=True)
+class _Member:
+    rank: int
+    host: str
+    heard: bool = False
+    step: int | None = None
+    results: list[Any] = field(default_factory=list)
+    stopped: bool = False
+    failed: bool = False
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class _Gang:
+    """What is known of the gang so far."""
+
+    job: GangJob
+    members: list[_Member]
+    ranks: Ranks
+    on_event: OnEvent
+    causes: list[tuple[int, float, Failure]] = field(default_factory=list)
+    settle_at: float = float("inf")  # when the first cause is taken as found, monotonic
+    end_by: float = float("inf")  # when a gang that stops is killed, monotonic
+    asked: bool = False  # SIGTERM was sent
+
+    def over(self) -> bool:
+        now = time.monotonic()
+        return all(m.ended for m in self.members) or now >= min(self.settle_at, self.end_by)
+
+    def ask_to_stop(self) -> None:
+        self.asked = True
+        self.end_by = time.monotonic() + STOP_S
+        self.ranks.terminate()
+
+    def heard(self, message: Heard) -> None:
+        member = self.members[message.rank]
+        member.heard = True
+        for at, line in message.lines:
+            try:
+                event = json.loads(line)
+                name = event["event"]
+            except (ValueError, TypeError, KeyError):
+                text = f"The rank wrote a line that is no event: {line[:200]!r}."
+                self.blame(member, "BadEvent", text, at=at)
+                continue
+            self._take(member, name, event, at)
+            self.on_event({**event, "rank": member.rank, "host": member.host})
+
+    def _take(self, member: _Member, name: str, event: dict[str, Any], at: float) -> None:
+        if name == "progress":
+            member.step = event.get("step", member.step)
+        elif name == "store":
+            self.ranks.meet(member.host, event["port"])
+        elif name == "result":
+            member.results = [event.get("value")]
+        elif name == "stopped":
+            member.stopped = True
+        elif name == "error":
+            kind, message = event.get("kind", "Error"), event.get("message", "")
+            trace = event.get("traceback", "")
+            self.blame(member, kind, message, trace, at=at, severity=_severity(kind, message))
+
+    def ended(self, message: Ended) -> None:
+        member, end = self.members[message.rank], message.end
+        member.ended = True
+        if member.stopped or self.asked:
+            grace_s = _FOLLOW_S if member.rank == 0 else STOP_S
+            self.end_by = min(self.end_by, time.monotonic() + grace_s)
+        if end.returncode == 0 and (member.results or member.stopped):
+            return
+        if member.failed or (self.asked and end.returncode == -signal.SIGTERM):
+            return
+        if end.returncode < 0:
+            self.blame(member, "Killed", _signal_text(-end.returncode), end.log_end, at=end.time)
+        else:
+            text = f"exited with status {end.returncode}"
+            text += "" if end.returncode else " without a result"
+            self.blame(member, "Exited", text, end.log_end, at=end.time, severity=_BARE_EXIT)
+
+    def lost(self, rank: int, reason: str) -> None:
+        member = self.members[rank]
+        if not member.ended:
+            member.ended = True
+            self.blame(member, "WorkerLost", reason)
+
+    def never_started(self) -> None:
+        silent = [m for m in self.members if not m.heard and not m.ended]
+        if silent:
+            which = ", ".join(str(m.rank) for m in silent)
+            text = f"no sign of life within {self.job.start_timeout_s:g} s of the start"
+            text += f" (rank {which} of {len(self.members)})"
+            self.blame(silent[0], "StartTimeout", text)
+
+    def blame(
+        self,
+        member: _Member,
+        kind: str,
+        message: str,
+        trace: str = "",
+        *,
+        at: float | None = None,
+        severity: int = _OWN,
+    ) -> None:
+        member.failed = True
+        failure = Failure(
+            rank=member.rank,
+            host=member.host,
+            step=member.step,
+            kind=kind,
+            message=message,
+            traceback=trace[-_TRACEBACK_CHARACTERS:],
+            log=str(log_path(self.job, member.rank)),
+        )
+        self.causes.append((severity, time.time() if at is None else at, failure))
+        settle_s = _SETTLE_OWN_S if severity == _OWN else _SETTLE_PEER_S
+        self.settle_at = min(self.settle_at, time.monotonic() + settle_s)
+
+    def result(self) -> GangResult:
+        stopped = self.asked or any(m.stopped for m in self.members)
+        if all(m.results for m in self.members) and not self.causes:
+            return GangResult([m.results[0] for m in self.members], None, stopped=False)
+        causes = sorted(self.causes, key=lambda cause: cause[:2])
+        if stopped:
+            # Ranks that lose a stopping peer fail as they must; a failure of their own counts.
+            causes = [cause for cause in causes if cause[0] == _OWN]
+        return GangResult(None, causes[0][2] if causes else None, stopped)
+
+
+def watch_gang(
+    job: GangJob,
+    hosts: Sequence[str],
+    ranks: Ranks,
+    inbox: Inbox,
+    *,
+    on_event: OnEvent,
+    stop: threading.Event | None,
+) -> GangResult:
+    """Watch ranks that were just started until they are done, fail or are stopped.
+
+    Args:
+        job: what they run.
+        hosts: each rank's host as the others reach it.
+        ranks: how to reach them; all are dead when this returns or raises.
+        inbox: what they say, in order for each rank.
+        on_event: see `Engine.gang`.
+        stop: see `Engine.gang`.
+    """
+    members = [_Member(rank, host) for rank, host in enumerate(hosts)]
+    gang = _Gang(job, members, ranks, on_event)
+    start_by = time.monotonic() + job.start_timeout_s
+    look_at = time.monotonic() + _LOST_EVERY_S
+    try:
+        while not gang.over():
+            if stop is not None and stop.is_set() and not gang.asked:
+                gang.ask_to_stop()
+            try:
+                message = inbox.get(timeout=_TICK_S)
+            except queue.Empty:
+                pass
+            else:
+                if isinstance(message, Heard):
+                    gang.heard(message)
+                else:
+                    gang.ended(message)
+            now = time.monotonic()
+            if now >= start_by:
+                start_by = float("inf")
+                gang.never_started()
+            if now >= look_at:
+                look_at = now + _LOST_EVERY_S
+                for rank, reason in ranks.lost().items():
+                    gang.lost(rank, reason)
+    finally:
+        ranks.kill()
+    return gang.result()
+
+
+def _severity(kind: str, message: str) -> int:
+    peer = _PEER_KIND.search(kind) or _PEER_MESSAGE.search(message)
+    return _PEER if peer else _OWN
+
+
+def _signal_text(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = "unnamed"
+    hint = "; out of memory?" if number == signal.SIGKILL else ""
+    return f"killed by signal {number} ({name}){hint}"

@@ -1,0 +1,122 @@
+"""Engine local: processes on this machine, started by the driver itself."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from ddlflow.engines import GangJob, GangResult, Item, OnEvent, Result, ignore
+from ddlflow.engines.gang import Ended, Heard, Inbox, watch_gang
+from ddlflow.engines.mapping import ITEMS_PER_SLOT, in_order
+from ddlflow.engines.pool import Pool, Worker
+from ddlflow.engines.rank_process import RankProcess
+from ddlflow.errors import EngineError
+
+_HOST = "127.0.0.1"
+
+
+class LocalEngine:
+    """Data work in a pool of processes, ranks as children of the driver."""
+
+    name = "local"
+
+    def __init__(self, *, slots: int, threads: int) -> None:
+        self.slots = slots
+        self._threads = threads
+        self._idle: list[Worker] = []  # kept from one map to the next
+
+    def describe(self) -> str:
+        """One line for the user."""
+        return f"local, {self.slots} x {self._threads} threads on this machine"
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        on_event: OnEvent = ignore,
+    ) -> Iterator[Result]:
+        """See `Engine.map`."""
+        pool = Pool(self.slots, self._threads, self._idle)
+
+        def start(index: int, item: Item) -> None:
+            pool.start(index, function, item)
+
+        try:
+            yield from in_order(items, self.slots * ITEMS_PER_SLOT, start, pool.finish, on_event)
+        finally:
+            pool.close()
+
+    def gang(
+        self,
+        job: GangJob,
+        world: int,
+        *,
+        on_event: OnEvent = ignore,
+        stop: threading.Event | None = None,
+    ) -> GangResult:
+        """See `Engine.gang`."""
+        if world > self.slots:
+            raise EngineError(
+                f"{world} ranks were asked for at once, but engine local has {self.slots} "
+                f"slots on this machine. Set engine.workers to {world} in the site file, or ask "
+                f"for at most {self.slots}."
+            )
+        inbox: Inbox = Inbox()
+        ranks = _LocalRanks(job, world, inbox)
+        return watch_gang(job, [_HOST] * world, ranks, inbox, on_event=on_event, stop=stop)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        while self._idle:
+            self._idle.pop().end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _LocalRanks:
+    """Ranks that are the driver's own children, each with a thread that watches it."""
+
+    def __init__(self, job: GangJob, world: int, inbox: Inbox) -> None:
+        self._processes = [RankProcess(job, rank, world, _HOST) for rank in range(world)]
+        self._threads = [
+            threading.Thread(target=_watch, args=(rank, process, inbox), daemon=True)
+            for rank, process in enumerate(self._processes)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def meet(self, store_host: str, store_port: int) -> None:
+        for process in self._processes:
+            process.meet(store_host, store_port)
+
+    def terminate(self) -> None:
+        self._processes[0].terminate()
+
+    def kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+        for thread in self._threads:
+            thread.join()
+
+    def lost(self) -> dict[int, str]:
+        return {}  # their only worker is this process
+
+
+def _watch(rank: int, process: RankProcess, inbox: Inbox) -> None:
+    end = process.run(partial(_put, inbox, rank))
+    inbox.put(Ended(rank, end))
+
+
+def _put(inbox: Inbox, rank: int, lines: list[tuple[float, str]]) -> None:
+    inbox.put(Heard(rank, lines))

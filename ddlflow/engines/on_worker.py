@@ -1,0 +1,98 @@
+"""The ranks that run on this worker of a cluster, by gang, so that the driver's orders find them.
+
+Free of any framework: the driver's calls come in on one thread, the rank is watched in another.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ddlflow.engines import GangJob
+from ddlflow.engines.rank_process import Lines, RankEnd, RankProcess
+from ddlflow.errors import EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class RankOrder:
+    """One rank of one gang, for one worker.
+
+    Attributes:
+        gang: the gang's unique name.
+        job: what to run.
+        rank: which rank.
+        world: how many there are.
+        host: this worker's address as the cluster sees it.
+        pid: the worker process that is meant, not one restarted in its place.
+    """
+
+    gang: str
+    job: GangJob
+    rank: int
+    world: int
+    host: str
+    pid: int
+
+
+@dataclass(slots=True)
+class _Gang:
+    """What this worker knows of a gang. The driver's calls may come before the rank does."""
+
+    process: RankProcess | None = None
+    store: tuple[str, int] | None = None
+    over: bool = False
+
+
+_gangs: dict[str, _Gang] = {}
+_lock = threading.Lock()
+
+
+def run_rank(order: RankOrder, emit: Callable[[Lines], None]) -> RankEnd | None:
+    """Run a rank to its end; None if its gang was over before it began.
+
+    Raises:
+        EngineError: this is another process than the one that the driver chose.
+    """
+    if os.getpid() != order.pid:
+        raise EngineError("its worker's process died and was started again")
+    process = RankProcess(order.job, order.rank, order.world, order.host)
+    with _lock:
+        gang = _gangs.setdefault(order.gang, _Gang())
+        if gang.over:
+            return None
+        gang.process = process
+        if gang.store is not None:
+            process.meet(*gang.store)
+    return process.run(emit)
+
+
+def meet(gang: str, store_host: str, store_port: int) -> None:
+    """Tell the gang's rank on this worker where the store is, now or once it is there."""
+    with _lock:
+        here = _gangs.setdefault(gang, _Gang())
+        here.store = (store_host, store_port)
+        if here.process is not None:
+            here.process.meet(store_host, store_port)
+
+
+def terminate(gang: str) -> None:
+    """Send SIGTERM to the gang's rank on this worker."""
+    with _lock:
+        here = _gangs.get(gang)
+        if here is not None and here.process is not None:
+            here.process.terminate()
+
+
+def kill(gang: str) -> None:
+    """Kill the gang's rank on this worker, and let none start any more."""
+    with _lock:
+        here = _gangs.setdefault(gang, _Gang())
+        here.over = True
+        if here.process is not None:
+            here.process.kill()
+            here.process = None
+
+
+def process_id() -> int:
+    """Which process this worker is."""
+    return os.getpid()

@@ -1,0 +1,184 @@
+"""Worker processes of this machine for data work.
+
+Not concurrent.futures: there a worker that dies breaks the whole pool without saying which item it
+had, running items cannot be cancelled, its workers outlive a driver that is killed, and starting
+them imports the user's script again. Here each worker is a fresh interpreter (no fork of a
+driver with threads) on one end of a socket pair; the end of that connection ends the worker.
+"""
+
+import json
+import os
+import pickle
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from ddlflow.engines.mapping import RETRIES, Outcome, call, failed
+from ddlflow.engines.rank_process import thread_variables
+from ddlflow.errors import EngineError
+
+_AHEAD = 2  # items sent to a worker: the one at work and the next
+# The driver's sys.path makes whatever the driver can import importable in the worker.
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from ddlflow.engines.pool import serve; serve(int(sys.argv[2]))"
+)
+
+
+@dataclass(slots=True)
+class Task:
+    """One item: its place in the map, its pickled function and argument, the workers it lost."""
+
+    index: int
+    payload: bytes
+    deaths: int = 0
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker process and the tasks that it has, the one at work first."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    tasks: deque[Task] = field(default_factory=deque)
+
+    def end(self) -> int:
+        """End the process, whatever it does, and return its exit status."""
+        self.connection.close()
+        if not self.tasks:
+            # Idle: it leaves by itself as its connection ends.
+            with suppress(subprocess.TimeoutExpired):
+                return self.process.wait(timeout=5)
+        self.process.kill()
+        return self.process.wait()
+
+
+def start_worker(threads: int) -> Worker:
+    """Start a worker whose libraries use that many threads."""
+    ours, its = socket.socketpair()
+    with its:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(its.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # standard output belongs to the command's own answer
+            env=os.environ | thread_variables(threads),
+            pass_fds=(its.fileno(),),
+        )
+    return Worker(process, Connection(ours.detach()))
+
+
+class Pool:
+    """The tasks of one map over some workers. Replaces workers that die."""
+
+    def __init__(self, slots: int, threads: int, idle: list[Worker]) -> None:
+        self._slots = slots
+        self._threads = threads
+        self._waiting: deque[Task] = deque()
+        self._ready: deque[tuple[int, Outcome]] = deque()
+        self._idle = idle  # the engine's; taken from as needed, given back by `close`
+        self._workers: list[Worker] = []
+
+    def start(self, index: int, function: Callable[[Any], Any], item: Any) -> None:
+        """Hand in an item."""
+        self._waiting.append(Task(index, pickle.dumps((function, item))))
+        self._send()
+
+    def finish(self) -> tuple[int, Outcome]:
+        """Wait for any item and return its index and outcome."""
+        while not self._ready:
+            self._send()
+            for connection in wait([w.connection for w in self._workers if w.tasks]):
+                worker = next(w for w in self._workers if w.connection is connection)
+                try:
+                    outcome = worker.connection.recv()
+                except (EOFError, OSError):
+                    self._bury(worker)
+                else:
+                    self._ready.append((worker.tasks.popleft().index, outcome))
+        return self._ready.popleft()
+
+    def close(self) -> None:
+        """Give idle workers back and end those still at work: what they do is not wanted."""
+        for worker in self._workers:
+            if worker.tasks:
+                worker.end()
+            else:
+                self._idle.append(worker)
+        self._workers.clear()
+
+    def _send(self) -> None:
+        for ahead in range(_AHEAD):
+            for worker in list(self._workers):
+                if self._waiting and len(worker.tasks) == ahead:
+                    self._give(worker)
+            while ahead == 0 and self._waiting and len(self._workers) < self._slots:
+                worker = self._idle.pop() if self._idle else start_worker(self._threads)
+                self._workers.append(worker)
+                self._give(worker)
+
+    def _give(self, worker: Worker) -> None:
+        task = self._waiting.popleft()
+        worker.tasks.append(task)
+        # A worker that is dead by now is found, with its tasks, by `finish`.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            worker.connection.send_bytes(task.payload)
+
+    def _bury(self, worker: Worker) -> None:
+        """Take a dead worker's tasks back; the one that it worked on has one try fewer."""
+        self._workers.remove(worker)
+        first, *others = worker.tasks
+        status = worker.end()
+        first.deaths += 1
+        self._waiting.extendleft(reversed(others))
+        if first.deaths <= RETRIES:
+            self._waiting.appendleft(first)
+            return
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        hint = "; out of memory?" if status == -signal.SIGKILL else ""
+        text = (
+            f"Item {first.index} ended {first.deaths} worker processes, the last one "
+            f"(process {worker.process.pid}) with {how}{hint}. Look at that item, or give the "
+            "machine fewer workers (engine.workers)."
+        )
+        self._ready.append((first.index, Outcome(error=EngineError(text))))
+
+
+def serve(descriptor: int) -> None:
+    """A worker's life: work through what comes until the connection ends."""
+    # Ctrl-C reaches the whole foreground group; what then happens is the driver's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = Connection(descriptor)
+    tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    # A thread of its own receives, so that driver and worker never both wait to send, and the
+    # driver's death ends the worker in the middle of an item.
+    threading.Thread(target=_receive, args=(connection, tasks), daemon=True).start()
+    while True:
+        payload = tasks.get()
+        outcome = call(_unpickle_and_apply, payload)
+        try:
+            text = pickle.dumps(outcome)
+        except Exception as error:
+            text = pickle.dumps(failed(EngineError(f"A result cannot be sent back: {error}")))
+        connection.send_bytes(text)
+
+
+def _receive(connection: Connection, tasks: queue.SimpleQueue[bytes]) -> None:
+    while True:
+        try:
+            tasks.put(connection.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(0)
+
+
+def _unpickle_and_apply(payload: bytes) -> Any:
+    function, item = pickle.loads(payload)  # noqa: S301 - from the driver that started us
+    return function(item)

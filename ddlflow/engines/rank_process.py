@@ -1,0 +1,192 @@
+"""One rank's process: started and watched by the worker that it runs on, on every engine.
+
+The protocol, as the worker sees it. Standard input: one JSON line with rank, world and payload;
+for a world above 1 a second line with the store's address; then it stays open, and its end tells
+the rank that its worker is dead. The events pipe: JSON lines from the rank. Standard output and
+error: only log.
+"""
+
+import json
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddlflow.engines import GangJob
+
+# Lines as they were read, each with this host's clock at that moment.
+Lines = list[tuple[float, str]]
+
+_BATCH_S = 0.02  # events are read at most this often: thousands a second travel in few messages
+_POLL_S = 0.1  # how soon an exit is seen where a child of the rank keeps the pipe open
+_FEEDER_S = 5.0  # a feeder only hangs on a pipe kept open by a process that left the group
+_LOG_END_BYTES = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class RankEnd:
+    """How a rank's process ended: on this host's clock, with Popen's return code."""
+
+    time: float
+    returncode: int
+    log_end: str
+
+
+class RankProcess:
+    """A rank's process. `run` blocks in one thread; the other methods may be called from any."""
+
+    def __init__(self, job: GangJob, rank: int, world: int, host: str) -> None:
+        self._job = job
+        self._rank = rank
+        self._host = host
+        self._log = log_path(job, rank)
+        self._log_start = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
+        self._lock = threading.Lock()
+        self._input: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._say({"rank": rank, "world": world, "payload": job.payload})
+
+    def run(self, emit: Callable[[Lines], None]) -> RankEnd:
+        """Start the process and watch it to its end. Nothing that it started in turn outlives it.
+
+        Args:
+            emit: takes the event lines as they come; they are not parsed here.
+        """
+        events, events_of_rank = os.pipe()
+        try:
+            try:
+                self._start(events_of_rank)
+            except OSError as error:
+                emit([(time.time(), _as_event(error))])
+                return RankEnd(time.time(), 1, "")
+            finally:
+                os.close(events_of_rank)
+            if self._process is None:  # killed before it was started
+                return RankEnd(time.time(), -signal.SIGKILL, "")
+            feeder = threading.Thread(target=self._feed, args=(self._process,), daemon=True)
+            feeder.start()
+            try:
+                self._read(events, self._process, emit)
+                returncode = self._process.wait()
+                return RankEnd(time.time(), returncode, self._log_end())
+            finally:
+                self.kill()
+                self._process.wait()
+                self._input.put(None)
+                feeder.join(_FEEDER_S)
+        finally:
+            os.close(events)
+
+    def meet(self, store_host: str, store_port: int) -> None:
+        """Tell the rank where rank 0's store is, and which address of its own to use."""
+        self._say({"store_host": store_host, "store_port": store_port, "interface_ip": self._host})
+
+    def terminate(self) -> None:
+        """Ask the rank to finish its step and end (SIGTERM)."""
+        with self._lock:
+            if self._process is not None and self._process.returncode is None:
+                self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the rank and all that it started; if it has not been started, it will not be."""
+        with self._lock:
+            self._killed = True
+            if self._process is not None:
+                # The group of an exited rank lives on in its children; without any it is gone.
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _start(self, events_of_rank: int) -> None:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock, self._log.open("ab") as log:
+            self._log_start = log.tell()
+            if self._killed:
+                return
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", self._job.module, "--events-fd", str(events_of_rank)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=rank_environment(self._job),
+                pass_fds=(events_of_rank,),
+                start_new_session=True,  # a group of its own to kill; no Ctrl-C from the terminal
+            )
+
+    def _read(
+        self, events: int, process: subprocess.Popen[bytes], emit: Callable[[Lines], None]
+    ) -> None:
+        """Pass on whole lines until the pipe's end, or until the rank has exited."""
+        poller = select.poll()
+        poller.register(events, select.POLLIN)
+        rest = b""
+        while True:
+            if not poller.poll(_POLL_S * 1000):
+                if process.poll() is not None:
+                    return
+                continue
+            chunk = os.read(events, 1 << 16)
+            if not chunk:
+                return
+            *lines, rest = (rest + chunk).split(b"\n")
+            if lines:
+                now = time.time()
+                emit([(now, line.decode(errors="replace")) for line in lines])
+                time.sleep(_BATCH_S)
+
+    def _say(self, line: dict[str, object]) -> None:
+        self._input.put(json.dumps(line).encode() + b"\n")
+
+    def _feed(self, process: subprocess.Popen[bytes]) -> None:
+        """Write what was said to standard input; in a thread, as a rank may be slow to read."""
+        assert process.stdin is not None
+        # A rank that ended needs no input; why it ended is told by its exit.
+        with suppress(BrokenPipeError), process.stdin as pipe:
+            while (line := self._input.get()) is not None:
+                pipe.write(line)
+                pipe.flush()
+
+    def _log_end(self) -> str:
+        with suppress(OSError), self._log.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_start, size - _LOG_END_BYTES))
+            return log.read().decode(errors="replace")
+        return ""
+
+
+def log_path(job: GangJob, rank: int) -> Path:
+    """Where a rank's standard output and error go."""
+    return Path(job.log_folder) / f"rank-{rank}.log"
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """What tells numeric libraries how many threads to use."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return dict.fromkeys(names, str(threads))
+
+
+def rank_environment(job: GangJob) -> dict[str, str]:
+    """The worker's environment, made the same for ranks on every engine."""
+    environment = dict(os.environ)
+    # Dask's nannies set this for their workers; in a training loop glibc would hand memory back
+    # to the system and fault it in again at every step.
+    environment.pop("MALLOC_TRIM_THRESHOLD_", None)
+    environment |= job.env | thread_variables(job.threads)
+    path = [*job.python_path, *filter(None, [environment.get("PYTHONPATH")])]
+    if path:
+        environment["PYTHONPATH"] = os.pathsep.join(path)
+    return environment
+
+
+def _as_event(error: OSError) -> str:
+    message = f"The rank's process could not be started: {error}."
+    event = {"event": "error", "kind": type(error).__name__, "message": message, "traceback": ""}
+    return json.dumps(event)

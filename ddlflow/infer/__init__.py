@@ -1,0 +1,1 @@
+"""A trained model over any number of rows."""

@@ -1,0 +1,105 @@
+"""A trained model's scores on a split: each shard's on a worker, merged in the shards' order."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddlflow.data.manifest import Manifest, SplitName
+from ddlflow.data.shard import map_shard
+from ddlflow.infer.model import PASS_ROWS, load_model
+from ddlflow.infer.predict import Map
+from ddlflow.train.histogram import FeatureHistogram, histogram_edges, histogram_range
+from ddlflow.train.validation import empty_scores
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One shard to score: small values that travel to a worker."""
+
+    model: str
+    dataset: str
+    shard: str
+    feature: str | None  # to draw a histogram of
+    threads: int
+
+
+def evaluate(
+    model_folder: Path,
+    dataset: Path,
+    split: SplitName,
+    *,
+    feature: str | None,
+    threads: int,
+    map_over: Map,
+) -> dict[str, Any]:
+    """Scores a model on a split of a data set.
+
+    Returns:
+        ``metrics``, and ``curves`` and ``histogram`` for the report.
+    """
+    manifest = Manifest.load(dataset)
+    tasks = [
+        Task(str(model_folder), str(dataset), shard.path, feature, threads)
+        for shard in manifest.shards_of(split)
+    ]
+    scores = empty_scores(dataset, manifest)
+    histogram = _histogram(manifest, feature) if feature else None
+    for scored in map_over(score_shard, tasks, "evaluate"):
+        scores.merge_packed(scored["scores"])
+        if histogram is not None:
+            histogram.counts += torch.tensor(scored["histogram"])
+    return {
+        "metrics": scores.compute(),
+        "curves": scores.curves(),
+        "histogram": histogram.curves() if histogram is not None else None,
+    }
+
+
+def score_shard(task: Task) -> dict[str, Any]:
+    """The packed scores of one shard, and its histogram's counts."""
+    torch.set_num_threads(task.threads)
+    dataset = Path(task.dataset)
+    manifest = _manifest(task.dataset)
+    model = load_model(Path(task.model))
+    scores = empty_scores(dataset, manifest)
+    columns = map_shard(dataset / task.shard)
+    rows = len(columns["label"])
+    with torch.inference_mode():
+        for start in range(0, rows, PASS_ROWS):
+            part = {
+                n: torch.from_numpy(a[start : start + PASS_ROWS].copy()) for n, a in columns.items()
+            }
+            inputs = [part[name] for name in ("features", "categories") if name in part]
+            if "features" not in part:
+                inputs.insert(0, torch.empty(len(part["label"]), 0))
+            outputs = model.predictor(*inputs)
+            scores.update(outputs, part["label"], model.objective.loss_sum(outputs, part["label"]))
+    result: dict[str, Any] = {"scores": scores.packed(), "histogram": None}
+    if task.feature is not None:
+        histogram = _histogram(manifest, task.feature)
+        column = manifest.feature_names.index(task.feature)
+        values, labels = columns["features"][:, column].copy(), columns["label"].copy()
+        histogram.update(torch.from_numpy(values), torch.from_numpy(labels))
+        result["histogram"] = histogram.counts.tolist()
+    return result
+
+
+@lru_cache(maxsize=2)
+def _manifest(dataset: str) -> Manifest:
+    return Manifest.load(Path(dataset))
+
+
+def _histogram(manifest: Manifest, feature: str) -> FeatureHistogram:
+    """Empty, with edges from the training rows' statistics."""
+    column = manifest.feature_names.index(feature)
+    known = manifest.statistics("train")
+    span = histogram_range(
+        float(known.mean[column]),
+        float(known.variance[column]) ** 0.5,
+        float(known.minimum[column]),
+        float(known.maximum[column]),
+    )
+    return FeatureHistogram(feature, histogram_edges(*span), max(1, len(manifest.label.classes)))

@@ -1,0 +1,150 @@
+"""A trained model's folder -> something that turns tables into predictions.
+
+Weights are read as tensors alone (``weights_only=True``); the only code that runs is ddlflow's and,
+where the pipeline named any, the user's own modules that travel with the model.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import TypeAdapter
+
+from ddlflow.data.columns import Columns
+from ddlflow.errors import DdlflowError, SpecError
+from ddlflow.models import build
+from ddlflow.models.standardise import Predictor, Standardise
+from ddlflow.spec.code import resolve
+from ddlflow.spec.pipeline import Data, Model, ObjectiveName, UserCode, UserObjective
+from ddlflow.train.export import FORMAT
+from ddlflow.train.objectives import Objective, objective_for
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Rows of one forward pass: the hidden layer of 65,536 rows and 100 units is 26 MB, which stays
+# near the cache; larger passes were slower and smaller ones not faster (measured).
+PASS_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """A model ready to predict.
+
+    Attributes:
+        predictor: raw features to raw outputs, in evaluation mode.
+        objective: what the outputs mean.
+        columns: how a table's columns become inputs.
+        data: the pipeline's data section, for reading further sources alike.
+        classes: of the label, in the order of the outputs; none for a regression.
+        digest: of the parameters.
+    """
+
+    predictor: Predictor
+    objective: Objective
+    columns: Columns
+    data: Data
+    classes: tuple[Any, ...]
+    digest: str
+
+    @property
+    def inputs(self) -> list[str]:
+        """The columns that a table must have."""
+        return [*self.columns.numeric, *(category.name for category in self.columns.categories)]
+
+    def outputs(self, features: np.ndarray, categories: np.ndarray | None) -> torch.Tensor:
+        """Raw outputs [n] or [n, classes] for encoded rows."""
+        inputs = [torch.from_numpy(a) for a in (features, categories) if a is not None]
+        with torch.inference_mode():
+            parts = [
+                self.predictor(*piece)
+                for piece in zip(*(torch.split(t, PASS_ROWS) for t in inputs), strict=True)
+            ]
+            return torch.cat(parts) if len(parts) != 1 else parts[0]
+
+    def predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """A row of predictions for each row of a table with the model's columns.
+
+        Returns:
+            ``prediction``: the likeliest class, or the number. ``probability`` (binary): of the
+            second class. ``probabilities`` (multiclass): float32 of each class.
+        """
+        encoded = self.columns.encode(batch)
+        found = self.objective.predictions(self.outputs(encoded.features, encoded.categories))
+        if not self.classes:
+            return pa.RecordBatch.from_pydict({"prediction": found["prediction"].numpy()})
+        classes = pa.array(self.classes)
+        if "probability" in found:
+            index = (found["probability"] >= 0.5).numpy().astype(np.int64)
+            scores = {"probability": pa.array(found["probability"].numpy())}
+        else:
+            index = found["index"].numpy()
+            values = pa.array(found["probabilities"].contiguous().numpy().reshape(-1))
+            scores = {"probabilities": pa.FixedSizeListArray.from_arrays(values, len(classes))}
+        return pa.RecordBatch.from_pydict({"prediction": classes.take(pa.array(index)), **scores})
+
+    def predict_frame(self, frame: "pd.DataFrame") -> "pd.DataFrame":
+        """As `predict`, for a pandas frame; this is what MLflow serves."""
+        batch = pa.RecordBatch.from_pandas(frame, preserve_index=False)
+        result: pd.DataFrame = self.predict(batch).to_pandas()
+        return result
+
+
+def load_model(folder: Path) -> TrainedModel:
+    """Loads a model's folder, as a training wrote it.
+
+    Raises:
+        SpecError: not such a folder, or one of a newer ddlflow; user code that cannot be bound.
+    """
+    folder = Path(folder)
+    try:
+        described = json.loads((folder / "model.json").read_text())
+        weights = torch.load(folder / "weights.pt", weights_only=True, map_location="cpu")
+    except FileNotFoundError as error:
+        raise SpecError(
+            f"{folder} is no ddlflow model: it has no {Path(error.filename).name}. Give the folder "
+            "or MLflow URI that `ddlflow run` names as model."
+        ) from None
+    except ValueError as error:
+        raise SpecError(f"{folder}/model.json is damaged: {error}.") from None
+    if described["format"] > FORMAT:
+        raise DdlflowError(
+            f"{folder} was written by ddlflow {described['ddlflow']}, in format "
+            f"{described['format']}; this one reads up to {FORMAT}. Install that version."
+        )
+    columns = Columns.from_json(described["columns"])
+    code = folder / "code" if (folder / "code").is_dir() else None
+    objective = _objective(described["objective"], code)
+    spec: Model = TypeAdapter(Model).validate_python(described["model"])
+    net = build(
+        spec,
+        num_features=len(columns.numeric),
+        category_sizes=[category.size for category in columns.categories],
+        num_outputs=objective.num_outputs(len(columns.label.classes)),
+        user_class=resolve(spec.use, code) if isinstance(spec, UserCode) else None,
+    )
+    num = len(columns.numeric)
+    predictor = Predictor(Standardise(np.zeros(num), np.ones(num)), net)
+    predictor.load_state_dict(weights)
+    predictor.eval()
+    return TrainedModel(
+        predictor=predictor,
+        objective=objective,
+        columns=columns,
+        data=Data.model_validate(described["data"]),
+        classes=columns.label.classes,
+        digest=described["model_digest"],
+    )
+
+
+def _objective(described: Any, code: Path | None) -> Objective:
+    spec: ObjectiveName | UserObjective = TypeAdapter(
+        ObjectiveName | UserObjective
+    ).validate_python(described)
+    if isinstance(spec, UserObjective):
+        return objective_for(spec, resolve(spec.use, code, "train.objective.use"))
+    return objective_for(spec)

@@ -1,0 +1,61 @@
+"""Models: plain ``nn.Module``, one file a family.
+
+Every model, built-in or the user's, is made from keyword arguments (its own from the pipeline,
+plus ``num_features``, ``category_sizes`` and ``num_outputs``) and called as
+
+    model(features)                 features float32 [n, F], standardised
+    model(features, categories)     where the data has categories: int32 or int64 [n, C]
+
+It gives float32 [n] for binary and regression, [n, classes] for multiclass.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from ddlflow.errors import SpecError
+from ddlflow.models.linear import Linear
+from ddlflow.models.mlp import Mlp
+from ddlflow.models.user import build_user
+from ddlflow.spec import pipeline
+
+BUILT_IN: dict[str, type[nn.Module]] = {"linear": Linear, "mlp": Mlp}
+
+
+def build(
+    spec: pipeline.Model,
+    *,
+    num_features: int,
+    category_sizes: Sequence[int],
+    num_outputs: int,
+    user_class: Callable[..., Any] | None = None,
+) -> nn.Module:
+    """Make the model that a pipeline names.
+
+    Its first weights depend on torch's default generator alone: seed that to repeat them.
+
+    Args:
+        spec: the pipeline's ``model`` section.
+        num_features: numeric columns; may be 0 where there are categories.
+        category_sizes: codes of each categorical column, the bucket of unseen ones included.
+        num_outputs: 1 for binary and regression, else the number of classes.
+        user_class: for user code, what ``spec.use`` was resolved to. Of the three above it gets
+            those that it has parameters for.
+
+    Raises:
+        SpecError: no columns at all, or user code that cannot be bound, raises or makes no
+            ``nn.Module``.
+    """
+    if num_features == 0 and not category_sizes:
+        raise SpecError("The model has no inputs. Name at least one feature in data.features.")
+    shape = {
+        "num_features": num_features,
+        "category_sizes": list(category_sizes),
+        "num_outputs": num_outputs,
+    }
+    if isinstance(spec, pipeline.UserCode):
+        if user_class is None:
+            raise SpecError(f"model.use is {spec.use}, which has not been resolved to a class.")
+        return build_user(spec.use, user_class, spec.arguments, offered=shape)
+    return BUILT_IN[spec.use](**shape, **spec.model_dump(exclude={"use"}))

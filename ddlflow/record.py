@@ -1,0 +1,270 @@
+"""What a pipeline run leaves in MLflow and in its report folder."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import ddlflow
+from ddlflow.session import Session, Stage, write_json
+from ddlflow.stages import key_of
+from ddlflow.tracking.run import Run
+
+PACKAGES = ("torch", "numpy", "pyarrow", "dask", "distributed", "prefect", "mlflow", "torchmetrics")
+EXAMPLE_ROWS = 5
+
+
+class Record:
+    """A pipeline run's record: an MLflow run and a folder ``<storage>/runs/<run>/``."""
+
+    def __init__(self, session: Session, run: Run) -> None:
+        self.session = session
+        self.run = run
+        self.run_id = run.run_id or run.local_id
+        self.folder = session.storage / "runs" / self.run_id
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def settings(self, prepared: Stage) -> None:
+        """The resolved pipeline and site, versions, commit, seeds and the data's fingerprint."""
+        plan = self.session.plan
+        pipeline = plan.pipeline.model_dump(mode="json", by_alias=True)
+        for name, values in (("pipeline", pipeline), ("site", redacted_site(self.session))):
+            text = yaml.safe_dump(values, sort_keys=False)
+            (self.folder / f"{name}.yaml").write_text(text)
+            self.run.log_text(text, f"{name}.yaml")
+        self.run.log_params(flat(pipeline))
+        self.run.log_tags(
+            {
+                "ddlflow.version": ddlflow.__version__,
+                "ddlflow.pipeline": plan.pipeline.name,
+                "ddlflow.data_digest": prepared.value["digest"],
+                "ddlflow.git_commit": git_commit(plan.pipeline_path.parent),
+                "ddlflow.python": platform.python_version(),
+                "ddlflow.machine": f"{platform.machine()} {platform.processor()}".strip(),
+                **{f"ddlflow.{name}": version for name, version in versions().items()},
+            }
+        )
+        self.run.log_text(json.dumps(versions(), indent=1), "versions.json")
+        manifest = Path(prepared.folder) / "manifest.json"
+        described = json.loads(manifest.read_text())["columns"]
+        schema = dict.fromkeys(described["numeric"], "float32")
+        schema |= {c["name"]: c["kind"] for c in described["categories"]}
+        schema[described["label"]["name"]] = f"label ({described['label']['kind']})"
+        self.run.log_dataset(
+            plan.pipeline.name,
+            prepared.value["digest"],
+            source=str(prepared.value["location"]),
+            schema=schema,
+            profile=prepared.value["rows"],
+            context="training",
+        )
+
+    def epoch(self, event: Mapping[str, Any]) -> None:
+        """An epoch's row of history as metrics; the step is the epoch."""
+        values = {k: v for k, v in event.items() if isinstance(v, int | float) and _is_metric(k)}
+        self.run.log_metrics(values, step=int(event["epoch"]))
+
+    def trained(self, trained: Stage) -> None:
+        """What a training says of itself."""
+        names = (
+            "model_digest",
+            "virtual_ranks",
+            "threads",
+            "world",
+            "device",
+            "steps",
+            "best_epoch",
+        )
+        self.run.log_tags({f"ddlflow.{name}": trained.value[name] for name in names})
+        self.run.log_metrics(
+            {"train_seconds": trained.value["seconds"], "train_rows_per_s": rows_per_s(trained)}, 0
+        )
+        self.run.log_file(Path(trained.value["model"]) / "train.json", "training")
+
+    def evaluated(self, prepared: Stage, trained: Stage, evaluated: Stage) -> Path:
+        """The metrics and the plots; returns the report's folder."""
+        from ddlflow.report.plots import write_report
+
+        pipeline = self.session.plan.pipeline
+        scored = json.loads((Path(evaluated.folder) / "scores.json").read_text())
+        split = evaluated.value["split"]
+        metrics = {f"{split}_{k}": v for k, v in scored["metrics"].items()}
+        self.run.log_metrics(metrics, step=trained.value["epochs"])
+        report = self.folder / "report"
+        stopping = pipeline.train.early_stopping
+        write_report(
+            report,
+            history=trained.value["history"],
+            kind=pipeline.labels,
+            metrics=scored["metrics"],
+            curves=scored["curves"],
+            classes=prepared.value["classes"] or None,
+            histogram=scored["histogram"],
+            title=f"{pipeline.name}, {split} split",
+            label=pipeline.data.label,
+            metric=stopping.metric if stopping else None,
+        )
+        self.run.log_file(report, "report")
+        return report
+
+    def model(self, trained: Stage, location: str) -> str:
+        """Logs the model with a signature and an input example; returns its URI or folder."""
+        from ddlflow.data.source import open_source, ranges, read
+        from ddlflow.infer.model import load_model
+        from ddlflow.tracking.model import log_model
+
+        folder = Path(trained.value["model"])
+        model = load_model(folder)
+        found = open_source(location, self.session.plan.pipeline.data, self.session.data_root)
+        first = next(iter(read(found, ranges(found)[0], model.inputs)))
+        example = first.slice(0, EXAMPLE_ROWS).to_pandas()
+        uri = log_model(
+            self.run,
+            folder,
+            example=example,
+            predictions=model.predict_frame(example),
+            digest=model.digest,
+            pip_requirements=requirements(),
+            register_as=self.session.plan.pipeline.register_as,
+            tags={"ddlflow.data_digest": str(trained.value.get("data", ""))},
+        )
+        return uri or str(folder)
+
+
+@contextmanager
+def recorded(session: Session, prepared: Stage) -> Iterator[Record]:
+    """An MLflow run around the rest of a pipeline: FINISHED, FAILED or KILLED at its end.
+
+    A run of the same pipeline that did not finish is gone on with.
+    """
+    from ddlflow.tracking.pending import send_pending
+    from ddlflow.tracking.run import open_run
+    from ddlflow.tracking.system import system_metrics
+
+    plan = session.plan
+    root = session.storage / "tracking"
+    mark = session.storage / "unfinished" / f"{key_of(session)}.json"
+    spool = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{plan.pipeline.name}"
+    if mark.exists() and not session.fresh:
+        known = Path(json.loads(mark.read_text())["spool"])
+        spool = known if known.exists() else spool
+    for sentence in send_pending(root, plan.site.tracking.uri):
+        session.screen.say(sentence)
+    with open_run(
+        plan.site.tracking.uri,
+        spool,
+        experiment=plan.pipeline.name,
+        name=f"{plan.pipeline.name} {time.strftime('%Y-%m-%d %H:%M')}",
+        tags={"ddlflow.pipeline": plan.pipeline.name},
+        say=session.screen.say,
+    ) as run:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        write_json(mark, {"spool": str(spool)})
+        record = Record(session, run)
+        record.settings(prepared)
+        with system_metrics(run):
+            yield record
+        mark.unlink(missing_ok=True)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings -> dotted names, as ``--set`` takes them."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}.")
+        elif value is not None:
+            found[name] = value
+    return found
+
+
+def redacted_site(session: Session) -> dict[str, Any]:
+    """The site without passwords."""
+    from ddlflow.tracking.store import redacted
+
+    values = session.plan.site.model_dump(mode="json")
+    values["tracking"]["uri"] = redacted(values["tracking"]["uri"])
+    return values
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what a result depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def requirements() -> list[str]:
+    """What serving a model needs, pinned to what trained it."""
+    installed = versions()
+    needed = [
+        f"{name}=={installed[name]}" for name in ("torch", "numpy", "pyarrow") if name in installed
+    ]
+    return [f"ddlflow=={ddlflow.__version__}", *needed]
+
+
+def git_commit(folder: Path) -> str:
+    """The commit of a folder, with ``+`` behind it if files differ; empty if there is none."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    found = []
+    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        done = subprocess.run(
+            [git, "-C", str(folder.resolve()), *command],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            return ""
+        found.append(done.stdout.strip())
+    return found[0] + ("+" if found[1] else "")
+
+
+def rows_per_s(trained: Stage) -> float:
+    """Rows of all epochs over the seconds of training (validation and checkpoints included)."""
+    value = trained.value
+    return float(value["rows"] * value["epochs"] / max(value["seconds"], 1e-9))
+
+
+def summary(
+    record: Record, stages: list[Stage], model_uri: str, evaluated: Stage, inferred: Stage
+) -> dict[str, Any]:
+    """What ``ddlflow run --json`` prints."""
+    trained = next(stage for stage in stages if stage.name == "train")
+    result = {
+        "run_id": record.run_id,
+        "stages": [
+            {"name": s.name, "seconds": round(s.seconds, 3), "cached": s.cached} for s in stages
+        ],
+        "metrics": evaluated.value["metrics"],
+        "rows_per_s": rows_per_s(trained),
+        "model_digest": trained.value["model_digest"],
+        "model_uri": model_uri,
+        "model": trained.value["model"],
+        "predictions": inferred.value["predictions"],
+        "report": str(record.folder / "report"),
+        "tracking_uri": redacted_site(record.session)["tracking"]["uri"],
+        "page": record.run.page,
+    }
+    write_json(record.folder / "summary.json", result)
+    return result
+
+
+def _is_metric(name: str) -> bool:
+    return name not in {"epoch", "step", "rank"}

@@ -1,0 +1,1 @@
+"""Plots and the written report of a run."""

@@ -1,0 +1,170 @@
+"""The report of a run: the curves of ddlflow.train.metrics as plots, the metrics as a table.
+
+Matplotlib takes a third of a second to import: import this module where something is drawn.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ddlflow.report.classification import (
+    draw_calibration,
+    draw_confusion,
+    draw_feature,
+    draw_precision_recall,
+    draw_roc,
+    draw_scores,
+)
+from ddlflow.report.regression import draw_residuals
+from ddlflow.report.style import BLUE, GREEN, GREY, ORANGE, figure, save, shown, style
+
+Kind = Literal["binary", "multiclass", "regression"]
+
+# What a person says for a metric's name.
+WORDS = {
+    "loss": "Loss",
+    "auroc": "AUROC",
+    "average_precision": "Average precision",
+    "accuracy": "Accuracy",
+    "f1": "F1",
+    "f1_macro": "F1, mean over classes",
+    "log_loss": "Log loss",
+    "brier": "Brier score",
+    "mse": "Mean squared error",
+    "rmse": "Root mean squared error",
+    "mae": "Mean absolute error",
+    "r2": "R²",
+    "rows": "Rows",
+    "unscored_rows": "Rows whose output is not finite",
+}
+CHOSEN = {"binary": "auroc", "multiclass": "accuracy", "regression": "r2"}
+CAPTIONS = {
+    "loss_curves": "Training and validation over the epochs",
+    "roc": "True against false positive rate at every threshold",
+    "precision_recall": "Precision against recall at every threshold",
+    "calibration": "How often a predicted probability comes true",
+    "scores": "The model's output for each class",
+    "confusion_matrix": "True against predicted class",
+    "residuals": "Errors, and predicted against true values",
+    "feature_histogram": "The chosen feature for each class",
+}
+
+
+def write_report(
+    folder: Path,
+    *,
+    history: list[dict[str, Any]],
+    kind: Kind,
+    metrics: dict[str, float],
+    curves: dict[str, Any],
+    classes: list[str] | None,
+    histogram: dict[str, Any] | None,
+    title: str,
+    label: str = "label",
+    metric: str | None = None,
+) -> list[Path]:
+    """Draws the plots of a run and writes its numbers.
+
+    Args:
+        folder: where to; made if it is not there, and files of the same names replaced.
+        history: one row an epoch: "epoch", "loss", and where there are validation rows "val_loss"
+            and "val_<metric>".
+        kind: how labels are read.
+        metrics: `Scores.compute()` of the rows judged.
+        curves: `Scores.curves()` of them. What the rows do not define (the ROC of one class) is
+            not drawn.
+        classes: names of the classes in the order of their numbers; none for a regression.
+        histogram: `FeatureHistogram.curves()`, or none.
+        title: the heading of report.md and of every plot.
+        label: the label column's name, for axes of a regression.
+        metric: the second panel of the loss curves; by default AUROC, accuracy or R2.
+
+    Returns:
+        The files written: the PNGs, metrics.json (nan is null there) and report.md.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    plots: dict[str, Callable[[], Figure]] = {}
+    if history:
+        plots["loss_curves"] = lambda: draw_loss(history, metric or CHOSEN[kind])
+    if kind == "binary":
+        names = classes or ["0", "1"]
+        if curves["roc"]:
+            plots["roc"] = lambda: draw_roc(curves["roc"], metrics["auroc"])
+        if curves["precision_recall"]:
+            plots["precision_recall"] = lambda: draw_precision_recall(
+                curves["precision_recall"], metrics["average_precision"], curves["confusion"]
+            )
+        plots["calibration"] = lambda: draw_calibration(curves["reliability"], names)
+        plots["scores"] = lambda: draw_scores(curves["scores"], names)
+        plots["confusion_matrix"] = lambda: draw_confusion(curves["confusion"], names)
+    elif kind == "multiclass":
+        plots["confusion_matrix"] = lambda: draw_confusion(
+            curves["confusion"], classes or [str(i) for i in range(len(curves["confusion"]))]
+        )
+    else:
+        plots["residuals"] = lambda: draw_residuals(curves, label)
+    if histogram is not None:
+        plots["feature_histogram"] = lambda: draw_feature(histogram, classes, kind)
+    files = []
+    with style():
+        for name, draw in plots.items():
+            drawn = draw()
+            drawn.suptitle(title, fontsize=12.5, color="#333333")
+            files.append(save(drawn, folder / f"{name}.png"))
+    files += [folder / "metrics.json", folder / "report.md"]
+    numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    files[-2].write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    files[-1].write_text(markdown(title, metrics, list(plots)), encoding="utf-8")
+    return files
+
+
+def markdown(title: str, metrics: dict[str, float], plots: list[str]) -> str:
+    """report.md: the metrics as a table, then the plots, which lie beside it."""
+    lines = [f"# {title}", "", "| metric | value |", "|---|---:|"]
+    lines += [f"| {WORDS.get(name, name)} | {shown(value)} |" for name, value in metrics.items()]
+    for name in plots:
+        lines += ["", f"## {CAPTIONS[name]}", "", f"![{CAPTIONS[name]}]({name}.png)"]
+    return "\n".join(lines) + "\n"
+
+
+def draw_loss(history: list[dict[str, Any]], metric: str) -> Figure:
+    """Training and validation loss over epochs; beside it the metric, where it was validated."""
+    values = _series(history, f"val_{metric}")
+    drawn = figure(10.5 if values[0] else 6.6, 4.4)
+    axes = drawn.subplots(1, 2 if values[0] else 1, squeeze=False)[0]
+    train, validation = _series(history, "loss"), _series(history, "val_loss")
+    axes[0].plot(*train, color=BLUE, marker="o", label="training")
+    if validation[0]:
+        axes[0].plot(*validation, color=ORANGE, marker="s", linestyle="--", label="validation")
+        best = min(range(len(validation[0])), key=validation[1].__getitem__)
+        axes[0].axvline(validation[0][best], color=GREY, linewidth=1, linestyle=":", zorder=1)
+        best_at = f"best validation: epoch {validation[0][best]}"
+        axes[0].plot([], [], color=GREY, linewidth=1, linestyle=":", label=best_at)
+    axes[0].set(xlabel="epoch", ylabel="mean loss per row")
+    losses = [loss for loss in train[1] + validation[1] if loss > 0]
+    if losses and max(losses) > 50 * min(losses):
+        axes[0].set_yscale("log")
+    axes[0].legend()
+    if values[0]:
+        axes[1].plot(*values, color=GREEN, marker="D", label=f"last: {shown(values[1][-1])}")
+        axes[1].set(xlabel="epoch", ylabel=f"validation {WORDS.get(metric, metric)}")
+        axes[1].legend(handlelength=1.5)
+    for panel in axes:
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        panel.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
+    return drawn
+
+
+def _series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """The epochs in which a value was finite, and the values."""
+    points = [
+        (row["epoch"], row[name])
+        for row in history
+        if row.get(name) is not None and math.isfinite(row[name])
+    ]
+    return [epoch for epoch, _ in points], [value for _, value in points]

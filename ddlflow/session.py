@@ -1,0 +1,290 @@
+"""What one command holds open: the plan, the storage, the engine, the tracking run, the screen.
+
+The engine opens at the first piece of work that needs it: a run whose stages are all cached starts
+no cluster. A stage's folder is locked while it is worked on, so the same command given twice works
+once, and the second waits and then finds the result.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from ddlflow.engines import Engine, GangJob, GangResult, open_engine
+from ddlflow.engines.resources import Resources, resources
+from ddlflow.errors import DdlflowError, InputError, SpecError
+from ddlflow.report.screen import Screen
+from ddlflow.spec.load import Plan
+
+STAGE_FILE = "stage.json"
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM: everything stops, what is finished is kept."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_status = 128 + signal_number
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A finished stage: a small manifest of what it made.
+
+    Attributes:
+        name: prepare, train, evaluate or infer.
+        key: the hash of all that it depends on.
+        folder: on the storage.
+        seconds: that its work took (when it was done).
+        cached: whether this run found it done.
+        value: JSON values; what later stages and the user are told.
+    """
+
+    name: str
+    key: str
+    folder: str
+    seconds: float
+    cached: bool
+    value: dict[str, Any]
+
+
+def hashed(value: Any) -> str:
+    """16 hex digits of the SHA-256 of JSON values."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Session:
+    """Everything that the stages of one command share. A context manager."""
+
+    def __init__(self, plan: Plan, screen: Screen, *, fresh: bool = False) -> None:
+        self.plan = plan
+        self.screen = screen
+        self.fresh = fresh
+        self.stop = threading.Event()
+        self._engine: Engine | None = None
+        self._in_gang = False
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+        self._made_storage = False
+
+    # ---- places ----------------------------------------------------------------------------
+
+    @property
+    def storage(self) -> Path:
+        return storage_of(self.plan)
+
+    @property
+    def data_root(self) -> Path:
+        return Path(self.plan.site.data_root).expanduser().absolute()
+
+    # ---- work ------------------------------------------------------------------------------
+
+    @cached_property
+    def resources(self) -> Resources:
+        """Workers, ranks and threads, ``auto`` resolved."""
+        return resources(self.plan.site.engine, gpus=self.num_gpus)
+
+    @cached_property
+    def num_gpus(self) -> int:
+        """GPUs to train on; 0: on the CPU."""
+        return count_gpus(self.plan.site.device)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, opened now if it was not yet."""
+        if self._engine is None:
+            found = self.resources
+            self._engine = open_engine(self.plan.site, slots=found.slots, threads=found.threads)
+            self.screen.say(f"engine: {self._engine.describe()}")
+        return self._engine
+
+    def map_over(
+        self, function: Callable[[Any], Any], items: Sequence[Any], name: str
+    ) -> Iterable[Any]:
+        """The engine's map with a progress bar; results in the items' order."""
+        with self.screen.bar(name, len(items), "parts") as advance:
+            yield from self.engine.map(function, items, on_event=lambda _: advance(1))
+
+    def gang(
+        self, job: GangJob, world: int, on_event: Callable[[dict[str, Any]], None]
+    ) -> GangResult:
+        """The engine's gang; a signal asks it to stop and leave a checkpoint.
+
+        Raises:
+            Interrupted: it was stopped by a signal.
+        """
+        engine = self.engine
+        self._in_gang = True
+        try:
+            result = engine.gang(job, world, on_event=on_event, stop=self.stop)
+        finally:
+            self._in_gang = False
+        if self._signal is not None:
+            raise Interrupted(self._signal)
+        return result
+
+    def stage(
+        self, name: str, settings: Mapping[str, Any], work: Callable[[Path], dict[str, Any]]
+    ) -> Stage:
+        """Does a stage's work in a folder of its own, unless it is done.
+
+        Args:
+            name: of the stage.
+            settings: all that the result depends on.
+            work: does it, given the folder; returns the stage's value.
+
+        Raises:
+            InputError: as ``work``; the folder is gone then.
+            DdlflowError: as ``work``; what was finished in the folder is kept.
+        """
+        key = hashed({"stage": name, **settings})
+        folder = self.storage / name / key
+        done = folder / STAGE_FILE
+        with self._storage_errors(), self._locked(folder):
+            if self.fresh and folder.exists():
+                shutil.rmtree(folder)
+            if done.exists():
+                known = json.loads(done.read_text())
+                self.screen.done(name, known["seconds"], cached=True)
+                return Stage(**{**known, "cached": True, "folder": str(folder)})
+            folder.mkdir(parents=True, exist_ok=True)
+            began = time.monotonic()
+            try:
+                value = work(folder)
+            except InputError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            seconds = time.monotonic() - began
+            stage = Stage(name, key, str(folder), seconds, False, value)
+            write_json(done, asdict(stage))
+        self.screen.done(name, seconds, cached=False)
+        return stage
+
+    @contextlib.contextmanager
+    def _locked(self, folder: Path) -> Iterator[None]:
+        """Holds a stage's folder; says who has it where another command does."""
+        if not self.storage.exists():
+            self.storage.mkdir(parents=True)
+            self._made_storage = True
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        path = folder.with_name(f".{folder.name}.lock")
+        with path.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                self.screen.say(f"waiting: {lock.read().strip()} works on {folder}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+            lock.flush()
+            try:
+                yield
+            except InputError:
+                path.unlink(missing_ok=True)  # wrong input leaves nothing behind
+                raise
+
+    @contextlib.contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            place = error.filename or self.storage
+            raise (SpecError if isinstance(error, PermissionError) else DdlflowError)(
+                f"storage {self.storage}: {place} cannot be written: {error.strerror}. Free space "
+                "or permissions there, or set storage in the site file."
+            ) from error
+
+    # ---- signals ---------------------------------------------------------------------------
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        again = self._signal is not None
+        self._signal = number
+        if self._in_gang and not again:
+            self.screen.say("stopping: a checkpoint is written (once more to stop at once)")
+            self.stop.set()
+        else:
+            raise Interrupted(number)
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if isinstance(error, InputError) and self._made_storage:
+            remove_empty(self.storage)
+
+
+def storage_of(plan: Plan) -> Path:
+    """The site's storage as an absolute path.
+
+    Raises:
+        SpecError: it is a URL.
+    """
+    storage = plan.site.storage
+    if "://" in storage:
+        raise SpecError(
+            f"{plan.site_path}: storage is {storage}; expected a folder that every worker sees. "
+            "Shards are memory-mapped, so mount the bucket or choose a shared folder."
+        )
+    return Path(storage).expanduser().absolute()
+
+
+def count_gpus(device: str) -> int:
+    """GPUs to train on, by the site's ``device``.
+
+    Raises:
+        SpecError: ``cuda`` is asked for and there is none.
+    """
+    if device == "cpu":
+        return 0
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cuda" and not found:
+        raise SpecError(
+            "device is cuda, but PyTorch finds no GPU here. Set device: auto or cpu, or install "
+            "a CUDA build of PyTorch on a machine with a GPU."
+        )
+    return found
+
+
+def remove_empty(folder: Path) -> None:
+    """Removes a folder tree that holds no file."""
+    for inner in sorted(folder.rglob("*"), reverse=True):
+        if inner.is_dir():
+            with contextlib.suppress(OSError):
+                inner.rmdir()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON by a temporary name and rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(path)

@@ -1,0 +1,314 @@
+"""The stages as plain functions: each composes data, train, infer and report over a session.
+
+A stage takes the session and the stages before it, and returns a small manifest (`Stage`). A flow
+runs them in turn; so can a script.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from ddlflow.engines import Failure, GangJob
+from ddlflow.errors import DataError, SpecError, TrainingError
+from ddlflow.session import Session, Stage, hashed, write_json
+from ddlflow.spec import code
+from ddlflow.spec.pipeline import Collider
+
+# A stage's own version: raised when its result changes for the same settings.
+VERSION = {"source": 1, "prepare": 1, "train": 1, "evaluate": 1, "infer": 1}
+Tell = Callable[[dict[str, Any]], None]
+
+
+def source(session: Session) -> str:
+    """Where the pipeline's rows are; a made source is made first."""
+    wanted = session.plan.pipeline.data.source
+    if isinstance(wanted, str):
+        return wanted
+    return collider(session, wanted).folder
+
+
+def collider(session: Session, wanted: Collider) -> Stage:
+    """Makes HIGGS-like events under the storage."""
+
+    def work(folder: Path) -> dict[str, Any]:
+        from ddlflow.data.collider import plan, write_part
+
+        parts = plan(wanted.rows, folder, wanted.seed)
+        written = list(session.map_over(write_part, parts, "collider"))
+        return {"rows": wanted.rows, "files": len(written)}
+
+    settings = {"version": VERSION["source"], "rows": wanted.rows, "seed": wanted.seed}
+    return session.stage("source", settings, work)
+
+
+def prepare(session: Session) -> Stage:
+    """Sources -> shards and their manifest.
+
+    Raises:
+        DataError: what the pipeline does not allow; nothing is left behind.
+    """
+    from ddlflow.data.prepare import prepare as prepare_data
+    from ddlflow.data.source import open_source
+
+    pipeline = session.plan.pipeline
+    location = source(session)
+    spec = pipeline.data.model_copy(update={"source": location})
+    fingerprints = [
+        open_source(place, spec, session.data_root).fingerprint
+        for place in (location, spec.test_source)
+        if place is not None
+    ]
+    settings = {
+        "version": VERSION["prepare"],
+        "data": spec.model_dump(mode="json"),
+        "labels": pipeline.labels,
+        "fingerprints": fingerprints,
+    }
+
+    def work(folder: Path) -> dict[str, Any]:
+        manifest = prepare_data(
+            spec, pipeline.labels, data_root=session.data_root, folder=folder, map=session.map_over
+        )
+        rows = {split: manifest.rows(split) for split in ("train", "validation", "test")}
+        if not rows["train"]:
+            raise DataError(f"{location}: no row is left to train on. Look at data.split.")
+        if rows["train"] < 2:
+            raise DataError(f"{location}: one row alone cannot be trained on.")
+        return {
+            "rows": rows,
+            "digest": manifest.digest,
+            "features": len(manifest.feature_names),
+            "categories": len(manifest.categories),
+            "classes": [str(c) for c in manifest.label.classes],
+            "dropped": manifest.dropped,
+            "warnings": list(manifest.warnings),
+            "location": location,
+        }
+
+    done = session.stage("prepare", settings, work)
+    for warning in done.value["warnings"]:
+        session.screen.say(f"note: {warning}")
+    return done
+
+
+def train(session: Session, prepared: Stage, tell: Tell = lambda event: None) -> Stage:
+    """Trains the model on the prepared rows, from the last checkpoint if there is one.
+
+    Args:
+        session: with the engine to train on.
+        prepared: of `prepare`.
+        tell: gets each epoch's row of history, also of epochs trained before.
+
+    Raises:
+        TrainingError: a rank failed; the same command goes on from the last checkpoint.
+    """
+    from ddlflow.train.job import Job
+
+    plan = session.plan
+    pipeline = plan.pipeline
+    rows = prepared.value["rows"]
+    _check_train(session, rows)
+    device: Literal["cpu", "cuda"] = "cuda" if session.num_gpus else "cpu"
+    settings = {
+        "version": VERSION["train"],
+        "data": prepared.value["digest"],
+        "labels": pipeline.labels,
+        "model": pipeline.model.model_dump(mode="json"),
+        "train": pipeline.train.model_dump(mode="json", exclude={"checkpoint_every_s"}),
+        "code": code.fingerprint(plan),
+        "device": device,
+    }
+
+    def work(folder: Path) -> dict[str, Any]:
+        world, virtual_ranks, threads = _setup(session, folder, rows["train"])
+        shipped = code.gather(plan, folder / "code")
+        job = Job(
+            dataset=prepared.folder,
+            folder=str(folder),
+            model=pipeline.model.model_dump(mode="json"),
+            train=pipeline.train.model_dump(mode="json"),
+            data=pipeline.data.model_dump(mode="json"),
+            labels=pipeline.labels,
+            virtual_ranks=virtual_ranks,
+            threads=threads,
+            device=device,
+            code=str(shipped) if shipped else None,
+        )
+        result = _run_gang(session, job, world, tell)
+        trained = {key: result[key] for key in result if key != "trail"}
+        return trained | {
+            "model": str(job.model_folder),
+            "world": world,
+            "virtual_ranks": virtual_ranks,
+            "threads": threads,
+            "device": device,
+        }
+
+    done = session.stage("train", settings, work)
+    if done.cached:
+        for row in done.value["history"]:
+            tell({"event": "epoch", **row})
+    return done
+
+
+def _check_train(session: Session, rows: dict[str, int]) -> None:
+    """What has to hold between the pipeline and the prepared rows."""
+    spec = session.plan.pipeline.train
+    if spec.early_stopping is not None and not rows["validation"]:
+        raise SpecError(
+            "train.early_stopping needs validation rows, and data.split leaves none. Set "
+            "data.split.validation."
+        )
+
+
+def _setup(session: Session, folder: Path, rows: int) -> tuple[int, int, int]:
+    """World, virtual ranks and threads; the last two are kept from the training's first start."""
+    found = session.resources
+    spec = session.plan.pipeline.train
+    kept = folder / "setup.json"
+    if kept.exists():
+        setup = json.loads(kept.read_text())
+    else:
+        virtual_ranks = spec.virtual_ranks if spec.virtual_ranks != "auto" else found.world
+        most = min(spec.batch_rows, rows)
+        setup = {"virtual_ranks": min(virtual_ranks, most), "threads": found.threads}
+        write_json(kept, setup)
+    virtual_ranks, threads = setup["virtual_ranks"], setup["threads"]
+    world = min(found.world, virtual_ranks, session.engine.slots)
+    ranks = "1 rank" if world == 1 else f"{world} ranks"
+    session.screen.say(
+        f"train: {ranks} x {threads} threads, {virtual_ranks} virtual ranks ({found.why})"
+    )
+    return world, virtual_ranks, threads
+
+
+def _run_gang(session: Session, job: Any, world: int, tell: Tell) -> dict[str, Any]:
+    gang_job = GangJob(
+        module="ddlflow.train.rank",
+        payload=job.to_json(),
+        threads=job.threads,
+        log_folder=str(Path(job.folder) / "logs"),
+        env={},
+        python_path=(),
+        start_timeout_s=session.plan.site.engine.start_timeout_s,
+    )
+    with session.screen.bar("train", 1.0, "rows") as advance:
+        done = 0.0
+
+        def on_event(event: dict[str, Any]) -> None:
+            nonlocal done
+            if event.get("rank") != 0:
+                return
+            if event["event"] == "progress":
+                share = event["done"] / event["total"]
+                speed = event["done"] / max(event["seconds"], 1e-9)
+                words = (
+                    f"epoch {event['epoch']} loss {event['loss']:.4f} {speed / 1e6:.2f} M rows/s"
+                )
+                advance(share - done, words)
+                done = share
+            elif event["event"] == "resumed":
+                session.screen.say(f"train: goes on from step {event['step']}")
+            elif event["event"] == "epoch":
+                tell(event)
+
+        result = session.gang(gang_job, world, on_event)
+    if result.failure is not None:
+        raise _error_of(result.failure)
+    if result.values is None:
+        raise TrainingError("The training was stopped from outside. Start the same command again.")
+    return dict(result.values[0])
+
+
+def _error_of(failure: Failure) -> Exception:
+    """The error that a user sees for a gang's first cause."""
+    if failure.kind in {"SpecError", "DataError", "TrainingError", "CheckpointError"}:
+        import ddlflow.errors
+
+        kind: type[Exception] = getattr(ddlflow.errors, failure.kind)
+        return kind(failure.message)
+    at = f" at step {failure.step}" if failure.step else ""
+    lines = [line.strip() for line in failure.traceback.splitlines() if line.strip()]
+    place = next((line for line in reversed(lines) if line.startswith("File ")), "")
+    error = TrainingError(
+        f"Rank {failure.rank} on {failure.host} failed{at}: {failure.kind}: {failure.message} "
+        f"{f'({place}). ' if place else ''}Log: {failure.log}. The same command goes on from the "
+        "last checkpoint."
+    )
+    error.add_note(failure.traceback)
+    return error
+
+
+def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
+    """Scores the model on the test split, or on the validation split where there is no test."""
+    from ddlflow.data.manifest import SplitName
+    from ddlflow.infer.evaluate import evaluate as score
+
+    pipeline = session.plan.pipeline
+    rows = prepared.value["rows"]
+    order: tuple[SplitName, ...] = ("test", "validation", "train")
+    split = next(name for name in order if rows[name])
+    settings = {
+        "version": VERSION["evaluate"],
+        "data": prepared.value["digest"],
+        "model": trained.value["model_digest"],
+        "trained": trained.key,
+        "split": split,
+        "histogram": pipeline.report.histogram,
+    }
+
+    def work(folder: Path) -> dict[str, Any]:
+        scored = score(
+            Path(trained.value["model"]),
+            Path(prepared.folder),
+            split,
+            feature=pipeline.report.histogram,
+            threads=session.resources.threads,
+            map_over=session.map_over,
+        )
+        write_json(folder / "scores.json", scored)
+        return {"split": split, "metrics": scored["metrics"]}
+
+    return session.stage("evaluate", settings, work)
+
+
+def infer(session: Session, trained: Stage) -> Stage:
+    """The model over the pipeline's inference source (by default its test or whole source)."""
+    from ddlflow.data.source import open_source
+    from ddlflow.infer.predict import infer as predict
+
+    spec = session.plan.pipeline
+    location = spec.infer.source or spec.data.test_source or source(session)
+    found = open_source(
+        location, spec.data.model_copy(update={"format": "auto"}), session.data_root
+    )
+    settings = {
+        "version": VERSION["infer"],
+        "model": trained.value["model_digest"],
+        "trained": trained.key,
+        "source": found.fingerprint,
+        "location": location,
+        "keys": spec.infer.keys,
+    }
+
+    def work(folder: Path) -> dict[str, Any]:
+        predictions = folder / "predictions"
+        done = predict(
+            Path(trained.value["model"]),
+            location,
+            predictions,
+            keys=spec.infer.keys,
+            data_root=session.data_root,
+            threads=session.resources.threads,
+            map_over=session.map_over,
+        )
+        return {"predictions": str(predictions), "rows": done["rows"], "location": location}
+
+    return session.stage("infer", settings, work)
+
+
+def key_of(session: Session) -> str:
+    """What tells one pipeline's runs from another's: an unfinished one is gone on with."""
+    plan = session.plan
+    return hashed([plan.pipeline.model_dump(mode="json"), code.fingerprint(plan)])

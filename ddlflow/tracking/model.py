@@ -1,0 +1,163 @@
+"""A trained model into MLflow, as a pyfunc model that is plain code and tensors, no pickle."""
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import pandas
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature, infer_signature
+
+from ddlflow.errors import TrackingError
+from ddlflow.tracking.run import Run
+from ddlflow.tracking.spool import Record, Sent
+
+_RUN_TAG, _DIGEST_TAG = "ddlflow.run", "ddlflow.model_digest"
+
+
+def log_model(
+    run: Run,
+    folder: Path,
+    *,
+    example: pandas.DataFrame,
+    predictions: pandas.DataFrame,
+    digest: str,
+    pip_requirements: Sequence[str],
+    register_as: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    name: str = "model",
+    wait_s: float = 60.0,
+) -> str | None:
+    """Log a ddlflow model folder as the run's model; through the spool, so an outage delays it.
+
+    Args:
+        run: the run that trained it.
+        folder: the model folder (``model.json``, ...); it has to stay where it is until sent.
+        example: a few rows of input, kept with the model and shown on its page.
+        predictions: what the model says to ``example``; with it, the model's signature.
+        digest: of the model's parameters. A model of this run with the same digest is not logged
+            again.
+        pip_requirements: what serving needs. Given, because MLflow's search for it loads the model
+            in a process of its own, which takes seconds.
+        register_as: also a version of this registered model.
+        tags: put on the model and on its version.
+        name: the model's name within the run.
+        wait_s: how long to wait for the server, which takes about a second.
+
+    Returns:
+        ``models:/NAME/VERSION`` if registered, else ``runs:/RUN/model``; None if the server is
+        away (the model is sent later).
+    """
+    if not (folder / "model.json").is_file():
+        raise TrackingError(f"{folder} is no ddlflow model folder: it has no model.json.")
+    return run.log_record(
+        "model",
+        wait_s=wait_s,
+        folder=str(folder.absolute()),
+        name=name,
+        signature=_signature(example, predictions).to_dict(),
+        example=json.loads(example.to_json(orient="split", double_precision=15)),
+        dtypes={column: str(kind) for column, kind in example.dtypes.items()},
+        requirements=list(pip_requirements),
+        register_as=register_as,
+        tags={**(tags or {}), _RUN_TAG: run.local_id, _DIGEST_TAG: digest},
+    )
+
+
+def _signature(example: pandas.DataFrame, predictions: pandas.DataFrame) -> ModelSignature:
+    with warnings.catch_warnings():
+        # Missing values are imputed by the model, so an integer column need not be a float one.
+        warnings.filterwarnings("ignore", ".*contains integer column", UserWarning)
+        return infer_signature(example, predictions)
+
+
+def send_model(client: MlflowClient, sent: Sent, record: Record) -> str:
+    """Make the MLflow model of a record that ``log_model`` wrote; returns its URI.
+
+    Can be repeated: a model that came through is found by its digest, one that was cut off is
+    deleted.
+    """
+    model = _model_sent(client, sent, record) or _create(client, sent, record)
+    if record["register_as"] is None:
+        return f"runs:/{sent.run_id}/{record['name']}"
+    return _register(client, sent, record, model)
+
+
+def _model_sent(client: MlflowClient, sent: Sent, record: Record) -> Any | None:
+    """The model of this record, if an earlier attempt got it through."""
+    digest = record["tags"][_DIGEST_TAG]
+    models = client.search_logged_models([sent.experiment_id], f"source_run_id = '{sent.run_id}'")
+    outputs = client.get_run(sent.run_id).outputs
+    known = {output.model_id for output in outputs.model_outputs} if outputs else set()
+    for model in models:
+        if model.name != record["name"] or model.tags.get(_DIGEST_TAG) != digest:
+            continue
+        if str(model.status) == "READY" and model.model_id in known:
+            return model
+        client.delete_logged_model(model.model_id)
+    return None
+
+
+def _create(client: MlflowClient, sent: Sent, record: Record) -> Any:
+    """A logged model: made, filled, linked to its run, and last marked ready."""
+    model = client.create_logged_model(
+        sent.experiment_id, record["name"], source_run_id=sent.run_id, tags=record["tags"]
+    )
+    parent = Path(tempfile.mkdtemp(prefix="ddlflow-model-"))
+    try:
+        _save(parent / "model", model, record)
+        client.log_model_artifacts(model.model_id, str(parent / "model"))
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(sent.run_id, [LoggedModelOutput(model.model_id, step=0)])
+    return model
+
+
+def _save(path: Path, model: Any, record: Record) -> None:
+    """Write MLflow's model format: its description, this package's served.py, and the folder."""
+    example = pandas.DataFrame(**record["example"]).astype(record["dtypes"])
+    mlflow.pyfunc.save_model(
+        path=str(path),
+        python_model=str(Path(__file__).with_name("served.py")),
+        artifacts={"model": record["folder"]},
+        signature=ModelSignature.from_dict(record["signature"]),
+        input_example=example,
+        pip_requirements=record["requirements"],
+        mlflow_model=Model(
+            artifact_path=model.artifact_location,
+            run_id=model.source_run_id,
+            model_uuid=model.model_id,
+            model_id=model.model_id,
+        ),
+    )
+
+
+def _register(client: MlflowClient, sent: Sent, record: Record, model: Any) -> str:
+    name = record["register_as"]
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    versions = client.search_model_versions(f"name = '{name}' and run_id = '{sent.run_id}'")
+    version = next(
+        (v for v in versions if v.tags.get(_DIGEST_TAG) == record["tags"][_DIGEST_TAG]), None
+    )
+    if version is None:
+        # The place itself, not models:/ID: MLflow looks an ID up in the process's global store.
+        version = client.create_model_version(
+            name,
+            model.artifact_location,
+            run_id=sent.run_id,
+            tags=record["tags"],
+            model_id=model.model_id,
+        )
+    return f"models:/{name}/{version.version}"

@@ -1,0 +1,78 @@
+"""What earlier runs could not send: a server that was away, a process that was killed."""
+
+from pathlib import Path
+
+from ddlflow.errors import TrackingError
+from ddlflow.tracking.spool import Record, Spool, unfinished
+from ddlflow.tracking.store import absolute, redacted
+
+
+def send_pending(root: Path, uri: str | None = None) -> list[str]:
+    """Send what the spools in ``root/*`` still hold; a run that was killed ends as KILLED.
+
+    Costs next to nothing, and imports no MLflow, when nothing waits. A run of a process that is
+    alive is left alone. A store that does not answer is asked once.
+
+    Args:
+        root: the folder whose folders are spools.
+        uri: the site's tracking URI, for stores whose URI holds a password: spools hold none.
+
+    Returns:
+        One sentence a run that was sent, or that still waits.
+    """
+    away: dict[str, str] = {}
+    return [
+        sentence
+        for folder in unfinished(root)
+        if (sentence := _send_spool(folder, uri, away)) is not None
+    ]
+
+
+def _send_spool(folder: Path, uri: str | None, away: dict[str, str]) -> str | None:
+    try:
+        spool = Spool(folder)
+    except TrackingError:
+        return None  # its process is alive
+    try:
+        return _send_open_spool(spool, uri, away)
+    finally:
+        spool.close()
+
+
+def _send_open_spool(spool: Spool, uri: str | None, away: dict[str, str]) -> str | None:
+    from ddlflow.tracking.send import Outage, Sender
+
+    records = list(spool.all_records())
+    if not records or records[0]["op"] != "run":
+        return None
+    first = records[0]
+    if _last_status(records) is None:
+        spool.append({"op": "end", "t": max(record["t"] for record in records), "status": "KILLED"})
+    num_waiting = spool.num_waiting()
+    waits = f"{num_waiting} tracking records of the run {first['name']} wait in {spool.folder}: "
+    if uri is not None and redacted(absolute(uri)) == first["uri"]:
+        target = absolute(uri)
+    elif "***" in first["uri"]:
+        return f"{waits}they are for {first['uri']}; use a site with that tracking.uri."
+    else:
+        target = first["uri"]
+    if target in away:
+        return waits + away[target]
+    said: list[str] = []
+    try:
+        Sender(target, spool, said.append).deliver()
+    except (Outage, TrackingError) as reason:
+        if isinstance(reason, Outage):
+            away[target] = f"{first['uri']} does not answer: {reason}"
+            return waits + away[target]
+        return waits + str(reason)
+    sent = f"{num_waiting} tracking records of the earlier run {first['name']} were sent."
+    if _last_status(records) == "FINISHED" and not spool.has_refused:
+        spool.remove()
+    return " ".join([sent, *said])
+
+
+def _last_status(records: list[Record]) -> str | None:
+    """How the run ended, or None if it did not say so."""
+    last = next(r for r in reversed(records) if r["op"] in ("run", "resume", "end"))
+    return last["status"] if last["op"] == "end" else None

@@ -1,0 +1,244 @@
+"""What a training logs to: never waited for, never lost.
+
+Each call appends one record to the run's spool (``spool.py``) and returns; a thread sends the
+records to MLflow (``delivery.py``). While the server is away they wait in the spool, and what
+waits at the end of the process is sent by ``send_pending`` when the next command starts.
+"""
+
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from ddlflow.errors import TrackingError
+from ddlflow.tracking import store
+from ddlflow.tracking.spool import Record, Spool, now_ms
+
+if TYPE_CHECKING:
+    from ddlflow.tracking.delivery import Delivery
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+Say = Callable[[str], None]
+
+
+def open_run(
+    uri: str,
+    spool: Path,
+    *,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, Any],
+    parent: str | None = None,
+    resume: str | None = None,
+    wait_s: float = 5.0,
+    say: Say | None = None,
+) -> "Run":
+    """Begin to log a run, or go on with the one whose spool this is.
+
+    Args:
+        uri: MLflow's tracking URI.
+        spool: a folder of this run alone; give the same one again to go on with the run.
+        experiment: made where it is missing.
+        name: what MLflow's page calls the run.
+        tags: set when the run is created.
+        parent: the run that this one is a trial of, by its ``run_id`` or ``local_id``.
+        resume: a run that goes on, by its ``run_id`` or ``local_id``, where its spool is gone.
+        wait_s: how long to wait for the run's id; an unreachable server is known at once.
+        say: takes the few sentences for the user; a log warning if None.
+
+    Raises:
+        SpecError: The URI names no kind of store that MLflow can log to.
+        TrackingError: The experiment was deleted, the run to resume is not there, or the spool
+            is another process's or another store's. (An outage is no error.)
+    """
+    uri = store.absolute(uri)
+    # Here and not in the thread: two threads that import at once can see half a module.
+    from ddlflow.tracking.delivery import Delivery
+
+    say = say or logging.getLogger("ddlflow").warning
+    opened = Spool(Path(spool).absolute())
+    first = next(opened.all_records(), None)
+    is_new = first is None
+    try:
+        if first is None:
+            first = {
+                "op": "run",
+                "t": now_ms(),
+                "id": uuid.uuid4().hex,
+                "uri": store.redacted(uri),
+                "experiment": experiment,
+                "name": name,
+                "tags": {key: str(value) for key, value in tags.items()},
+                "parent": parent,
+                "resume": resume,
+            }
+            opened.append(first)
+        else:
+            if first["uri"] != store.redacted(uri):
+                raise TrackingError(
+                    f"The run in {opened.folder} is kept in {first['uri']}, not in "
+                    f"{store.redacted(uri)}. Go on with the store it began in, or start anew."
+                )
+            opened.append({"op": "resume", "t": now_ms()})
+        delivery = Delivery(uri, opened, say)
+        run = Run(opened, delivery, first, say)
+        delivery.start(wait_s)
+    except TrackingError:
+        opened.close()
+        if is_new:
+            opened.remove()
+        raise
+    return run
+
+
+class Run:
+    """One MLflow run. Its methods may be called from any thread and never wait for the server.
+
+    Attributes:
+        local_id: names the run while MLflow has not heard of it; its tag ``ddlflow.run`` after.
+        started_ms: when it was first opened, in milliseconds since 1970.
+    """
+
+    def __init__(self, spool: Spool, delivery: "Delivery", first: Record, say: Say) -> None:
+        """Use ``open_run``."""
+        self.local_id: str = first["id"]
+        self.started_ms: int = first["t"]
+        self._spool, self._delivery, self._say = spool, delivery, say
+        self._logged = {
+            (key, record["step"])
+            for record in spool.all_records()
+            if record["op"] == "metrics"
+            for key in record["values"]
+        }
+        self._status: tuple[Status, int] | None = None
+        self._is_closed = self._is_lost = False
+
+    # ---- what is known -----------------------------------------------------------------------
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id; None while the server has not created the run."""
+        return self._spool.sent.run_id
+
+    @property
+    def page(self) -> str:
+        """The run's page on the server, or the command that shows it."""
+        sent = self._spool.sent
+        return store.page(self._delivery.uri, sent.experiment_id, sent.run_id)
+
+    # ---- what is logged ----------------------------------------------------------------------
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Settings, by flat name. A value that was logged cannot change; 6,000 characters stay."""
+        self._append("params", values={key: str(value) for key, value in params.items()})
+
+    def log_tags(self, tags: Mapping[str, Any]) -> None:
+        """Tags; a later value replaces an earlier one."""
+        self._append("tags", values={key: str(value) for key, value in tags.items()})
+
+    def log_metrics(
+        self, metrics: Mapping[str, float], step: int, timestamp_ms: int | None = None
+    ) -> None:
+        """Metrics of one step. In a run that goes on, a step that was logged stays as it was."""
+        if self._logged:
+            metrics = {key: v for key, v in metrics.items() if (key, step) not in self._logged}
+        if metrics:
+            values = {key: float(value) for key, value in metrics.items()}
+            self._append("metrics", timestamp_ms, step=int(step), values=values)
+
+    def log_text(self, text: str, path: str) -> None:
+        """A text artifact at ``path`` of the run's artifacts."""
+        self._append("text", path=path, text=text)
+
+    def log_file(self, path: Path, artifact_folder: str | None = None) -> None:
+        """A file, or a folder's contents, as artifacts. It has to stay where it is until sent."""
+        self._append("file", path=str(Path(path).absolute()), folder=artifact_folder)
+
+    def log_dataset(
+        self,
+        name: str,
+        digest: str,
+        *,
+        source: str,
+        schema: Mapping[str, str],
+        profile: Mapping[str, Any],
+        context: str,
+    ) -> None:
+        """A data set that the run read.
+
+        Args:
+            name: what the page calls it.
+            digest: its fingerprint; MLflow keeps the first 36 characters.
+            source: a path or a URL.
+            schema: the type of each column, as text.
+            profile: numbers that describe it (rows, bytes), JSON values.
+            context: what it was read for: ``training``, ``evaluation``.
+        """
+        self._append(
+            "dataset",
+            name=name,
+            digest=digest,
+            source=store.redacted(source),
+            schema=dict(schema),
+            profile=dict(profile),
+            context=context,
+        )
+
+    def log_record(self, op: str, *, wait_s: float, **fields: Any) -> str | None:
+        """A record with an answer, waited for as long as the server answers (see ``model.py``)."""
+        offset = self._append(op, **fields)
+        return self._delivery.answer(offset, wait_s)
+
+    # ---- how it ends -------------------------------------------------------------------------
+
+    def set_terminated(self, status: Status) -> None:
+        """How the run ended; written by ``close``, with the time of this call."""
+        self._status = (status, now_ms())
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Write the end, send what is left, at most for ``timeout_s``; a second call does nothing.
+
+        A run whose status was not set ends as KILLED. What could not be sent stays in the spool.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        status, time_ms = self._status or ("KILLED", now_ms())
+        self._append("end", time_ms, status=status)
+        # A run that failed or was stopped may go on, and needs its records for that.
+        self._delivery.close(timeout_s, keep=status != "FINISHED" or self._is_lost)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._status is None:
+            if kind is None:
+                self.set_terminated("FINISHED")
+            else:
+                self.set_terminated("FAILED" if issubclass(kind, Exception) else "KILLED")
+        self.close()
+
+    def _append(self, op: str, time_ms: int | None = None, **fields: Any) -> int:
+        """Write a record to the spool and wake the thread; returns the offset behind it."""
+        if self._is_lost:
+            return 0
+        record = {"op": op, "t": now_ms() if time_ms is None else time_ms, **fields}
+        try:
+            offset = self._spool.append(record)
+        except (OSError, ValueError) as error:  # a full disk, or a call after close
+            self._is_lost = True
+            self._say(
+                f"Tracking records can no longer be written to {self._spool.folder} ({error}). "
+                "The run goes on, but what it logs from now on is lost."
+            )
+            return 0
+        self._delivery.wake()
+        return offset

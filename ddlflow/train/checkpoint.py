@@ -1,0 +1,124 @@
+"""A training's state in one file: written whole or not at all, trusted only by its hash.
+
+The file is a line that names the format and the SHA-256 of what follows, and then what
+``torch.save`` wrote; it is read with ``weights_only=True``, so it can carry tensors and plain
+values and never code. The last two are kept: a damaged one falls back to the one before.
+"""
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddlflow.errors import CheckpointError
+
+MAGIC = b"ddlflow checkpoint 1 sha256 "
+KEPT = 2
+log = logging.getLogger(__name__)
+
+
+def write(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
+    """Writes ``step-<step>.ckpt`` by a temporary name, fsync and rename; keeps the last two.
+
+    Raises:
+        CheckpointError: the file could not be written; what stood before stands still.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    payload = buffer.getbuffer()
+    path = folder / f"step-{step:012d}.ckpt"
+    temporary = path.with_suffix(".tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n")
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        for old in files(folder)[:-KEPT]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"checkpoint {path} cannot be written: {error.strerror}.") from error
+    return path
+
+
+def files(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first."""
+    return sorted(folder.glob("step-*.ckpt"))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint after its hash is seen to be right.
+
+    Raises:
+        CheckpointError: not a checkpoint, or damaged.
+    """
+    try:
+        head, _, payload = path.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}.") from error
+    if not head.startswith(MAGIC):
+        raise CheckpointError(f"{path} is no checkpoint of this ddlflow.")
+    if hashlib.sha256(payload).hexdigest().encode() != head[len(MAGIC) :]:
+        raise CheckpointError(f"checkpoint {path} is damaged: its bytes do not match its hash.")
+    state = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+    return dict(state)
+
+
+def latest(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole; a damaged one is named in the log and passed over."""
+    for path in reversed(files(folder)):
+        try:
+            return read(path)
+        except CheckpointError as error:
+            log.warning("%s The one before is used.", error)
+    return None
+
+
+class Writer:
+    """Writes checkpoints in a thread of its own; a newer one replaces one that still waits."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._waiting: tuple[int, dict[str, Any]] | None = None
+        self._writing = False
+        self._changed = threading.Condition()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+        self._thread.start()
+
+    def put(self, step: int, state: dict[str, Any]) -> None:
+        """Hands over a state whose tensors nobody changes any more; returns at once."""
+        with self._changed:
+            self._waiting = (step, state)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Returns when the newest state is on the disk (or could not be put there: see the log)."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting is not None or self._ended)
+                if self._waiting is None:
+                    return
+                (step, state), self._waiting = self._waiting, None
+            try:
+                write(self._folder, step, state)
+            except CheckpointError as error:
+                # A healthy training outlives a full disk; the next checkpoint tries again.
+                log.error("%s The training goes on.", error)

@@ -1,0 +1,63 @@
+"""What a rank is told: one training, as small JSON values."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from ddlflow.spec.pipeline import Model, ObjectiveName, Train
+
+_MODEL: TypeAdapter[Model] = TypeAdapter(Model)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training.
+
+    Attributes:
+        dataset: the folder of the manifest; its ``train`` split is trained on.
+        folder: the training's own folder: ``checkpoints/`` and, at the end, ``model/``.
+        model: the pipeline's ``model`` section.
+        train: the pipeline's ``train`` section.
+        data: the pipeline's ``data`` section: the model keeps it, to read further sources alike.
+        labels: how labels are read.
+        virtual_ranks: slices of a global batch; at least the world.
+        threads: of each rank.
+        device: where to compute.
+        code: the folder of the user's modules, or None.
+    """
+
+    dataset: str
+    folder: str
+    model: dict[str, Any]
+    train: dict[str, Any]
+    data: dict[str, Any]
+    labels: ObjectiveName
+    virtual_ranks: int
+    threads: int
+    device: Literal["cpu", "cuda"]
+    code: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Job":
+        return cls(**values)
+
+    @property
+    def model_spec(self) -> Model:
+        return _MODEL.validate_python(self.model)
+
+    @property
+    def train_spec(self) -> Train:
+        return Train.model_validate(self.train)
+
+    @property
+    def checkpoints(self) -> Path:
+        return Path(self.folder) / "checkpoints"
+
+    @property
+    def model_folder(self) -> Path:
+        return Path(self.folder) / "model"

@@ -1,0 +1,194 @@
+"""The training loop, to be read from top to bottom."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ddlflow.data.batches import Batches
+from ddlflow.data.order import num_steps
+from ddlflow.errors import TrainingError
+from ddlflow.spec.pipeline import Train
+from ddlflow.train.checkpoint import Writer
+from ddlflow.train.gradients import Gradients
+from ddlflow.train.metrics import BETTER
+from ddlflow.train.penalty import add_penalty_gradient, penalised, stop_at_zero
+from ddlflow.train.schedules import factor, is_constant
+from ddlflow.train.state import State, copied
+
+# Losses are read from the device after so many steps, or seconds: a read waits for the device.
+READ_EVERY_STEPS = 64
+READ_EVERY_S = 0.25
+EVENT_EVERY_S = 0.5
+
+
+class Stopped(Exception):  # noqa: N818 - no error: the training was asked to stop, and did
+    """The training was asked to stop; the checkpoint is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the loop is given beside its state; each is a plain callable or value."""
+
+    batches: Batches
+    gradients: Gradients
+    validate: Callable[[], dict[str, float]]  # the metrics of the validation split, or {}
+    emit: Callable[[dict[str, Any]], None]  # an event, at most twice a second
+    must_stop: Callable[[], bool]
+    name_rows: Callable[[int, int], str]  # the rows of (epoch, step), for the message
+    writer: Writer | None  # rank 0 alone keeps checkpoints and the digest trail
+    settings: dict[str, Any]  # of this training: a checkpoint is good for the same ones alone
+    rows: int
+    virtual_ranks: int
+    mine: int  # virtual ranks of this rank
+
+
+def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (design section 10)
+    state: State, spec: Train, around: Surroundings
+) -> None:
+    """Trains from where ``state`` stands to the end of the last epoch (or to an early stop).
+
+    Raises:
+        TrainingError: a loss that is not finite, with the rows of its batch.
+        Stopped: it was asked to stop; the checkpoint is written.
+    """
+    net, optimizer = state.net, state.optimizer
+    per_epoch = num_steps(around.rows, spec.batch_rows)
+    weights = penalised(net) if spec.penalty.l1 or spec.penalty.l2 else []
+    scheduled = not is_constant(spec.schedule)
+    clock = time.monotonic
+    now = read = told = saved = clock()
+    began = now - state.seconds
+    epoch_began, epoch_from = now, state.step * spec.batch_rows
+
+    net.train()
+    ahead = around.batches.stream(epoch=state.epoch, step=state.step, epochs=spec.epochs)
+    for chunk in () if state.ended else ahead:
+        parts = min(around.virtual_ranks, chunk.batch_rows)
+        for at in range(0, len(chunk.slices), around.mine):
+            slices = chunk.slices[at : at + around.mine]
+            loss = around.gradients(slices, step=state.steps, rows=chunk.batch_rows, parts=parts)
+            signs = add_penalty_gradient(weights, spec.penalty) if weights else ()
+            if spec.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(net.parameters(), spec.clip_norm)
+            if scheduled:
+                total = per_epoch * spec.epochs
+                rate = factor(
+                    spec.schedule, state.steps, steps_per_epoch=per_epoch, total_steps=total
+                )
+                for group in optimizer.param_groups:
+                    group["lr"] = spec.optimizer.lr * rate
+            optimizer.step()
+            if signs:
+                stop_at_zero(weights, signs)
+            state.step += 1
+            state.steps += 1
+            state.unread.append((loss, chunk.batch_rows))
+
+            # From here on: what happens every so many steps.
+            now = clock()
+            marked = around.writer is not None and state.steps % spec.digest_every == 0
+            if len(state.unread) < READ_EVERY_STEPS and now - read < READ_EVERY_S and not marked:
+                continue
+            read_losses(state, around)
+            read, state.seconds = now, now - began
+            if marked:
+                state.mark()
+            if now - told >= EVENT_EVERY_S:
+                told = now
+                around.emit(progress(state, around.rows, spec))
+            stopping = around.must_stop()
+            if stopping or now - saved >= spec.checkpoint_every_s:
+                saved = now
+                save(state, around)
+            if stopping:
+                raise Stopped
+
+        if not chunk.ends_epoch:
+            continue
+        read_losses(state, around)
+        rows_per_s = (around.rows - epoch_from) / max(clock() - epoch_began, 1e-9)
+        net.eval()
+        metrics = around.validate()
+        net.train()
+        end_epoch(state, spec, metrics, rows_per_s)
+        state.seconds = clock() - began
+        around.emit({"event": "epoch", **state.history[-1]})
+        save(state, around)
+        epoch_began, epoch_from = (saved := clock()), 0
+        if state.ended:
+            break
+
+
+def save(state: State, around: Surroundings) -> None:
+    """Hands the state to the checkpoints' writer, on the rank that has one."""
+    if around.writer is not None:
+        saved = {"settings": around.settings, "state": state.snapshot()}
+        around.writer.put(state.steps, saved)
+
+
+def read_losses(state: State, around: Surroundings) -> None:
+    """Adds the steps' losses, read from the device, to the epoch's.
+
+    Raises:
+        TrainingError: one is not finite; every rank has the same losses, so all of them raise.
+    """
+    if not state.unread:
+        return
+    losses = torch.stack([loss for loss, _ in state.unread]).tolist()
+    for k, (loss, (_, rows)) in enumerate(zip(losses, state.unread, strict=True)):
+        if not math.isfinite(loss):
+            step = state.step - len(losses) + k
+            raise TrainingError(
+                f"The loss is {loss} at epoch {state.epoch + 1}, step {step + 1}. "
+                f"{around.name_rows(state.epoch, step)} Lower train.optimizer.lr, set "
+                "train.clip_norm, or look at these rows."
+            )
+        state.loss_sum += loss
+        state.loss_rows += rows
+    state.unread.clear()
+
+
+def progress(state: State, rows: int, spec: Train) -> dict[str, Any]:
+    """The event that moves a progress bar: rows trained on of all rows of all epochs."""
+    done = state.epoch * rows + state.loss_rows
+    loss = state.loss_sum / max(state.loss_rows, 1)
+    return {
+        "event": "progress",
+        "step": state.steps,
+        "done": done,
+        "total": rows * spec.epochs,
+        "seconds": state.seconds,
+        "epoch": state.epoch + 1,
+        "loss": loss,
+    }
+
+
+def end_epoch(state: State, spec: Train, metrics: dict[str, float], rows_per_s: float) -> None:
+    """Writes the epoch's row of history and moves to the next; decides on an early stop."""
+    row = {
+        "epoch": state.epoch + 1,
+        "step": state.steps,
+        "loss": state.loss_sum / state.loss_rows,
+        "lr": state.optimizer.param_groups[0]["lr"],
+        "rows_per_s": rows_per_s,
+        **{f"val_{name}": value for name, value in metrics.items()},
+    }
+    state.history.append(row)
+    state.mark()
+    state.epoch, state.step, state.loss_sum, state.loss_rows = state.epoch + 1, 0, 0.0, 0
+    state.ended = state.epoch >= spec.epochs
+    rule = spec.early_stopping
+    if rule is None:
+        return
+    sign = 1 if BETTER[rule.metric] == "higher" else -1
+    value = row[f"val_{rule.metric}"]
+    best = state.best
+    if best is None or sign * (value - best["value"]) > rule.min_delta or math.isnan(best["value"]):
+        tensors = copied(state.net.state_dict())
+        state.best = {"epoch": state.epoch, "value": value, "tensors": tensors}
+    elif state.epoch - best["epoch"] >= rule.patience:
+        state.ended = True

@@ -1,0 +1,181 @@
+"""A trial of model and loss on a few made rows, before any cluster starts.
+
+Code of the user's that raises, gives the wrong shape or cuts the gradient is found here, in one
+line with its place, and not by a hundred ranks an hour later.
+"""
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from ddlflow.errors import SpecError
+from ddlflow.models.user import one_line
+from ddlflow.train.objectives import Objective
+
+
+def check_objective(objective: Objective, *, num_classes: int | None = None) -> None:
+    """Try a loss on two and three rows.
+
+    Args:
+        objective: the built-ins pass; it is the user's functions that need it.
+        num_classes: of the label, for multiclass.
+
+    Raises:
+        SpecError: it raises, gives neither a number nor one number a row, cuts the gradient, or
+            is no sum over rows (a mean, or rows that depend on each other).
+    """
+    num_outputs = objective.num_outputs(num_classes)
+    for num_rows in (2, 3):
+        outputs = torch.randn(num_rows, num_outputs, generator=torch.Generator().manual_seed(0))
+        outputs = outputs.squeeze(1) if num_outputs == 1 else outputs
+        labels = _labels(objective, num_rows, num_classes, outputs.device)
+        whole = _loss(objective, outputs.requires_grad_(), labels).detach()
+        rows = [_loss(objective, outputs[i : i + 1], labels[i : i + 1]) for i in range(num_rows)]
+        parts = torch.stack(rows).sum().detach()
+        if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-6, equal_nan=True):
+            is_mean = torch.allclose(whole * num_rows, parts, rtol=1e-3, atol=1e-6)
+            found = "the mean" if is_mean else f"{whole.item():.6g}, not {parts.item():.6g},"
+            raise SpecError(
+                f"{objective.name} gives {found} over {num_rows} rows; expected the sum of the "
+                "rows' losses, because slices of a batch are computed apart and added. "
+                "Use reduction='sum', or return one loss a row."
+            )
+
+
+def check_model(
+    model: nn.Module,
+    objective: Objective,
+    *,
+    num_features: int,
+    category_sizes: Sequence[int] = (),
+    num_classes: int | None = None,
+    row_counts: Sequence[int] = (2, 3),
+) -> tuple[str, ...]:
+    """Train a copy of the model on a few made rows, and predict one.
+
+    Neither the model nor torch's random state changes.
+
+    Args:
+        model: called as ``ddlflow.models`` says.
+        objective: what it is trained for.
+        num_features: columns of ``features``.
+        category_sizes: codes of each categorical column.
+        num_classes: of the label, for multiclass.
+        row_counts: rows of each trial slice; include 1 where a virtual rank may get one row.
+
+    Returns:
+        The names of parameters that no gradient reached. That is allowed: a missing gradient
+        counts as zero in training. Worth a warning, because it is seldom meant.
+
+    Raises:
+        SpecError: the model has nothing to train, cannot be copied, raises, gives outputs of
+            another shape or dtype than the objective needs, or no gradient reaches any of it;
+            or the loss fails ``check_objective``.
+    """
+    check_objective(objective, num_classes=num_classes)
+    name = type(model).__qualname__
+    trainable = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    if not trainable:
+        raise SpecError(f"{name} has no parameter that requires a gradient: nothing to train.")
+    device = next(iter(trainable.values())).device
+    try:
+        trial = copy.deepcopy(model).train()
+    except Exception as error:
+        raise SpecError(f"{name} cannot be copied: {one_line(error)}.") from error
+    reached: set[str] = set()
+    num_outputs = objective.num_outputs(num_classes)
+    with _own_randomness(device):
+        for num_rows in row_counts:
+            inputs = _inputs(num_rows, num_features, category_sizes, device)
+            outputs = _outputs(trial, name, inputs, num_rows, num_outputs)
+            labels = _labels(objective, num_rows, num_classes, device)
+            trial.zero_grad(set_to_none=True)
+            try:
+                _loss(objective, outputs, labels).backward()  # type: ignore[no-untyped-call]
+            except RuntimeError as error:
+                raise SpecError(f"{name} has no backward pass: {one_line(error)}.") from error
+            reached |= {key for key, p in trial.named_parameters() if p.grad is not None}
+        with torch.no_grad():
+            inputs = _inputs(1, num_features, category_sizes, device)
+            _outputs(trial.eval(), name, inputs, 1, num_outputs)
+    if not reached:
+        raise SpecError(f"No gradient reaches any parameter of {name}: is its output detached?")
+    return tuple(key for key in trainable if key not in reached)
+
+
+def _outputs(
+    model: nn.Module, name: str, inputs: tuple[Tensor, ...], num_rows: int, num_outputs: int
+) -> Tensor:
+    mode = "training" if model.training else "prediction"
+    expected = [num_rows] if num_outputs == 1 else [num_rows, num_outputs]
+    try:
+        outputs = model(*inputs)
+    except Exception as error:
+        raise SpecError(
+            f"{name} raised on {num_rows} row(s) in {mode}: {one_line(error)}."
+        ) from error
+    if not isinstance(outputs, Tensor):
+        raise SpecError(
+            f"{name} gave a {type(outputs).__name__} for {num_rows} row(s) in {mode}; "
+            f"expected a float32 tensor of shape {expected}."
+        )
+    if list(outputs.shape) != expected or not outputs.is_floating_point():
+        advice = " Drop the last axis with squeeze(1)." if num_outputs == 1 else ""
+        raise SpecError(
+            f"{name} gave {outputs.dtype} of shape {list(outputs.shape)} for {num_rows} row(s) "
+            f"in {mode}; expected floating point of shape {expected}.{advice}"
+        )
+    if model.training and not outputs.requires_grad:
+        raise SpecError(f"No gradient reaches any parameter of {name}: is its output detached?")
+    return outputs
+
+
+def _loss(objective: Objective, outputs: Tensor, labels: Tensor) -> Tensor:
+    num_rows = len(outputs)
+    try:
+        loss = objective.loss(outputs, labels)
+    except Exception as error:
+        raise SpecError(
+            f"{objective.name} raised on {num_rows} row(s): {one_line(error)}."
+        ) from error
+    if not isinstance(loss, Tensor) or list(loss.shape) not in ([], [num_rows]):
+        shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise SpecError(
+            f"{objective.name} gave {shape} for {num_rows} row(s); expected a tensor: the sum of "
+            f"the rows' losses (shape []) or one loss a row (shape [{num_rows}])."
+        )
+    if not loss.requires_grad:
+        raise SpecError(
+            f"The loss of {objective.name} has no gradient. Compute it from the outputs with "
+            "torch alone: no detach(), item() or numpy."
+        )
+    return objective.loss_sum(outputs, labels) if loss.dim() else loss
+
+
+def _inputs(
+    num_rows: int, num_features: int, category_sizes: Sequence[int], device: torch.device
+) -> tuple[Tensor, ...]:
+    own = torch.Generator().manual_seed(0)
+    features = torch.randn(num_rows, num_features, generator=own).to(device)
+    if not category_sizes:
+        return (features,)
+    columns = [torch.randint(size, (num_rows,), generator=own) for size in category_sizes]
+    return features, torch.stack(columns, dim=1).to(device)
+
+
+def _labels(
+    objective: Objective, num_rows: int, num_classes: int | None, device: torch.device
+) -> Tensor:
+    """Labels as training has them: float32, or int64 class indices."""
+    numbers = torch.arange(num_rows, device=device)
+    if objective.kind == "multiclass":
+        return numbers % objective.num_outputs(num_classes)
+    return (numbers % 2).float() if objective.kind == "binary" else numbers.float()
+
+
+def _own_randomness(device: torch.device) -> AbstractContextManager[None]:
+    """What is drawn inside (dropout, a user's noise) leaves the generators as they were."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -1,0 +1,143 @@
+"""One rank: a process that an engine's worker starts as ``python -m ddlflow.train.rank``.
+
+It reads its job from standard input and writes events to a pipe of their own, so what user code
+prints is only log. When standard input ends, the worker is dead and so is the rank: none outlives
+the command that started it.
+"""
+
+import argparse
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+Emit = Callable[[dict[str, Any]], None]
+COLLECTIVE_TIMEOUT_S = 600.0  # a rank that hangs for longer fails the gang
+
+
+def main() -> int:
+    """Runs one rank; the exit status is 0 when it was done or asked to stop."""
+    parser = argparse.ArgumentParser(prog="ddlflow.train.rank")
+    parser.add_argument("--events-fd", type=int, required=True)
+    events = os.fdopen(parser.parse_args().events_fd, "w", encoding="utf-8")
+    lock = threading.Lock()
+
+    def emit(event: dict[str, Any]) -> None:
+        with lock:
+            events.write(json.dumps(event) + "\n")
+            events.flush()
+
+    first = sys.stdin.readline()
+    if not first:
+        return 1
+    told = json.loads(first)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
+    emit({"event": "started", "pid": os.getpid()})
+    try:
+        _run(told["payload"], told["rank"], told["world"], emit, stop)
+    except Exception as error:  # reported to the driver, whatever it is
+        emit(
+            {
+                "event": "error",
+                "kind": type(error).__name__,
+                "message": str(error),
+                "traceback": traceback.format_exc(),
+            }
+        )
+        return 1
+    return 0
+
+
+def _run(payload: dict[str, Any], rank: int, world: int, emit: Emit, stop: threading.Event) -> None:
+    import torch
+
+    from ddlflow.train.job import Job
+    from ddlflow.train.loop import Stopped
+    from ddlflow.train.training import run
+
+    job = Job.from_json(payload)
+    if job.code is not None:
+        sys.path.insert(0, job.code)
+    torch.set_num_threads(job.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    device = torch.device("cpu")
+    if job.device == "cuda":
+        device = torch.device("cuda", rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    lines = _watch_worker()
+    group = _join(rank, world, device, emit, lines) if world > 1 else None
+    try:
+        result = run(job, rank, world, group, device, emit=emit, must_stop=stop.is_set)
+    except Stopped:
+        emit({"event": "stopped"})
+        return
+    emit({"event": "result", "value": result})
+
+
+def _watch_worker() -> "queue.Queue[str]":
+    """The lines of standard input as they come; its end is the worker's end, and this rank's."""
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        while line := sys.stdin.readline():
+            lines.put(line)
+        os._exit(1)
+
+    threading.Thread(target=read, name="worker-watch", daemon=True).start()
+    return lines
+
+
+def _join(rank: int, world: int, device: Any, emit: Emit, lines: "queue.Queue[str]") -> Any:
+    """Meets the other ranks at a store that rank 0 binds on a port of the system's choice."""
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import TCPStore
+
+    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
+    store = None
+    if rank == 0:
+        store = TCPStore(
+            "0.0.0.0",  # noqa: S104 - other hosts' ranks reach it there
+            0,
+            world,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=timeout,
+        )
+        emit({"event": "store", "port": store.port})
+    met = json.loads(lines.get())
+    interface = _interface(met["interface_ip"])
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+    if store is None:
+        store = TCPStore(
+            met["store_host"], met["store_port"], world, is_master=False, timeout=timeout
+        )
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+    return dist.group.WORLD
+
+
+def _interface(ip: str) -> str | None:
+    """The network interface that has this address: gloo's own guess goes by the host's name."""
+    import psutil
+
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.address == ip for address in addresses):
+            return str(name)
+    return None
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # no wait for threads or process groups whose peers may be gone

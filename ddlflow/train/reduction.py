@@ -1,0 +1,114 @@
+"""The sum over virtual ranks, in one fixed order whatever the world.
+
+Floating-point addition is not associative, so an all-reduce gives other last bits for another
+number of ranks. Here the V vectors of a step (one a virtual rank) are added along one binary tree
+over [0, V) that V alone decides. A rank adds the whole subtrees that lie in its own range; the few
+subtree sums that are left are gathered by all ranks, and each adds them along the rest of the tree.
+With one rank nothing is sent; with V = world each rank sends one vector.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+
+from ddlflow.data.order import virtual_ranks_of
+
+Node = tuple[int, int]  # the virtual ranks [start, stop) whose sum it is
+Vector = list[torch.Tensor]  # one virtual rank's gradients and whatever else is summed with them
+
+
+def middle(node: Node) -> int:
+    """Where the tree cuts a node in two: the left part is the largest power of two that fits."""
+    return node[0] + (1 << (node[1] - node[0] - 1).bit_length() - 1)
+
+
+def subtrees(node: Node, inside: Node) -> Iterator[Node]:
+    """The largest nodes of the tree under ``node`` that lie in ``inside``, from left to right."""
+    if inside[0] <= node[0] and node[1] <= inside[1]:
+        yield node
+    elif node[0] < inside[1] and inside[0] < node[1]:
+        cut = middle(node)
+        yield from subtrees((node[0], cut), inside)
+        yield from subtrees((cut, node[1]), inside)
+
+
+def tree_sum(node: Node, leaf: Callable[[Node], Vector | None]) -> Vector:
+    """The sum of a node: what ``leaf`` has of it, or else its two halves added.
+
+    The right half is added into the left one in place: a leaf's vector is used up.
+    """
+    known = leaf(node)
+    if known is not None:
+        return known
+    cut = middle(node)
+    left = tree_sum((node[0], cut), leaf)
+    right = tree_sum((cut, node[1]), leaf)
+    torch._foreach_add_(left, right)
+    return left
+
+
+class Reduction:
+    """Adds the vectors of all virtual ranks; every rank gets the same bits.
+
+    Args:
+        rank: this rank.
+        world: how many ranks there are.
+        virtual_ranks: V, at least ``world``.
+        group: the process group; None where the world is 1.
+    """
+
+    def __init__(
+        self, rank: int, world: int, virtual_ranks: int, group: dist.ProcessGroup | None
+    ) -> None:
+        self._root = (0, virtual_ranks)
+        self._group = group
+        self._world = world
+        self._nodes = [
+            list(subtrees(self._root, (mine.start, mine.stop)))
+            for mine in (virtual_ranks_of(r, world, virtual_ranks) for r in range(world))
+        ]
+        self._mine = self._nodes[rank]
+        self._most = max(map(len, self._nodes))  # gathered blocks are of one size
+
+    def __call__(self, vector_of: Callable[[int], Vector]) -> Vector:
+        """The sum over all virtual ranks of ``vector_of(v)``, asked in order for this rank's v.
+
+        The vectors' tensors are used up. Tensors keep their shapes and dtypes.
+        """
+
+        def leaf(node: Node) -> Vector | None:
+            return vector_of(node[0]) if node[1] - node[0] == 1 else None
+
+        sums = [tree_sum(node, leaf) for node in self._mine]
+        if self._world == 1:
+            return sums[0]
+        gathered = [self._gather(position, sums) for position in _same_dtype(sums[0])]
+        known: dict[Node, Vector] = {}
+        for r, nodes in enumerate(self._nodes):
+            for k, node in enumerate(nodes):
+                known[node] = [flat[r * self._most + k] for _, flat in gathered]
+        flats = tree_sum(self._root, known.get)
+        total = list(sums[0])
+        for (positions, _), flat in zip(gathered, flats, strict=True):
+            parts = torch.split(flat, [total[p].numel() for p in positions])
+            for p, part in zip(positions, parts, strict=True):
+                total[p] = part.view_as(total[p])
+        return total
+
+    def _gather(
+        self, positions: list[int], sums: Sequence[Vector]
+    ) -> tuple[list[int], torch.Tensor]:
+        """[world * most, n]: every rank's node sums, the tensors at ``positions`` laid flat."""
+        rows = [torch.cat([vector[p].reshape(-1) for p in positions]) for vector in sums]
+        rows += [torch.zeros_like(rows[0])] * (self._most - len(rows))
+        mine = rows[0] if len(rows) == 1 else torch.cat(rows)
+        everyone = mine.new_empty(self._world * mine.numel())
+        dist.all_gather_into_tensor(everyone, mine, group=self._group)
+        return positions, everyone.view(self._world * self._most, -1)
+
+
+def _same_dtype(vector: Vector) -> Iterator[list[int]]:
+    """The positions of a vector's tensors, grouped by dtype."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in vector):
+        yield [p for p, tensor in enumerate(vector) if tensor.dtype == dtype]

@@ -1,0 +1,140 @@
+"""What the scores of all kinds share: their names, their small state, and how states are merged.
+
+A score keeps two tensors: ``counts`` (int64: adding them is exact in any order) and ``sums``
+(float64: whoever adds several adds them in one fixed order). Ranks reduce them, workers send them
+packed, and ``compute`` turns them into numbers at the end; no prediction is ever kept.
+
+A row whose output (or, in a regression, whose label) is not finite is counted as unscored: with one
+such row every metric but the loss is nan, and ``compute`` adds ``unscored_rows`` to say why. A
+metric that the rows do not define (AUROC of one class, R2 of a constant label, anything of no rows)
+is nan too. Nothing here raises for the outputs it meets.
+"""
+
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Kind = Literal["binary", "multiclass", "regression"]
+NAN = float("nan")
+
+BETTER: dict[str, Literal["higher", "lower"]] = {
+    "loss": "lower",
+    "auroc": "higher",
+    "average_precision": "higher",
+    "accuracy": "higher",
+    "f1": "higher",
+    "f1_macro": "higher",
+    "log_loss": "lower",
+    "brier": "lower",
+    "mse": "lower",
+    "rmse": "lower",
+    "mae": "lower",
+    "r2": "higher",
+}
+NAMES: dict[Kind, tuple[str, ...]] = {
+    "binary": ("loss", "auroc", "average_precision", "accuracy", "f1", "log_loss", "brier"),
+    "multiclass": ("loss", "accuracy", "f1_macro", "log_loss"),
+    "regression": ("loss", "mse", "rmse", "mae", "r2"),
+}
+
+
+def metric_names(kind: Kind) -> tuple[str, ...]:
+    """The metrics of a kind of label, in the order in which they are shown ("rows" is none)."""
+    return NAMES[kind]
+
+
+class Scores(Protocol):
+    """Mergeable scores: what all kinds share. The state lives where the last update's rows did.
+
+    Attributes:
+        counts: int64 [n]; the last entry counts unscored rows.
+        sums: float64 [m]; the first entry is the loss summed over rows.
+    """
+
+    counts: Tensor
+    sums: Tensor
+
+    def update(self, outputs: Tensor, labels: Tensor, loss_sum: Tensor | float) -> None:
+        """Adds rows, without waiting for the device.
+
+        Args:
+            outputs: what the model gave: logits [n] or [n, 1] (binary), logits [n, C] (multiclass),
+                predictions [n] or [n, 1] (regression).
+            labels: float32 0 or 1 [n], int64 class [n], float32 [n].
+            loss_sum: the objective summed over these rows.
+        """
+        ...
+
+    def compute(self) -> dict[str, float]:
+        """The metrics of `metric_names`, and "rows" (and "unscored_rows" where there are any)."""
+        ...
+
+    def curves(self) -> dict[str, Any]:
+        """What the plots show, of plain numbers (JSON)."""
+        ...
+
+    def load(self, counts: Tensor, sums: Tensor) -> None:
+        """Takes over a state, such as one that was summed over ranks."""
+        self._refuse_misfit(counts, sums)
+        self.counts, self.sums = counts.to(torch.int64), sums.to(torch.float64)
+
+    def merge(self, other: "Scores") -> None:
+        """Adds another's rows. Merge in a fixed order to get the same last bits of the sums."""
+        self._refuse_misfit(other.counts, other.sums)
+        device = self.counts.device
+        self.counts = self.counts + other.counts.to(device)
+        self.sums = self.sums + other.sums.to(device)
+
+    def packed(self) -> dict[str, list[Any]]:
+        """The state as plain lists of what is not 0, small enough for JSON."""
+        counts = self.counts.cpu()
+        filled = counts.nonzero().flatten()
+        return {
+            "index": filled.tolist(),
+            "count": counts[filled].tolist(),
+            "sums": self.sums.tolist(),
+        }
+
+    def merge_packed(self, packed: dict[str, list[Any]]) -> None:
+        """Adds the rows of scores of the same kind that were `packed` elsewhere."""
+        counts = torch.zeros_like(self.counts, device="cpu")
+        counts[torch.tensor(packed["index"], dtype=torch.int64)] = torch.tensor(
+            packed["count"], dtype=torch.int64
+        )
+        sums = torch.tensor(packed["sums"], dtype=torch.float64)
+        self._refuse_misfit(counts, sums)
+        self.counts = self.counts + counts.to(self.counts.device)
+        self.sums = self.sums + sums.to(self.sums.device)
+
+    def _refuse_misfit(self, counts: Tensor, sums: Tensor) -> None:
+        if counts.shape != self.counts.shape or sums.shape != self.sums.shape:
+            raise ValueError(
+                f"a state of {len(counts)} counts and {len(sums)} sums does not fit scores "
+                f"of {len(self.counts)} and {len(self.sums)}: both have to be of one kind of label"
+            )
+
+    def _add(self, index: Tensor, sums: list[Tensor | float]) -> None:
+        """Counts each index [n] once and adds the sums, on the device of the index."""
+        device = index.device
+        if self.counts.device != device:
+            self.counts, self.sums = self.counts.to(device), self.sums.to(device)
+        # Not torch.bincount: on CUDA that waits for the device to learn the greatest index.
+        self.counts.scatter_add_(0, index, torch.ones_like(index))
+        self.sums += torch.stack(
+            [torch.as_tensor(value, dtype=torch.float64, device=device).detach() for value in sums]
+        )
+
+    def _finish(self, kind: Kind, metrics: dict[str, float], rows: float) -> dict[str, float]:
+        """Adds the loss and the numbers of rows; nan where a row could not be scored."""
+        unscored = float(self.counts[-1])
+        metrics["loss"] = ratio(float(self.sums[0]), rows)
+        result = {
+            name: NAN if unscored and name != "loss" else metrics[name] for name in NAMES[kind]
+        }
+        return result | {"rows": rows} | ({"unscored_rows": unscored} if unscored else {})
+
+
+def ratio(part: float, whole: float) -> float:
+    """part / whole; nan of nothing."""
+    return part / whole if whole else NAN

@@ -1,0 +1,170 @@
+"""Builds one rank's part of a training from its job, and runs the loop over it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ddlflow.data.batches import Batches, Rows, Standardisation
+from ddlflow.data.manifest import Manifest, SplitName
+from ddlflow.data.order import virtual_ranks_of
+from ddlflow.errors import TrainingError
+from ddlflow.models import build
+from ddlflow.models.standardise import Standardise
+from ddlflow.spec.code import resolve
+from ddlflow.spec.pipeline import UserCode
+from ddlflow.train import checkpoint
+from ddlflow.train.bad_batch import name_rows
+from ddlflow.train.export import save_model
+from ddlflow.train.gradients import Gradients, seed_random
+from ddlflow.train.job import Job
+from ddlflow.train.loop import Surroundings, train
+from ddlflow.train.objectives import Objective, objective_for
+from ddlflow.train.optimizers import make_optimizer
+from ddlflow.train.reduction import Reduction
+from ddlflow.train.state import State
+from ddlflow.train.validation import Validation, empty_scores
+
+
+def run(
+    job: Job,
+    rank: int,
+    world: int,
+    group: dist.ProcessGroup | None,
+    device: torch.device,
+    *,
+    emit: Callable[[dict[str, Any]], None],
+    must_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """Trains, from the last checkpoint if there is one, and writes the model (rank 0).
+
+    Returns:
+        The result that ``save_model`` describes; on ranks but 0 the digest alone.
+
+    Raises:
+        TrainingError, Stopped: as the loop.
+    """
+    folder, spec = Path(job.dataset), job.train_spec
+    manifest = Manifest.load(folder)
+    objective = objective_of(job)
+    net = first_net(job, manifest, objective).to(device)
+    optimizer = make_optimizer(spec.optimizer, net.parameters(), device=device)
+    state = State(net, optimizer)
+    saved = checkpoint.latest(job.checkpoints)
+    if saved is not None:
+        _same_training(saved, job)
+        state.restore(saved["state"])
+        emit({"event": "resumed", "step": state.steps})
+
+    mine = virtual_ranks_of(rank, world, job.virtual_ranks)
+    standardisation = standardisation_of(manifest)
+    rows = _rows(folder, manifest, "train", standardisation)
+    validation = Validation(
+        rows=_rows(folder, manifest, "validation", standardisation),
+        net=net,
+        objective=objective,
+        empty=empty_scores(folder, manifest),
+        rank=rank,
+        world=world,
+        group=group,
+        device=device,
+    )
+    writer = checkpoint.Writer(job.checkpoints) if rank == 0 else None
+    around = Surroundings(
+        batches=Batches(
+            rows,
+            batch_rows=spec.batch_rows,
+            virtual_ranks=job.virtual_ranks,
+            mine=mine,
+            seed=spec.seed,
+            device=device,
+        ),
+        gradients=Gradients(
+            net,
+            objective,
+            Reduction(rank, world, job.virtual_ranks, group),
+            first=mine.start,
+            seed=spec.seed,
+        ),
+        validate=validation,
+        emit=emit,
+        must_stop=must_stop,
+        name_rows=lambda epoch, step: name_rows(
+            folder, batch_rows=spec.batch_rows, seed=spec.seed, epoch=epoch, step=step
+        ),
+        writer=writer,
+        settings=settings(job),
+        rows=rows.rows,
+        virtual_ranks=job.virtual_ranks,
+        mine=len(mine),
+    )
+    try:
+        train(state, spec, around)
+    finally:
+        if writer is not None:
+            writer.close()
+    return save_model(job, manifest, state) if rank == 0 else {}
+
+
+def settings(job: Job) -> dict[str, Any]:
+    """What decides the bits of a training; a checkpoint of other settings is not gone on from."""
+    return {
+        "model": job.model,
+        "train": job.train,
+        "virtual_ranks": job.virtual_ranks,
+        "threads": job.threads,
+        "device": job.device,
+    }
+
+
+def _same_training(saved: dict[str, Any], job: Job) -> None:
+    changed = [
+        name for name, value in settings(job).items() if saved["settings"].get(name) != value
+    ]
+    if changed:
+        raise TrainingError(
+            f"The checkpoint in {job.checkpoints} was made with other settings of "
+            f"{', '.join(changed)}; going on from it would give a model that no single setting "
+            "gives. Use the same, or start anew with --fresh."
+        )
+
+
+def objective_of(job: Job) -> Objective:
+    """The job's loss, with user code resolved."""
+    spec = job.train_spec.objective
+    code = Path(job.code) if job.code else None
+    user = resolve(spec.use, code, "train.objective.use") if isinstance(spec, UserCode) else None
+    return objective_for(spec, user)
+
+
+def first_net(job: Job, manifest: Manifest, objective: Objective) -> nn.Module:
+    """The untrained model: its weights are a function of the seed."""
+    spec = job.model_spec
+    code = Path(job.code) if job.code else None
+    seed_random(torch.device("cpu"), job.train_spec.seed, 0, -1)
+    return build(
+        spec,
+        num_features=len(manifest.feature_names),
+        category_sizes=[category.size for category in manifest.categories],
+        num_outputs=objective.num_outputs(len(manifest.label.classes)),
+        user_class=resolve(spec.use, code) if isinstance(spec, UserCode) else None,
+    )
+
+
+def standardisation_of(manifest: Manifest) -> Standardisation:
+    """That of the training rows, in the very numbers that the model's buffers have."""
+    statistics = manifest.statistics("train")
+    buffers = Standardise(statistics.mean, statistics.variance)
+    groups = manifest.groups
+    has_missing = any((g.statistics.count < g.statistics.rows).any() for g in groups)
+    return Standardisation(buffers.mean.numpy(), buffers.scale.numpy(), has_missing)
+
+
+def _rows(
+    folder: Path, manifest: Manifest, split: SplitName, standardisation: Standardisation
+) -> Rows:
+    paths = [folder / shard.path for shard in manifest.shards_of(split)]
+    return Rows(paths, standardisation)

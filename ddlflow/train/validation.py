@@ -1,0 +1,93 @@
+"""The validation metrics after an epoch: each rank scores a share, all get the same bits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ddlflow.data.batches import Rows, Tensors
+from ddlflow.data.manifest import Manifest
+from ddlflow.data.shard import map_shard
+from ddlflow.train.metrics import Scores, metric_names, scores_for
+from ddlflow.train.objectives import Objective
+
+# Fixed pieces, dealt to the ranks in turn. Their sums are added in the pieces' order, so the
+# metrics do not depend on the world; counts are whole numbers, exact in any order.
+PIECE_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Scores a model over rows.
+
+    Attributes:
+        rows: standardised as they are read.
+        net: the model, in evaluation mode when this is called.
+        objective: its loss.
+        empty: gives empty scores.
+        rank: this rank.
+        world: how many ranks there are.
+        group: the process group; None where the world is 1.
+        device: where to compute.
+    """
+
+    rows: Rows
+    net: nn.Module
+    objective: Objective
+    empty: Scores
+    rank: int
+    world: int
+    group: dist.ProcessGroup | None
+    device: torch.device
+
+    @torch.no_grad()
+    def __call__(self) -> dict[str, float]:
+        """The metrics over all rows; the same on every rank. Empty where there are no rows."""
+        if self.rows.rows == 0:
+            return {}
+        scores = self.empty
+        scores.counts.zero_()
+        starts = range(0, self.rows.rows, PIECE_ROWS)
+        sums = torch.zeros(len(starts), len(scores.sums), dtype=torch.float64)
+        buffer = self.rows.empty(min(PIECE_ROWS, self.rows.rows))
+        for piece, start in enumerate(starts):
+            if piece % self.world != self.rank:
+                continue
+            stop = min(start + PIECE_ROWS, self.rows.rows)
+            self.rows.read(start, stop, buffer, 0)
+            columns: Tensors = {
+                name: torch.from_numpy(array[: stop - start]).to(self.device)
+                for name, array in buffer.items()
+            }
+            labels = columns.pop("label")
+            outputs = self.net(*columns.values())
+            scores.sums.zero_()
+            scores.update(outputs, labels, self.objective.loss_sum(outputs, labels))
+            sums[piece] = scores.sums
+        counts = scores.counts
+        if self.world > 1:
+            counts, sums = counts.to(self.device), sums.to(self.device)
+            dist.all_reduce(counts, group=self.group)
+            dist.all_reduce(sums, group=self.group)  # each piece is zero on all ranks but one
+        # Rank 0 alone computes and tells the others: torchmetrics takes a second to import.
+        names = metric_names(self.objective.kind)
+        values = torch.zeros(len(names), dtype=torch.float64, device=self.device)
+        if self.rank == 0:
+            scores.load(counts.cpu(), sums.cpu().sum(0))
+            computed = scores.compute()
+            values.copy_(torch.tensor([computed[name] for name in names], dtype=torch.float64))
+        if self.world > 1:
+            dist.broadcast(values, src=0, group=self.group)
+        return dict(zip(names, values.tolist(), strict=True))
+
+
+def empty_scores(folder: Path, manifest: Manifest) -> Scores:
+    """Scores for the label of a data set; a regression's plots span its training labels."""
+    label = manifest.label
+    if label.kind != "regression":
+        return scores_for(label.kind, len(label.classes))
+    labels = [map_shard(folder / shard.path)["label"] for shard in manifest.shards_of("train")]
+    low, high = min(float(part.min()) for part in labels), max(float(part.max()) for part in labels)
+    return scores_for(label.kind, label_range=(low, high))

@@ -1,0 +1,49 @@
+"""A plain script (no ``if __name__ == "__main__"``) that uses an engine; for tests of its end.
+
+Usage: driver.py ENGINE WHAT FOLDER, where WHAT is close, hang or interrupt.
+"""
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ddlflow.engines import GangJob, open_engine
+from ddlflow.spec.site import Site
+
+use, what, folder = sys.argv[1:]
+ranks = str(Path(__file__).parent / "ranks")
+sys.path.insert(0, ranks)
+
+import data_work  # noqa: E402 - it is on the path only now
+
+asked = threading.Event()
+signal.signal(signal.SIGINT, lambda *_: asked.set())
+
+
+def tell(event: dict[str, Any]) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def job(module: str, **payload: Any) -> GangJob:
+    return GangJob(module, payload, 1, folder, {}, (ranks,), 60.0)
+
+
+with open_engine(Site(engine={"use": use}), slots=2, threads=1) as engine:
+    squares = list(engine.map(data_work.square, range(4)))
+    children = [child.pid for child in psutil.Process().children(recursive=True)]
+    tell({"event": "squares", "squares": squares, "children": children})
+    if what == "close":
+        result = engine.gang(job("meet"), 2)
+        next(engine.map(data_work.square, range(100)))
+    elif what == "hang":
+        result = engine.gang(job("fail"), 2, on_event=tell)
+    else:
+        flag = str(Path(folder) / "flag")
+        result = engine.gang(job("stop", flag=flag), 2, on_event=tell, stop=asked)
+    tell({"event": "end", "stopped": result.stopped, "values": result.values})
+tell({"event": "closed", "left": [str(p) for p in psutil.Process().children(recursive=True)]})

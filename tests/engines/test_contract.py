@@ -1,0 +1,357 @@
+"""One contract, every engine: local, Dask's LocalCluster, Dask's own command line on loopback."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ddlflow.engines import Engine, Failure, GangJob, GangResult, gang, open_engine
+from ddlflow.errors import DataError, EngineError
+from ddlflow.spec.site import Site
+
+RANKS = str(Path(__file__).parent / "ranks")
+sys.path.insert(0, RANKS)
+
+import data_work  # noqa: E402 - it is on the path only now
+
+SLOTS = 3
+
+
+@contextmanager
+def dask_by_command_line(folder: Path, num_workers: int) -> Iterator[str]:
+    """A scheduler and workers as an administrator starts them; their address."""
+    at = folder / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    environment = os.environ | {"PYTHONPATH": RANKS}
+    options: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "cwd": folder}
+    with (folder / "log").open("wb") as log:
+        commands = [
+            [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
+            [*dask, "worker", "--nworkers", str(num_workers), "--nthreads", "1", "--no-dashboard"],
+        ]
+        processes = [
+            subprocess.Popen([*command, "--scheduler-file", str(at)], stderr=log, **options)
+            for command in commands
+        ]
+        try:
+            give_up = time.monotonic() + 60
+            while not at.exists() or not at.read_text().strip():
+                assert time.monotonic() < give_up, (folder / "log").read_text()
+                time.sleep(0.05)
+            yield json.loads(at.read_text())["address"]
+        finally:
+            family = [p for child in processes for p in processes_below(child.pid)]
+            for process in processes:
+                process.kill()
+                process.wait()
+            for process in family:
+                if process.is_running():
+                    process.kill()
+
+
+def processes_below(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+@pytest.fixture(scope="module", params=["local", "dask", "dask address"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Engine]:
+    if request.param == "dask address":
+        with dask_by_command_line(tmp_path_factory.mktemp("dask"), SLOTS) as address:
+            site = Site(engine={"use": "dask", "address": address, "workers": SLOTS})
+            with open_engine(site, slots=1, threads=1) as opened:
+                yield opened
+    else:
+        with open_engine(Site(engine={"use": request.param}), slots=SLOTS, threads=1) as opened:
+            yield opened
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Any:
+    def make(module: str, start_timeout_s: float = 30.0, **payload: Any) -> GangJob:
+        return GangJob(
+            module=module,
+            payload=payload,
+            threads=2,
+            log_folder=str(tmp_path / "logs"),
+            env={"GIVEN": "by the job"},
+            python_path=(RANKS,),
+            start_timeout_s=start_timeout_s,
+        )
+
+    return make
+
+
+def failure_of(result: GangResult) -> Failure:
+    assert result.failure is not None
+    assert result.values is None
+    assert not result.stopped
+    return result.failure
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+# ---- map ----------------------------------------------------------------------------------------
+
+
+def test_map_gives_results_in_order_and_tells_of_each(engine: Engine) -> None:
+    events: list[dict[str, Any]] = []
+    numbers = list(range(20))
+    assert list(engine.map(data_work.square, numbers, on_event=events.append)) == [
+        x * x for x in numbers
+    ]
+    assert sorted(event["item"] for event in events) == numbers
+    assert all(event["event"] == "done" and event["of"] == 20 for event in events)
+    assert list(engine.map(data_work.square, [])) == []
+
+
+def test_map_is_lazy_in_items_and_results(engine: Engine) -> None:
+    taken: list[int] = []
+
+    def endless() -> Iterator[int]:
+        while True:
+            taken.append(len(taken))
+            yield taken[-1]
+
+    results = engine.map(data_work.big, endless())
+    assert taken == []
+    for x in range(5):
+        assert next(results).endswith(str(x).encode())
+    results.close()  # type: ignore[attr-defined]
+    assert len(taken) <= 5 + 4 * SLOTS + 1
+    assert list(engine.map(data_work.square, [4])) == [16]
+
+
+def test_map_raises_what_the_function_raised(engine: Engine) -> None:
+    results = engine.map(data_work.fail_on_three, iter(range(10**9)))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three") as wrong:
+        next(results)
+    assert str(wrong.value) == "three is not allowed"
+    assert "data_work.py" in wrong.value.__notes__[0]
+    with pytest.raises(DataError) as data:
+        list(engine.map(data_work.fail_with, ["data"]))
+    assert str(data.value) == "rows.csv: line 3 has no label."
+    with pytest.raises(EngineError, match="OddError: 3 is odd"):
+        list(engine.map(data_work.fail_with, ["odd"]))
+    with pytest.raises(EngineError, match="SystemExit"):
+        list(engine.map(data_work.fail_with, ["exit"]))
+
+
+def test_map_cancels_the_rest_when_closed(engine: Engine, tmp_path: Path) -> None:
+    results = engine.map(data_work.slow_mark, [(str(tmp_path), x) for x in range(100)])
+    assert next(results) == 0
+    results.close()  # type: ignore[attr-defined]
+    list(engine.map(data_work.square, range(SLOTS)))
+    assert len(list(tmp_path.iterdir())) <= 4 * SLOTS + 1
+
+
+def test_map_tries_again_after_a_lost_worker(engine: Engine, tmp_path: Path) -> None:
+    items = [(str(tmp_path), x) for x in range(8)]
+    assert list(engine.map(data_work.die_once, items)) == list(range(8))
+    assert (tmp_path / "died").exists()
+
+
+def test_map_names_the_item_that_kills_its_workers(engine: Engine) -> None:
+    with pytest.raises(EngineError, match=r"Item 1 .*workers?.*(process \d+|tcp://)") as caught:
+        list(engine.map(data_work.die_always, [0, 1]))
+    assert "out of memory?" in str(caught.value)
+    assert list(engine.map(data_work.square, range(3))) == [0, 1, 4]
+
+
+def test_what_map_work_prints_is_not_on_standard_output(
+    engine: Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert list(engine.map(data_work.speak, [1])) == [1]
+    assert capfd.readouterr().out == ""
+
+
+# ---- gang ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_gang_gives_each_ranks_value(
+    engine: Engine, job: Any, world: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    events: list[dict[str, Any]] = []
+    result = engine.gang(job("meet"), world, on_event=events.append)
+    assert result == GangResult([list(range(world)), *([r] for r in range(1, world))], None, False)
+    ready = [event for event in events if event["event"] == "ready"]
+    assert sorted(event["rank"] for event in ready) == list(range(world))
+    assert {event["host"] for event in ready} == {"127.0.0.1"}
+    assert {event["threads"] for event in ready} == {"2"}
+    assert {event["given"] for event in ready} == {"by the job"}
+    for rank in range(world):
+        log = (tmp_path / "logs" / f"rank-{rank}.log").read_text()
+        assert log == f"a user's print on rank {rank}\n"
+    assert "user's print" not in "".join(capfd.readouterr())
+
+
+def test_gang_carries_thousands_of_events_in_order(engine: Engine, job: Any) -> None:
+    steps: list[int] = []
+
+    def collect(event: dict[str, Any]) -> None:
+        if event["event"] == "progress":
+            steps.append(event["step"])
+
+    result = engine.gang(job("many", events=5000), 1, on_event=collect)
+    assert result.values == [2**70]  # more than msgpack could carry
+    assert steps == list(range(5000))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_gang_runs_a_real_all_reduce(engine: Engine, job: Any) -> None:
+    result = engine.gang(job("all_reduce", start_timeout_s=120.0), 2)
+    assert result.failure is None
+    assert result.values == [3.0, 3.0]
+
+
+def test_too_few_slots_start_nothing(engine: Engine, job: Any, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=rf"{SLOTS + 1} ranks .* {SLOTS} .*engine\.workers"):
+        engine.gang(job("meet"), SLOTS + 1)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_rank_that_raises_is_the_first_cause(engine: Engine, job: Any, tmp_path: Path) -> None:
+    pids: list[int] = []
+
+    def collect(event: dict[str, Any]) -> None:
+        if event["event"] == "ready":
+            pids.append(event["pid"])
+
+    result = engine.gang(job("fail", how="raise", rank=1), 3, on_event=collect)
+    failure = failure_of(result)
+    assert (failure.rank, failure.host, failure.step) == (1, "127.0.0.1", 3)
+    assert (failure.kind, failure.message) == ("ValueError", "the third row is odd")
+    assert failure.traceback.endswith("ValueError: the third row is odd\n")
+    assert failure.log == str(tmp_path / "logs" / "rank-1.log")
+    assert not any(alive(pid) for pid in pids)
+    assert engine.gang(job("meet"), 3).failure is None
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "message"),
+    [
+        ("kill", "Killed", "killed by signal 9 (SIGKILL); out of memory?"),
+        ("exit", "Exited", "exited with status 3"),
+        ("no_result", "Exited", "exited with status 0 without a result"),
+        ("garbage", "BadEvent", "The rank wrote a line that is no event: 'this is no event'."),
+    ],
+)
+def test_a_rank_that_dies_is_named(
+    engine: Engine, job: Any, how: str, kind: str, message: str
+) -> None:
+    pids: list[int] = []
+
+    def collect(event: dict[str, Any]) -> None:
+        if event["event"] == "ready":
+            pids.append(event["pid"])
+
+    failure = failure_of(engine.gang(job("fail", how=how, rank=0), 2, on_event=collect))
+    assert (failure.rank, failure.kind, failure.message) == (0, kind, message)
+    assert not any(alive(pid) for pid in pids)
+    if how == "exit":
+        assert failure.traceback == "the last words\n"
+
+
+def test_a_module_that_is_not_there_is_told_from_the_log(engine: Engine, job: Any) -> None:
+    failure = failure_of(engine.gang(job("no_such_module"), 1))
+    assert (failure.kind, failure.message) == ("Exited", "exited with status 1")
+    assert "No module named no_such_module" in failure.traceback
+
+
+def test_a_reset_connection_does_not_hide_the_killed_peer(engine: Engine, job: Any) -> None:
+    failure = failure_of(engine.gang(job("fail", peer_error_rank=0, late_kill_rank=1), 2))
+    assert (failure.rank, failure.kind) == (1, "Killed")
+    failure = failure_of(engine.gang(job("fail", peer_error_rank=0), 2))
+    assert (failure.rank, failure.kind) == (0, "RuntimeError")
+
+
+def test_a_killed_worker_ends_the_gang(engine: Engine, job: Any) -> None:
+    if engine.name == "local":
+        pytest.skip("the worker of local ranks is the driver")
+    pids: list[int] = []
+
+    def collect(event: dict[str, Any]) -> None:
+        if event["event"] == "ready":
+            pids.append(event["pid"])
+
+    result = engine.gang(job("fail", how="kill_worker", rank=1), 3, on_event=collect)
+    failure = failure_of(result)
+    assert (failure.rank, failure.kind, failure.step) == (1, "WorkerLost", 3)
+    assert "tcp://127.0.0.1:" in failure.message
+    assert len(pids) == 3
+    assert not any(alive(pid) for pid in pids)
+    assert engine.gang(job("meet"), 3).failure is None  # once the nanny has started it again
+
+
+def test_silence_at_the_start_is_a_failure(engine: Engine, job: Any) -> None:
+    failure = failure_of(engine.gang(job("fail", start_timeout_s=3.0, silent_rank=1), 2))
+    assert (failure.rank, failure.kind) == (1, "StartTimeout")
+    assert failure.message == "no sign of life within 3 s of the start (rank 1 of 2)"
+
+
+def test_stop_asks_rank_0_and_waits_for_all(engine: Engine, job: Any, tmp_path: Path) -> None:
+    stop = threading.Event()
+    names: list[tuple[int, str]] = []
+
+    def collect(event: dict[str, Any]) -> None:
+        names.append((event["rank"], event["event"]))
+        if {(0, "ready"), (1, "ready")} <= set(names):
+            stop.set()
+
+    result = engine.gang(job("stop", flag=str(tmp_path / "flag")), 2, on_event=collect, stop=stop)
+    assert result == GangResult(None, None, True)
+    assert {(0, "stopped"), (1, "stopped")} <= set(names)
+
+
+def test_stop_kills_ranks_that_do_not_end(
+    engine: Engine, job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gang, "_FOLLOW_S", 1.0)  # so that the test need not wait as long
+    stop = threading.Event()
+    pids: list[int] = []
+
+    def collect(event: dict[str, Any]) -> None:
+        if event["event"] == "ready":
+            pids.append(event["pid"])
+            stop.set()
+
+    # Rank 0 dies of SIGTERM; the other, which never hears of it, is killed.
+    result = engine.gang(job("fail"), 2, on_event=collect, stop=stop)
+    assert result == GangResult(None, None, True)
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_a_listener_that_raises_leaves_no_rank(engine: Engine, job: Any) -> None:
+    pids: list[int] = []
+
+    def burst(event: dict[str, Any]) -> None:
+        if event["event"] == "ready":
+            pids.append(event["pid"])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.gang(job("fail"), 2, on_event=burst)
+    assert not any(alive(pid) for pid in pids)
+    assert engine.gang(job("meet"), 2).failure is None
+
+
+def test_describe_is_one_line(engine: Engine) -> None:
+    line = engine.describe()
+    assert engine.name in line
+    assert str(engine.slots) in line
+    assert "\n" not in line

@@ -1,0 +1,64 @@
+"""Opening engine dask where something is wrong: one clear line, in time."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from distributed import LocalCluster
+
+from ddlflow.engines import open_engine
+from ddlflow.engines.dask_cluster import version_problem
+from ddlflow.errors import EngineError
+from ddlflow.spec.site import Site
+
+
+def site(address: str, **more: object) -> Site:
+    return Site(engine={"use": "dask", "address": address, **more})
+
+
+def test_an_address_where_nothing_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    with pytest.raises(EngineError, match=f"No Dask scheduler answers at {address} .*") as caught:
+        open_engine(site(address), slots=1, threads=1)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(EngineError, match="No Dask scheduler answers at nonsense://x"):
+        open_engine(site("nonsense://x"), slots=1, threads=1)
+
+
+def test_workers_that_are_missing_or_lack_ddlflow(tmp_path: Path) -> None:
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        wanted = site(address, workers=2, start_timeout_s=0.5)
+        with pytest.raises(EngineError, match=r"0 workers came .* 2 were asked for.*dask worker"):
+            open_engine(wanted, slots=1, threads=1)
+        # A folder that hides the installed ddlflow stands for an environment without it.
+        (tmp_path / "ddlflow").mkdir()
+        text = "raise ModuleNotFoundError(\"No module named 'ddlflow'\")"
+        (tmp_path / "ddlflow" / "__init__.py").write_text(text)
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "dask", "worker", address, "--no-nanny", "--no-dashboard"],
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            stderr=subprocess.DEVNULL,
+            cwd=tmp_path,
+        )
+        try:
+            with pytest.raises(EngineError, match="has ddlflow not at all") as caught:
+                open_engine(site(address), slots=1, threads=1)
+            assert "\n" not in str(caught.value)
+        finally:
+            worker.kill()
+            worker.wait()
+
+
+def test_versions_that_differ_are_named() -> None:
+    ours = {"python": "3.11", "dask": "2026.7.1", "distributed": "2026.7.1", "ddlflow": "0.1.0"}
+    assert version_problem({"client": ours, "tcp://a": dict(ours)}) is None
+    theirs = ours | {"dask": "2025.1.0"}
+    problem = version_problem({"client": ours, "tcp://a": ours, "tcp://b": theirs})
+    assert problem is not None
+    assert problem.startswith("tcp://b has dask 2025.1.0, this side has dask 2026.7.1.")

@@ -1,0 +1,174 @@
+import math
+from pathlib import Path
+
+import pandas
+import pytest
+import yaml
+
+from ddlflow.errors import SpecError, TrackingError
+from ddlflow.tracking import open_run, send_pending
+from ddlflow.tracking.fetch import fetch_model
+
+pytestmark = [
+    # MLflow 3.17 calls what SQLAlchemy 2.1 deprecates.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+    # MLflow's own agents, defined when mlflow.pyfunc is imported, warn of their type hints.
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "made"
+    (folder / "code").mkdir(parents=True)
+    (folder / "model.json").write_text("{}")
+    (folder / "weights.pt").write_bytes(b"weights")
+    (folder / "code" / "net.py").write_text("x = 1\n")
+    return folder
+
+
+def log(run, folder, **more):
+    from ddlflow.tracking.model import log_model
+
+    example = pandas.DataFrame({"pt": [1.5, math.nan], "jets": [1, 2], "kind": ["a", None]})
+    return log_model(
+        run,
+        folder,
+        example=example,
+        predictions=pandas.DataFrame({"prediction": [0.25, 0.75]}),
+        **{"digest": "d" * 64, "pip_requirements": ["ddlflow"]} | more,
+    )
+
+
+def begin(uri, spool, **more):
+    return open_run(uri, spool, experiment="models", name="m", tags={}, **more)
+
+
+def test_a_logged_model_is_plain_code_and_tensors_with_a_signature_and_an_example(
+    uri, folder, tmp_path
+):
+    with begin(uri, tmp_path / "spool") as run:
+        model_uri = log(run, folder)
+    assert model_uri == f"runs:/{run.run_id}/model"
+    found = fetch_model(model_uri, uri, tmp_path / "to")
+    assert (found / "code" / "net.py").read_text() == "x = 1\n"
+    assert (found / "weights.pt").read_bytes() == b"weights"
+    wrapping = found.parent.parent
+    assert not list(wrapping.rglob("*.pkl"))
+    described = yaml.safe_load((wrapping / "MLmodel").read_text())
+    flavor = described["flavors"]["python_function"]
+    assert flavor["loader_module"] == "mlflow.pyfunc.loaders.code_model"
+    assert Path(flavor["model_code_path"]).name == "served.py"
+    assert (wrapping / "served.py").exists()
+    assert described["run_id"] == run.run_id
+    assert '"name": "prediction"' in described["signature"]["outputs"]
+    assert [name in described["signature"]["inputs"] for name in ("pt", "jets", "kind")] == [1] * 3
+    assert "ddlflow" in (wrapping / "requirements.txt").read_text().split()
+    example = yaml.safe_load((wrapping / "input_example.json").read_text())
+    assert example["data"] == [[1.5, 1, "a"], [math.nan, 2, None]] or len(example["data"]) == 2
+
+
+def test_a_registered_model_is_found_by_version_alias_and_latest(uri, client, folder, tmp_path):
+    for version in (1, 2):
+        (folder / "model.json").write_text(str(version))
+        with begin(uri, tmp_path / "spool") as run:
+            model_uri = log(run, folder, register_as="higgs", digest=str(version))
+            assert model_uri == f"models:/higgs/{version}"
+            assert log(run, folder, register_as="higgs", digest=str(version)) == model_uri
+    client.set_registered_model_alias("higgs", "best", "1")
+    model_id = client.get_model_version("higgs", "2").model_id
+
+    def content(which):
+        return (fetch_model(which, uri, tmp_path / "to") / "model.json").read_text()
+
+    assert content("models:/higgs/1") == "1"
+    assert content("models:/higgs@best") == "1"
+    assert content("models:/higgs/2") == "2"
+    assert content("models:/higgs/latest") == "2"
+    assert content(f"models:/{model_id}") == "2"
+    assert client.get_model_version("higgs", "2").tags["ddlflow.run"] == run.local_id
+
+    for wrong, hint in [
+        ("models:/higs/1", "There are: higgs"),
+        ("models:/higgs/7", "The newest is 2"),
+        ("models:/higgs/one", "The newest is 2"),
+        ("models:/higgs@worst", "It has best"),
+        ("models:/higgs", "names no version"),
+        ("models:/m-0123", "There is no model models:/m-0123"),
+        (f"runs:/{run.run_id}/other", "It has model"),
+        ("runs:/0123/model", "There is no model runs:/0123/model"),
+        ("nowhere", "There is no model folder 'nowhere'"),
+    ]:
+        with pytest.raises(SpecError, match=hint):
+            fetch_model(wrong, uri, tmp_path / "to")
+
+
+def test_a_model_logged_during_an_outage_arrives_once(uri, client, folder, tmp_path):
+    run = begin("http://127.0.0.1:9", tmp_path / "spools" / "a", say=lambda text: None)
+    assert log(run, folder, register_as="late") is None
+    run.set_terminated("FINISHED")
+    run.close()
+    # The same store comes back, here under another address.
+    records = tmp_path / "spools" / "a" / "ops.jsonl"
+    records.write_text(records.read_text().replace("http://127.0.0.1:9", uri))
+    (sentence,) = send_pending(tmp_path / "spools")
+    assert "were sent" in sentence
+    fetched = fetch_model("models:/late/1", uri, tmp_path / "to")
+    assert (fetched / "weights.pt").exists()
+
+
+def test_a_model_that_was_cut_off_while_sending_is_replaced(uri, client, folder, tmp_path):
+    run = begin(uri, tmp_path / "a")
+    model_uri = log(run, folder)
+    run.set_terminated("FAILED")
+    run.close()
+    (tmp_path / "a" / "sent.json").write_text("")
+    half = client.create_logged_model(
+        client.get_run(run.run_id).info.experiment_id,
+        "model",
+        source_run_id=run.run_id,
+        tags={"ddlflow.model_digest": "d" * 64},
+    )
+    assert "were sent" in send_pending(tmp_path)[0]
+    models = client.search_logged_models([half.experiment_id], f"source_run_id = '{run.run_id}'")
+    assert [str(model.status) for model in models] == ["READY"]
+    assert len(client.get_run(run.run_id).outputs.model_outputs) == 1
+    assert fetch_model(model_uri, uri, tmp_path / "to").is_dir()
+
+
+def test_a_folder_is_taken_as_it_is(folder, tmp_path):
+    assert fetch_model(str(folder), "sqlite:///none.db", tmp_path) == folder
+    assert fetch_model(folder.as_uri(), "sqlite:///none.db", tmp_path) == folder
+    assert not Path("none.db").exists()
+
+
+def test_a_database_that_is_not_there_is_not_made(tmp_path):
+    with pytest.raises(SpecError, match="there is no tracking database"):
+        fetch_model("models:/a/1", f"sqlite:///{tmp_path}/none.db", tmp_path / "to")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_does_not_answer_is_no_fault_of_the_input(tmp_path):
+    with pytest.raises(TrackingError, match=r"cannot be fetched from http://a:\*\*\*@127"):
+        fetch_model("models:/a/1", "http://a:pw@127.0.0.1:9", tmp_path / "to")
+
+
+@pytest.mark.parametrize("path", ["../outside", "artifacts/m", None])
+def test_a_model_that_is_not_ours_is_refused(tmp_path, path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "model.json").write_text("{}")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    with pytest.raises(SpecError, match="neither model.json"):
+        fetch_model(str(foreign), "sqlite:///none.db", tmp_path)
+    flavors = {"python_function": {"artifacts": {"model": {"path": path}}}, "sklearn": {}}
+    if path is None:
+        del flavors["python_function"]["artifacts"]
+    (foreign / "MLmodel").write_text(yaml.safe_dump({"flavors": flavors}))
+    with pytest.raises(SpecError, match=r"of the kind sklearn, .* mostly pickles"):
+        fetch_model(str(foreign), "sqlite:///none.db", tmp_path)
+
+
+def test_a_folder_that_is_no_model_is_not_logged(uri, tmp_path):
+    with begin(uri, tmp_path / "spool") as run, pytest.raises(TrackingError, match=r"model\.json"):
+        log(run, tmp_path)
