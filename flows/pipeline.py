@@ -28,7 +28,7 @@ def run_stage(stage: Callable[..., Stage], *inputs: Any) -> Stage:
         done = stage(*inputs)
         return Completed(name="Cached" if done.cached else "Completed", data=done)
 
-    return run()
+    return run(return_state=True).result()
 
 
 @flow(

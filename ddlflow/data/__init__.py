@@ -3,15 +3,23 @@
     files.py       what lies at a location: one file, a glob, a folder, an fsspec URL
     text.py        CSV and JSON lines, cut at line ends
     columnar.py    Parquet and Arrow, cut at row groups and record batches
+    schema.py      names and types of a source's columns, the same in all its files
     source.py      the four formats as one: open_source, ranges, read
-    columns.py     which column means what, and how its values become numbers
+    roles.py       which column is for what, by names and types
+    columns.py     how a column's values become numbers; part of the trained model
+    matrix.py      from columns to rows
+    keep.py        what missing and infinite values do to a row
     split.py       which row is train, validation or test: exact counts, no global shuffle
     statistics.py  exact mean and variance of shards, merged in a fixed order
-    shard.py       one file of rows as tensors: written once, mapped without a copy
     storage.py     whole files or none: temporary name, then rename
-    manifest.py    the list of a data set's shards and all that is known of them
+    shard.py       one file of rows as tensors: written once, mapped without a copy
+    manifest.py    a data set's shards, and all that is known of them
     scan.py        the first pass: what every row's place depends on
-    prepare.py     the plan and the second pass: the shards
+    plan.py        what each range has to write
+    write.py       the second pass: shards
+    prepare.py     the two passes in turn, and the manifest
+    order.py       which row comes when: a pure function of rows, seed and epoch
+    batches.py     the rows in that order, on the device
 
-Everything here runs where pyarrow, numpy and fsspec are installed; no engine, no PyTorch.
+And the sources that are made or fetched: collider.py, masses.py, higgs.py.
 """

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ddlflow.data.matrix import Float32, interleave
 from ddlflow.data.roles import Labels
 from ddlflow.data.schema import nearest
 from ddlflow.errors import DataError
 
 Value = bool | int | float | str
-Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +122,6 @@ class Columns:
                 codes[:, index] = category_codes(_column(batch, category.name), category)
         label = label_values(_column(batch, self.label.name), self.label) if with_label else None
         return Encoded(features, codes, label, missing, infinite)
-
-
-def interleave(columns: list[Float32], out: Float32) -> None:
-    """Columns of n values side by side as the rows of ``out`` [n, F]."""
-    for index, values in enumerate(columns):
-        out[:, index] = values
 
 
 def float_values(array: pa.Array, name: str) -> Float32:

@@ -174,7 +174,7 @@ def _layout(address: str, file: File, dialect: text.Dialect) -> tuple[pa.Schema,
         block = text.first_block(text.stream_of(handle, file.name, 0, file.size))
         if not block.strip():
             raise DataError(f"{file.path} is empty. Remove it from data.source, or write it again.")
-        return text.infer(block, dialect), ()
+        return text.infer(block, dialect, file.path), ()
 
 
 def _extents(source: Source, file: File) -> list[tuple[int, int]]:

@@ -1,8 +1,8 @@
 """CSV and JSON lines: cut at line ends, parsed block by block in bounded memory.
 
-A line end always ends a row. JSON guarantees that; in CSV it rules out line breaks inside quoted
-values, which would make a cut depend on all bytes before it. Such a file fails with a clear error
-(the row has too few columns) and can be read after a conversion to Parquet.
+A line end is taken to end a row. JSON guarantees that; in CSV a quoted value may hold a line break,
+and whether a line end is one depends on all bytes before it. So a cut that falls inside a quoted
+value is detected and refused, never read wrongly; such a file can be converted to Parquet.
 """
 
 import io
@@ -34,6 +34,7 @@ class Dialect:
 def stream_of(handle: pa.NativeFile, name: str, start: int, stop: int) -> pa.NativeFile:
     """The (unpacked) bytes [start, stop) of a file; a .gz file is always read whole."""
     if is_packed(name):
+        handle.seek(0)  # some fsspec systems share one position between all that open a file
         return pa.CompressedInputStream(handle, "gzip")
     return handle.get_stream(start, stop - start)
 
@@ -43,7 +44,7 @@ def is_packed(name: str) -> bool:
     return name.lower().endswith(".gz")
 
 
-def blocks(stream: pa.NativeFile, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+def blocks(stream: pa.NativeFile, size: int) -> Iterator[bytes]:
     """The stream in blocks of whole lines (the last may lack its line end)."""
     rest = b""
     while data := stream.read(size):
@@ -73,8 +74,19 @@ def header_bytes(block: bytes, dialect: Dialect) -> int:
     return int(len(block) if end < 0 else end + 1)
 
 
-def infer(block: bytes, dialect: Dialect) -> pa.Schema:
-    """The column names and the types of the block's values."""
+def infer(block: bytes, dialect: Dialect, name: str) -> pa.Schema:
+    """The column names and the types of a file's first block.
+
+    Raises:
+        DataError: rows that do not fit, with the line.
+    """
+    try:
+        return _infer(block, dialect)
+    except pa.ArrowInvalid as error:
+        raise DataError(_explain(str(error), name, 0, (), {})) from error
+
+
+def _infer(block: bytes, dialect: Dialect) -> pa.Schema:
     if dialect.format == "jsonl":
         options = pa.json.ReadOptions(use_threads=False, block_size=len(block) + 1)
         return pa.json.read_json(io.BytesIO(block), read_options=options).schema
@@ -153,15 +165,19 @@ def batches(
     """
     offset = 0
     packed = is_packed(name)
-    for block in blocks(stream_of(handle, name, *extent)):
+    for block in blocks(stream_of(handle, name, *extent), BLOCK_BYTES):
         data = block[skip:] if packed and offset == 0 and skip else block
+        if dialect.format == "csv" and _ends_in_quotes(data, dialect.delimiter):
+            raise DataError(
+                f"{name} holds line breaks inside quoted values, which cannot be read in parts. "
+                "Convert it to Parquet, or take the line breaks out."
+            )
         try:
             parsed = _parse(data, dialect, names, columns)
         except pa.ArrowInvalid as error:
             start = offset + (len(block) - len(data)) + (0 if packed else extent[0])
-            raise DataError(
-                _explain(handle, name, start, message=str(error), names=names, columns=columns)
-            ) from error
+            line = _lines(handle, name, start)
+            raise DataError(_explain(str(error), name, line, names, columns)) from error
         offset += len(block)
         yield from parsed
 
@@ -195,19 +211,25 @@ def _parse(
     return batches
 
 
+def _ends_in_quotes(block: bytes, delimiter: str) -> bool:
+    """Whether the block ends inside a quoted value.
+
+    An even number of quotes says no. An odd one may come from a quote in the midst of a plain
+    value, which means nothing: so the quoted values are taken out, and one left open is looked for.
+    """
+    if block.count(b'"') % 2 == 0:
+        return False
+    start = b"(^|[\n" + re.escape(delimiter).encode() + b"])"
+    rest = re.sub(start + rb'"(?:[^"]|"")*"', rb"\1", block)
+    return re.search(start + b'"', rest) is not None
+
+
 def _explain(
-    handle: pa.NativeFile,
-    name: str,
-    start: int,
-    *,
-    message: str,
-    names: Sequence[str],
-    columns: dict[str, pa.DataType],
+    message: str, name: str, line: int, names: Sequence[str], columns: dict[str, pa.DataType]
 ) -> str:
     """One sentence for a parser's message, with the line counted from the file's start."""
     row = re.search(r"Row #(\d+)", message)
     row_json = re.search(r"in row (\d+)", message)
-    line = _lines(handle, name, start)
     line += int(row[1]) if row else int(row_json[1]) + 1 if row_json else 1
     bad = re.search(r"In CSV column #(\d+).*invalid value '(.*)'", message, re.DOTALL)
     changed = re.search(r"Column\(/(.*)\) changed from (\w+) to (\w+)", message)

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ddlflow.data import split
+from ddlflow.data import matrix, split
 from ddlflow.data.columns import Columns, category_codes, float_values, label_values
 from ddlflow.data.keep import keep
 from ddlflow.data.scan import ScanTask
 from ddlflow.data.shard import write_shard
-from ddlflow.data.source import PIECE_ROWS, read
+from ddlflow.data.source import read
 from ddlflow.data.statistics import Statistics, of_column
 from ddlflow.data.storage import load_json, save_json
 
@@ -60,13 +60,13 @@ class WriteTask:
 class _Buffers:
     """Memory for one piece, used again for the next: fresh pages cost as much as filling them."""
 
-    by_column: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
-    by_row: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    pairs: matrix.Pairs = field(default_factory=lambda: matrix.new_pairs(0, 0))
+    features: matrix.Float32 = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
-    def reserve(self, rows: int, features: int) -> None:
-        if self.by_row.shape[0] < rows:
-            self.by_column = np.empty((features, rows), dtype=np.float32)
-            self.by_row = np.empty((rows, features), dtype=np.float32)
+    def reserve(self, rows: int, num_features: int) -> None:
+        if self.features.shape[0] < rows:
+            self.pairs = matrix.new_pairs(num_features + 2, rows)  # the last pair is scratch
+            self.features = np.empty((rows, num_features), dtype=np.float32)
 
 
 def write_range(task: WriteTask) -> dict[str, Any]:
@@ -139,16 +139,8 @@ def _write_piece(
     before += np.bincount(classes, minlength=len(before))
     order, bounds = _order(task, piece, splits)
 
-    buffers.reserve(min(PIECE_ROWS, batch.num_rows), len(columns.numeric))
-    by_column = buffers.by_column[:, : batch.num_rows]
-    facts = np.empty((7, len(split.SPLITS), len(columns.numeric)))
-    for index, name in enumerate(columns.numeric):
-        values = float_values(batch.column(name), name)
-        np.take(values, order, out=by_column[index], mode="clip")  # clip: twice as fast as raise
-        for s in range(len(split.SPLITS)):
-            facts[:, s, index] = of_column(by_column[index, bounds[s] : bounds[s + 1]])
-    features = buffers.by_row[: batch.num_rows]
-    np.copyto(features, by_column.T)
+    buffers.reserve(batch.num_rows, len(columns.numeric))
+    features, facts = _features(batch, columns.numeric, order, bounds, buffers)
     tensors: dict[str, npt.NDArray[Any]] = {"features": features} if columns.numeric else {}
     if columns.categories:
         codes = [category_codes(batch.column(c.name), c)[order] for c in columns.categories]
@@ -172,6 +164,34 @@ def _write_piece(
             | {"statistics": statistics.to_json()}
         )
     return shards
+
+
+def _features(
+    batch: pa.RecordBatch,
+    names: tuple[str, ...],
+    order: npt.NDArray[np.intp],
+    bounds: npt.NDArray[np.intp],
+    buffers: _Buffers,
+) -> tuple[matrix.Float32, npt.NDArray[np.float64]]:
+    """The rows in the given order, and the facts [7, splits, F] of each split's columns."""
+    rows = batch.num_rows
+    facts = np.empty((7, len(split.SPLITS), len(names)))
+    scratch, pairs = buffers.pairs[-1, :rows], buffers.pairs[:-1, :rows]
+    for first in range(0, len(names), 2):
+        pair = pairs[first // 2]
+        for lane, name in enumerate(names[first : first + 2]):
+            matrix.lanes(scratch)[:, lane] = float_values(batch.column(name), name)
+        np.take(scratch, order, out=pair, mode="clip")  # twice as fast as mode="raise"
+        for lane in range(len(names[first : first + 2])):
+            column = matrix.lanes(pair)[:, lane]
+            values = column.copy()  # contiguous: the passes over it are several times faster
+            for s in range(len(split.SPLITS)):
+                facts[:, s, first + lane] = of_column(values[bounds[s] : bounds[s + 1]])
+            if facts[-1, :, first + lane].any():
+                column[:] = values  # where infinities are NaN now
+    features = buffers.features[:rows]
+    matrix.spread(pairs, features)
+    return features, facts
 
 
 def _splits(
@@ -205,8 +225,8 @@ def _order(
     key = np.array([seed, task.scan.number << 32 | piece], dtype=np.uint64)
     shuffled = np.random.Generator(np.random.Philox(key=key)).permutation(len(splits))
     of = splits[shuffled]
-    parts = [shuffled[of == s] for s in range(len(split.SPLITS))]
-    return np.concatenate(parts), np.cumsum([0, *map(len, parts)])
+    counts = np.bincount(of, minlength=len(split.SPLITS))
+    return shuffled[np.argsort(of, kind="stable")], np.cumsum([0, *counts])
 
 
 def _statistics(rows: int, facts: npt.NDArray[np.float64], class_counts: Int64) -> Statistics:

@@ -6,7 +6,10 @@ gang.py          gang: the driver's watch over its ranks, and which failure came
 rank_process.py  one rank's process, started and watched by the worker it runs on
 pool.py          worker processes of this machine, for the local engine's map
 local.py         engine local: processes on this machine
-dask.py          engine dask: a LocalCluster, or the scheduler at an address
+on_worker.py     what a cluster's worker knows of the gangs that have a rank on it
+dask.py          engine dask: data work and gangs on the workers of a Dask scheduler
+dask_ranks.py    its ranks: tasks pinned to workers, what they say and are told
+dask_cluster.py  opens it: a LocalCluster, or the scheduler at an address
 """
 
 import threading

@@ -1,39 +1,29 @@
-"""Engine dask: data work and gangs on the workers of a Dask scheduler.
-
-Data work is plain tasks. A rank is a task pinned to one worker that starts the rank's process and
-watches it; what the rank says comes back through the scheduler's event topics (in order, batched
-by Dask), what the driver says goes out with `Client.run`, which does not wait for task slots.
-"""
+"""Engine dask: data work and gangs on the workers of a Dask scheduler."""
 
 import queue
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
-from distributed import Client, Future, get_worker
+from distributed import Client, Future
 from distributed.comm import get_address_host
 from distributed.scheduler import KilledWorker
 
 from ddlflow.engines import GangJob, GangResult, Item, OnEvent, Result, ignore, on_worker
+from ddlflow.engines.dask_ranks import Cluster, DaskRanks, one_line
 from ddlflow.engines.gang import Ended, Heard, Inbox, watch_gang
 from ddlflow.engines.mapping import ITEMS_PER_SLOT, Outcome, call, in_order
 from ddlflow.engines.rank_process import RankEnd
 from ddlflow.errors import EngineError
 
-_REPLY_S = 10.0  # for workers to answer; one that hangs must not hold up the end of a gang
 _LOOK_S = 1.0
-
-# What a lost scheduler or worker raises in the client.
-_GONE = (OSError, TimeoutError, RuntimeError)
 
 
 class DaskEngine:
-    """Data work and gangs on the workers of one scheduler."""
+    """Data work as plain tasks, ranks by pinned ones."""
 
     name = "dask"
 
@@ -42,6 +32,7 @@ class DaskEngine:
         client: Client,
         *,
         label: str,
+        dashboard: str,
         slots: int,
         patience_s: float,
         on_close: Callable[[], None],
@@ -52,7 +43,8 @@ class DaskEngine:
         """
         self.slots = slots
         self._client = client
-        self._label = label
+        self._cluster = Cluster(client, label)
+        self._dashboard = dashboard
         self._patience_s = patience_s
         self._on_close = on_close
         # One topic for all gangs: the scheduler keeps each topic's last events for ever.
@@ -62,7 +54,7 @@ class DaskEngine:
 
     def describe(self) -> str:
         """One line for the user."""
-        return self._label
+        return self._cluster.label + (f", dashboard {self._dashboard}" if self._dashboard else "")
 
     def map(
         self,
@@ -86,10 +78,11 @@ class DaskEngine:
             return index, _outcome(index, futures.pop(index))
 
         try:
-            window = ITEMS_PER_SLOT * max(self.slots, sum(self.workers().values()))
+            num_threads = sum(self._cluster.workers().values())
+            window = ITEMS_PER_SLOT * max(self.slots, num_threads)
             yield from in_order(items, window, start, finish, on_event)
         finally:
-            self.forget(list(futures.values()))
+            self._cluster.forget(list(futures.values()))
 
     def gang(
         self,
@@ -101,62 +94,24 @@ class DaskEngine:
     ) -> GangResult:
         """See `Engine.gang`."""
         addresses = self._choose_workers(world)
-        gang = uuid.uuid4().hex
+        if stop is not None and stop.is_set():
+            return GangResult(None, None, stopped=True)
         hosts = [get_address_host(address) for address in addresses]
+        pids = self._cluster.run(on_worker.process_id, addresses)
+        if lost := sorted(set(addresses) - set(pids)):
+            label = self._cluster.label
+            raise EngineError(f"{label}: workers went away at the start: {', '.join(lost)}.")
+        gang = uuid.uuid4().hex
+        orders = {
+            address: on_worker.RankOrder(gang, job, rank, world, hosts[rank], pids[address])
+            for rank, address in enumerate(addresses)
+        }
         inbox = self._inboxes[gang] = Inbox()
         try:
-            pids = self.run(on_worker.process_id, addresses)
-            if len(pids) < world:
-                lost = ", ".join(sorted(set(addresses) - set(pids)))
-                raise EngineError(f"{self._label}: workers went away at the start: {lost}.")
-            orders = [
-                on_worker.RankOrder(gang, job, rank, world, hosts[rank], pids[address])
-                for rank, address in enumerate(addresses)
-            ]
-            futures = [
-                self._client.submit(
-                    _rank_task,
-                    order,
-                    self._topic,
-                    key=f"ddlflow-gang-{gang}-{order.rank}",
-                    workers=[address],
-                    allow_other_workers=False,
-                    pure=False,
-                    retries=0,
-                    priority=10,
-                )
-                for order, address in zip(orders, addresses, strict=True)
-            ]
-            ranks = _DaskRanks(self, gang, addresses, futures)
+            ranks = DaskRanks(self._cluster, self._topic, orders)
             return watch_gang(job, hosts, ranks, inbox, on_event=on_event, stop=stop)
         finally:
             del self._inboxes[gang]
-
-    def run(self, function: Callable[..., Any], addresses: list[str], *args: Any) -> dict[str, Any]:
-        """Call a function on workers at once, beside their tasks; replies by address.
-
-        One that cannot be reached is left out. Raises EngineError if one, or the scheduler, hangs.
-        """
-        return self._ask(self._client.run, function, *args, workers=addresses, on_error="ignore")
-
-    def workers(self) -> dict[str, int]:
-        """The workers there are now, as threads by address. Raises EngineError as `run` does."""
-        return self._ask(self._client.sync, self._client.scheduler.ncores)
-
-    def _ask(self, method: Callable[..., Any], *args: Any, **options: Any) -> dict[str, Any]:
-        try:
-            replies: dict[str, Any] = method(*args, **options, callback_timeout=_REPLY_S)
-        except _GONE as error:
-            text = (
-                f"{self._label}: the scheduler does not answer ({one_line(error)}). Is it running?"
-            )
-            raise EngineError(text) from error
-        return replies
-
-    def forget(self, futures: list[Future]) -> None:
-        """Cancel tasks; those that run go on to their end, which nobody waits for."""
-        with suppress(*_GONE):
-            self._client.cancel(futures, force=True)
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -186,20 +141,19 @@ class DaskEngine:
             inbox.put(Heard(message["rank"], message["lines"]))
 
     def _choose_workers(self, world: int) -> list[str]:
-        """The workers of a gang; one that was lost has some time to come back."""
-        if world <= self.slots:
-            give_up = time.monotonic() + self._patience_s
-            while len(present := self.workers()) < world and time.monotonic() < give_up:
-                time.sleep(0.1)
-            if len(present) >= world:
-                return sorted(present)[:world]
-        else:
-            present = self.workers()
+        """The addresses of a gang's workers; one that was lost has some time to come back."""
+        give_up = time.monotonic() + (self._patience_s if world <= self.slots else 0)
+        while len(present := sorted(self._cluster.workers())) < world:
+            if time.monotonic() >= give_up:
+                break
+            time.sleep(0.1)
+        if world <= min(self.slots, len(present)):
+            return present[:world]
         raise EngineError(
-            f"{world} ranks were asked for at once, but {self._label} has {len(present)} workers "
-            f"({', '.join(sorted(present)) or 'none'}) of which {min(self.slots, len(present))} "
-            f"may be used, and each takes one rank. Set engine.workers to {world} in the site "
-            f"file (at an address: start more workers), or ask for fewer."
+            f"{world} ranks were asked for at once, one a worker, but {self._cluster.label} has "
+            f"{len(present)} workers ({', '.join(present) or 'none'}) of which ddlflow may use "
+            f"{min(self.slots, len(present))}. Set engine.workers to {world} in the site file (at "
+            "an address: start more workers), or ask for fewer ranks."
         )
 
     def _wait_for(self, finished: "queue.SimpleQueue[int]") -> int:
@@ -208,78 +162,13 @@ class DaskEngine:
             try:
                 return finished.get(timeout=_LOOK_S)
             except queue.Empty:
-                if self.workers():
+                if self._cluster.workers():
                     give_up = time.monotonic() + self._patience_s
                 elif time.monotonic() > give_up:
                     raise EngineError(
-                        f"{self._label}: all workers are gone, and none came back within "
+                        f"{self._cluster.label}: all workers are gone, and none came back within "
                         f"{self._patience_s:g} s. Look at the workers' logs."
                     ) from None
-
-
-class _DaskRanks:
-    """Ranks that are watched by pinned tasks."""
-
-    def __init__(
-        self, engine: DaskEngine, gang: str, addresses: list[str], futures: list[Future]
-    ) -> None:
-        self._engine = engine
-        self._gang = gang
-        self._addresses = addresses
-        self._futures = futures
-
-    def meet(self, store_host: str, store_port: int) -> None:
-        self._tell(self._addresses, on_worker.meet, store_host, store_port)
-
-    def terminate(self) -> None:
-        self._tell(self._addresses[:1], on_worker.terminate)
-
-    def lost(self) -> dict[int, str]:
-        present = self._engine.workers()
-        reasons = {}
-        for rank, (address, future) in enumerate(zip(self._addresses, self._futures, strict=True)):
-            # A pinned task whose worker is gone stays pending for ever: only the list tells.
-            if future.status == "error":
-                reasons[rank] = f"Dask worker {address}: {one_line(future.exception())}"
-            elif address not in present:
-                reasons[rank] = f"the Dask worker at {address} is gone; out of memory?"
-            elif future.status in ("cancelled", "lost"):
-                reasons[rank] = f"Dask worker {address}: its task was {future.status}"
-        return reasons
-
-    def kill(self) -> None:
-        self._tell(self._addresses, on_worker.kill)
-        with suppress(EngineError):
-            give_up = time.monotonic() + _REPLY_S
-            while self._busy() and time.monotonic() < give_up:
-                time.sleep(0.02)
-        self._engine.forget(self._futures)
-
-    def _tell(self, addresses: list[str], order: Callable[..., None], *args: Any) -> None:
-        # A worker that cannot be told is found by `lost`, and the end of its process ends its rank.
-        with suppress(EngineError):
-            present = self._engine.workers()
-            there = [address for address in addresses if address in present]
-            self._engine.run(order, there, self._gang, *args)
-
-    def _busy(self) -> bool:
-        present = self._engine.workers()
-        return any(
-            future.status == "pending" and address in present
-            for address, future in zip(self._addresses, self._futures, strict=True)
-        )
-
-
-def _rank_task(order: on_worker.RankOrder, topic: str) -> None:
-    """The task of a rank, on its worker."""
-    worker = get_worker()
-
-    def send(message: dict[str, Any]) -> None:
-        worker.log_event(topic, {"gang": order.gang, "rank": order.rank, **message})
-
-    end = on_worker.run_rank(order, lambda lines: send({"lines": lines}))
-    if end is not None:
-        send({"end": asdict(end)})
 
 
 def _outcome(index: int, future: Future) -> Outcome:
@@ -295,12 +184,6 @@ def _outcome(index: int, future: Future) -> Outcome:
             )
         )
     except Exception as error:
-        # Whatever the function raised is an outcome; so this is Dask: pickling, a cancelled task.
+        # Whatever the function raised is an outcome; so this is Dask: pickling, a lost scheduler.
         return Outcome(error=EngineError(f"Item {index} was lost by Dask: {one_line(error)}"))
     return outcome
-
-
-def one_line(error: BaseException) -> str:
-    """An exception in a few words."""
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words[:300]}" if words else type(error).__name__

@@ -15,13 +15,15 @@ import dask.config
 from distributed import Client, LocalCluster, WorkerPlugin
 from distributed.versions import VersionMismatchWarning
 
-from ddlflow.engines.dask import DaskEngine, one_line
+from ddlflow.engines.dask import DaskEngine
+from ddlflow.engines.dask_ranks import one_line
 from ddlflow.engines.mapping import RETRIES
 from ddlflow.engines.rank_process import thread_variables
 from ddlflow.errors import EngineError
 
 _CONNECT_S = 5.0
 _REPLY_S = 10.0
+_LOGS = ("distributed", "distributed.client")  # Dask gives each a level of its own
 # Code and pickles travel between these; other versions of them fail in ways that are hard to read.
 _SAME = ("python", "dask", "distributed", "ddlflow")
 
@@ -67,7 +69,7 @@ def start_dask(slots: int, threads: int, timeout_s: float) -> DaskEngine:
                 # Files that a task maps into memory would count and ranks would not: a limit
                 # would pause or kill the wrong process.
                 memory_limit=0,
-                dashboard_address="127.0.0.1:0" if has_bokeh else None,
+                dashboard_address="127.0.0.1:0",  # None would try 8787, and warn where it is taken
                 silence_logs=logging.CRITICAL,
             )
             client = Client(cluster, set_as_default=False)
@@ -88,10 +90,14 @@ def start_dask(slots: int, threads: int, timeout_s: float) -> DaskEngine:
         cluster.close()
         show_main()
 
-    label = f"dask LocalCluster, {slots} workers x {threads} threads"
-    if has_bokeh:
-        label += f", dashboard {client.dashboard_link}"
-    return DaskEngine(client, label=label, slots=slots, patience_s=timeout_s, on_close=close)
+    return DaskEngine(
+        client,
+        label=f"dask LocalCluster, {slots} workers x {threads} threads",
+        dashboard=client.dashboard_link if has_bokeh else "",
+        slots=slots,
+        patience_s=timeout_s,
+        on_close=close,
+    )
 
 
 def connect_dask(address: str, wanted: int | None, threads: int, timeout_s: float) -> DaskEngine:
@@ -106,7 +112,12 @@ def connect_dask(address: str, wanted: int | None, threads: int, timeout_s: floa
     Raises:
         EngineError: see `ddlflow.engines.open_engine`.
     """
-    client = _connect(address, min(_CONNECT_S, timeout_s))
+    show_log = _hide_log()
+    try:
+        client = _connect(address, min(_CONNECT_S, timeout_s))
+    except BaseException:
+        show_log()
+        raise
     try:
         num_workers = _wait_for_workers(client, address, wanted, timeout_s)
         problem = version_problem(_versions(client))
@@ -114,11 +125,17 @@ def connect_dask(address: str, wanted: int | None, threads: int, timeout_s: floa
             raise EngineError(f"The Dask cluster at {address} does not fit: {problem}")
     except BaseException:
         client.close()
+        show_log()
         raise
     slots = wanted or num_workers
-    label = f"dask at {address}, {slots} of {num_workers} workers x {threads} threads"
-    label += f", dashboard {client.dashboard_link}"
-    return DaskEngine(client, label=label, slots=slots, patience_s=timeout_s, on_close=lambda: None)
+    return DaskEngine(
+        client,
+        label=f"dask at {address}, {slots} of {num_workers} workers x {threads} threads",
+        dashboard=client.dashboard_link,
+        slots=slots,
+        patience_s=timeout_s,
+        on_close=show_log,
+    )
 
 
 def version_problem(versions: Mapping[str, Mapping[str, str]]) -> str | None:
@@ -139,9 +156,6 @@ def version_problem(versions: Mapping[str, Mapping[str, str]]) -> str | None:
 
 
 def _connect(address: str, timeout_s: float) -> Client:
-    distributed_log = logging.getLogger("distributed")
-    level = distributed_log.level
-    distributed_log.setLevel(logging.CRITICAL)  # each failed try would be logged with a traceback
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", VersionMismatchWarning)  # an error below, in one line
@@ -151,8 +165,6 @@ def _connect(address: str, timeout_s: float) -> Client:
             f"No Dask scheduler answers at {address} ({one_line(error)}). Start one there with "
             "`dask scheduler`, or set engine.address to where it is."
         ) from error
-    finally:
-        distributed_log.setLevel(level)
 
 
 def _wait_for_workers(client: Client, address: str, wanted: int | None, timeout_s: float) -> int:
@@ -172,13 +184,12 @@ def _versions(client: Client) -> dict[str, dict[str, str]]:
     replies = client.run(_versions_here, on_error="return", callback_timeout=_REPLY_S)
     versions = {"client": _versions_here()}
     for address, reply in replies.items():
-        if isinstance(reply, ModuleNotFoundError):
-            missing = {"ddlflow": f"not at all ({reply})"}
-            versions[address] = versions["client"] | missing
-        elif isinstance(reply, Exception):
-            raise EngineError(f"The Dask worker at {address} fails: {one_line(reply)}.")
-        else:
-            versions[address] = reply
+        if isinstance(reply, Exception):
+            raise EngineError(
+                f"The Dask worker at {address} cannot run ddlflow ({one_line(reply)}). Install "
+                f"ddlflow {versions['client']['ddlflow']} there."
+            )
+        versions[address] = reply
     return versions
 
 
@@ -186,6 +197,19 @@ def _versions_here() -> dict[str, str]:
     packages = {name: importlib.metadata.version(name) for name in _SAME if name != "python"}
     # A pickled function runs on the same minor version of Python alone.
     return {"python": f"{sys.version_info.major}.{sys.version_info.minor}"} | packages
+
+
+def _hide_log() -> Callable[[], None]:
+    """Silence Dask, which logs tracebacks of what is told as an error; returns how to undo it."""
+    levels = {log: log.level for log in map(logging.getLogger, _LOGS)}
+    for log in levels:
+        log.setLevel(logging.CRITICAL)
+
+    def undo() -> None:
+        for log, level in levels.items():
+            log.setLevel(level)
+
+    return undo
 
 
 def _hide_main() -> Callable[[], None]:

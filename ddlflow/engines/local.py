@@ -25,6 +25,7 @@ class LocalEngine:
         self.slots = slots
         self._threads = threads
         self._idle: list[Worker] = []  # kept from one map to the next
+        self._pools: set[Pool] = set()  # of maps that were begun and not closed
 
     def describe(self) -> str:
         """One line for the user."""
@@ -39,6 +40,7 @@ class LocalEngine:
     ) -> Iterator[Result]:
         """See `Engine.map`."""
         pool = Pool(self.slots, self._threads, self._idle)
+        self._pools.add(pool)
 
         def start(index: int, item: Item) -> None:
             pool.start(index, function, item)
@@ -47,6 +49,7 @@ class LocalEngine:
             yield from in_order(items, self.slots * ITEMS_PER_SLOT, start, pool.finish, on_event)
         finally:
             pool.close()
+            self._pools.discard(pool)
 
     def gang(
         self,
@@ -63,12 +66,16 @@ class LocalEngine:
                 f"slots on this machine. Set engine.workers to {world} in the site file, or ask "
                 f"for at most {self.slots}."
             )
+        if stop is not None and stop.is_set():
+            return GangResult(None, None, stopped=True)
         inbox: Inbox = Inbox()
         ranks = _LocalRanks(job, world, inbox)
         return watch_gang(job, [_HOST] * world, ranks, inbox, on_event=on_event, stop=stop)
 
     def close(self) -> None:
         """See `Engine.close`."""
+        while self._pools:
+            self._pools.pop().close()
         while self._idle:
             self._idle.pop().end()
 
@@ -114,7 +121,7 @@ class _LocalRanks:
 
 
 def _watch(rank: int, process: RankProcess, inbox: Inbox) -> None:
-    end = process.run(partial(_put, inbox, rank))
+    end = process.run(partial(_put, inbox, rank), wanted=lambda: True)
     inbox.put(Ended(rank, end))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ddlflow.engines import GangJob
-from ddlflow.engines.rank_process import Lines, RankEnd, RankProcess
+from ddlflow.engines.rank_process import Lines, RankEnd, RankProcess, not_started
 from ddlflow.errors import EngineError
 
 
@@ -47,8 +47,10 @@ _gangs: dict[str, _Gang] = {}
 _lock = threading.Lock()
 
 
-def run_rank(order: RankOrder, emit: Callable[[Lines], None]) -> RankEnd | None:
-    """Run a rank to its end; None if its gang was over before it began.
+def run_rank(
+    order: RankOrder, emit: Callable[[Lines], None], wanted: Callable[[], bool]
+) -> RankEnd:
+    """Run a rank to its end; not at all if its gang was over before it began.
 
     Raises:
         EngineError: this is another process than the one that the driver chose.
@@ -59,11 +61,11 @@ def run_rank(order: RankOrder, emit: Callable[[Lines], None]) -> RankEnd | None:
     with _lock:
         gang = _gangs.setdefault(order.gang, _Gang())
         if gang.over:
-            return None
+            return not_started()
         gang.process = process
         if gang.store is not None:
             process.meet(*gang.store)
-    return process.run(emit)
+    return process.run(emit, wanted)
 
 
 def meet(gang: str, store_host: str, store_port: int) -> None:
@@ -78,8 +80,10 @@ def meet(gang: str, store_host: str, store_port: int) -> None:
 def terminate(gang: str) -> None:
     """Send SIGTERM to the gang's rank on this worker."""
     with _lock:
-        here = _gangs.get(gang)
-        if here is not None and here.process is not None:
+        here = _gangs.setdefault(gang, _Gang())
+        if here.process is None:
+            here.over = True
+        else:
             here.process.terminate()
 
 

@@ -86,6 +86,7 @@ class Pool:
         self._ready: deque[tuple[int, Outcome]] = deque()
         self._idle = idle  # the engine's; taken from as needed, given back by `close`
         self._workers: list[Worker] = []
+        self._closed = False
 
     def start(self, index: int, function: Callable[[Any], Any], item: Any) -> None:
         """Hand in an item."""
@@ -94,6 +95,8 @@ class Pool:
 
     def finish(self) -> tuple[int, Outcome]:
         """Wait for any item and return its index and outcome."""
+        if self._closed:
+            raise EngineError("The engine was closed before this map was done.")
         while not self._ready:
             self._send()
             for connection in wait([w.connection for w in self._workers if w.tasks]):
@@ -114,6 +117,7 @@ class Pool:
             else:
                 self._idle.append(worker)
         self._workers.clear()
+        self._closed = True
 
     def _send(self) -> None:
         for ahead in range(_AHEAD):

@@ -40,6 +40,11 @@ class RankEnd:
     log_end: str
 
 
+def not_started() -> RankEnd:
+    """The end of a rank that was ended before it began."""
+    return RankEnd(time.time(), -signal.SIGTERM, "")
+
+
 class RankProcess:
     """A rank's process. `run` blocks in one thread; the other methods may be called from any."""
 
@@ -55,11 +60,12 @@ class RankProcess:
         self._input: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._say({"rank": rank, "world": world, "payload": job.payload})
 
-    def run(self, emit: Callable[[Lines], None]) -> RankEnd:
+    def run(self, emit: Callable[[Lines], None], wanted: Callable[[], bool]) -> RankEnd:
         """Start the process and watch it to its end. Nothing that it started in turn outlives it.
 
         Args:
             emit: takes the event lines as they come; they are not parsed here.
+            wanted: asked several times a second; the rank is killed once it says no.
         """
         events, events_of_rank = os.pipe()
         try:
@@ -70,12 +76,12 @@ class RankProcess:
                 return RankEnd(time.time(), 1, "")
             finally:
                 os.close(events_of_rank)
-            if self._process is None:  # killed before it was started
-                return RankEnd(time.time(), -signal.SIGKILL, "")
+            if self._process is None:  # ended before it was started
+                return not_started()
             feeder = threading.Thread(target=self._feed, args=(self._process,), daemon=True)
             feeder.start()
             try:
-                self._read(events, self._process, emit)
+                self._read(events, self._process, emit, wanted)
                 returncode = self._process.wait()
                 return RankEnd(time.time(), returncode, self._log_end())
             finally:
@@ -93,7 +99,9 @@ class RankProcess:
     def terminate(self) -> None:
         """Ask the rank to finish its step and end (SIGTERM)."""
         with self._lock:
-            if self._process is not None and self._process.returncode is None:
+            if self._process is None:
+                self._killed = True
+            elif self._process.returncode is None:
                 self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -122,13 +130,19 @@ class RankProcess:
             )
 
     def _read(
-        self, events: int, process: subprocess.Popen[bytes], emit: Callable[[Lines], None]
+        self,
+        events: int,
+        process: subprocess.Popen[bytes],
+        emit: Callable[[Lines], None],
+        wanted: Callable[[], bool],
     ) -> None:
         """Pass on whole lines until the pipe's end, or until the rank has exited."""
         poller = select.poll()
         poller.register(events, select.POLLIN)
         rest = b""
         while True:
+            if not wanted():
+                self.kill()
             if not poller.poll(_POLL_S * 1000):
                 if process.poll() is not None:
                     return

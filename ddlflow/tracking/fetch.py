@@ -24,9 +24,7 @@ def fetch_model(model_uri: str, tracking_uri: str, to: Path) -> Path:
     if not model_uri.startswith(("runs:/", "models:/")):
         folder = _local(model_uri)
         if folder is None or not folder.is_dir():
-            raise SpecError(
-                f"{model_uri!r} is no model: there is no such folder. Give {MODEL_FORMS}."
-            )
+            raise SpecError(f"There is no model folder {model_uri!r}. Give {MODEL_FORMS}.")
         return _model_folder(folder, model_uri)
     # Here, and in a file of its own: a folder needs no MLflow, whose import takes a second.
     from ddlflow.tracking.registry import download, location_of

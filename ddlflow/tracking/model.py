@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mlflow.pyfunc
 import pandas
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
@@ -18,6 +17,11 @@ from mlflow.models import Model, ModelSignature, infer_signature
 from ddlflow.errors import TrackingError
 from ddlflow.tracking.run import Run
 from ddlflow.tracking.spool import Record, Sent
+
+with warnings.catch_warnings():
+    # MLflow's own chat agents warn of their type hints when they are defined.
+    warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType", UserWarning)
+    import mlflow.pyfunc
 
 _RUN_TAG, _DIGEST_TAG = "ddlflow.run", "ddlflow.model_digest"
 

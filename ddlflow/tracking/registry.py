@@ -14,6 +14,7 @@ from ddlflow.tracking.store import MODEL_FORMS, absolute, database_path, redacte
 import mlflow.artifacts  # isort: skip - after connect, which prepares MLflow
 from mlflow import MlflowClient  # isort: skip
 from mlflow.exceptions import MlflowException  # isort: skip
+from sqlalchemy.exc import SQLAlchemyError  # isort: skip
 
 
 def location_of(model_uri: str, tracking_uri: str) -> str:
@@ -50,9 +51,9 @@ def _explained(what: str, tracking_uri: str) -> Iterator[None]:
     """MLflow's errors as ours: what is not there is the user's, the rest is the server's."""
     try:
         yield
-    except MlflowException as error:
-        text = one_sentence(error.message, tracking_uri)
-        if error.error_code in REFUSALS:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        text = one_sentence(error, tracking_uri)
+        if getattr(error, "error_code", None) in REFUSALS:
             raise SpecError(f"There is no model {what}: {text} Give {MODEL_FORMS}.") from None
         raise TrackingError(
             f"{what} cannot be fetched from {redacted(tracking_uri)}: {text}"

@@ -19,7 +19,7 @@ _SECRET_KEY = re.compile(r"pass|token|secret|key|credential", re.IGNORECASE)
 # A server that does not answer is waited out by the spool, not inside one request. A retry inside
 # MLflow's HTTP layer could also create a run twice, which the spool's own retry looks up first.
 _ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -108,7 +108,8 @@ class BinaryScores(Scores):
         called = F.pad(by_class.flip(1).cumsum(1).flip(1), (0, 1))  # [2, BINS + 1] at or above
         total = by_class.sum(1, keepdim=True)
         thresholds = torch.sigmoid(_logit_edges())
-        metric = metric_class(thresholds=thresholds, validate_args=False)
+        # Not synchronised: the counts are of all ranks already, and one rank alone computes.
+        metric = metric_class(thresholds=thresholds, validate_args=False, sync_on_compute=False)
         metric.update(torch.empty(0), torch.empty(0, dtype=torch.int64))  # it warns of none at all
         metric.merge_state({"confmat": torch.stack([total - called, called], -1).transpose(0, 1)})
         return metric.compute()

@@ -70,6 +70,10 @@ class Reduction:
         ]
         self._mine = self._nodes[rank]
         self._most = max(map(len, self._nodes))  # gathered blocks are of one size
+        # Torch 2.13 renamed it.
+        self._all_gather: Callable[..., object] = (
+            getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        )
 
     def __call__(self, vector_of: Callable[[int], Vector]) -> Vector:
         """The sum over all virtual ranks of ``vector_of(v)``, asked in order for this rank's v.
@@ -104,7 +108,7 @@ class Reduction:
         rows += [torch.zeros_like(rows[0])] * (self._most - len(rows))
         mine = rows[0] if len(rows) == 1 else torch.cat(rows)
         everyone = mine.new_empty(self._world * mine.numel())
-        dist.all_gather_into_tensor(everyone, mine, group=self._group)
+        self._all_gather(everyone, mine, group=self._group)
         return positions, everyone.view(self._world * self._most, -1)
 
 

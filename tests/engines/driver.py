@@ -1,6 +1,7 @@
 """A plain script (no ``if __name__ == "__main__"``) that uses an engine; for tests of its end.
 
-Usage: driver.py ENGINE WHAT FOLDER, where WHAT is close, hang or interrupt.
+Usage: driver.py ENGINE WHAT FOLDER, where ENGINE is local, dask or a scheduler's address, and WHAT
+is close, hang or interrupt.
 """
 
 import json
@@ -33,7 +34,8 @@ def job(module: str, **payload: Any) -> GangJob:
     return GangJob(module, payload, 1, folder, {}, (ranks,), 60.0)
 
 
-with open_engine(Site(engine={"use": use}), slots=2, threads=1) as engine:
+place = {"use": "dask", "address": use, "workers": 2} if "://" in use else {"use": use}
+with open_engine(Site(engine=place), slots=2, threads=1) as engine:
     squares = list(engine.map(data_work.square, range(4)))
     children = [child.pid for child in psutil.Process().children(recursive=True)]
     tell({"event": "squares", "squares": squares, "children": children})
@@ -46,4 +48,6 @@ with open_engine(Site(engine={"use": use}), slots=2, threads=1) as engine:
         flag = str(Path(folder) / "flag")
         result = engine.gang(job("stop", flag=flag), 2, on_event=tell, stop=asked)
     tell({"event": "end", "stopped": result.stopped, "values": result.values})
-tell({"event": "closed", "left": [str(p) for p in psutil.Process().children(recursive=True)]})
+# Python's own resource tracker, started with the first spawned process, lives as long as we do.
+left = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+tell({"event": "closed", "left": [line for line in left if "resource_tracker" not in line]})

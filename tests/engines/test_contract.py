@@ -1,13 +1,8 @@
 """One contract, every engine: local, Dask's LocalCluster, Dask's own command line on loopback."""
 
-import json
-import os
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,46 +21,12 @@ import data_work  # noqa: E402 - it is on the path only now
 SLOTS = 3
 
 
-@contextmanager
-def dask_by_command_line(folder: Path, num_workers: int) -> Iterator[str]:
-    """A scheduler and workers as an administrator starts them; their address."""
-    at = folder / "scheduler.json"
-    dask = [sys.executable, "-m", "dask"]
-    environment = os.environ | {"PYTHONPATH": RANKS}
-    options: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "cwd": folder}
-    with (folder / "log").open("wb") as log:
-        commands = [
-            [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
-            [*dask, "worker", "--nworkers", str(num_workers), "--nthreads", "1", "--no-dashboard"],
-        ]
-        processes = [
-            subprocess.Popen([*command, "--scheduler-file", str(at)], stderr=log, **options)
-            for command in commands
-        ]
-        try:
-            give_up = time.monotonic() + 60
-            while not at.exists() or not at.read_text().strip():
-                assert time.monotonic() < give_up, (folder / "log").read_text()
-                time.sleep(0.05)
-            yield json.loads(at.read_text())["address"]
-        finally:
-            family = [p for child in processes for p in processes_below(child.pid)]
-            for process in processes:
-                process.kill()
-                process.wait()
-            for process in family:
-                if process.is_running():
-                    process.kill()
-
-
-def processes_below(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
-
-
 @pytest.fixture(scope="module", params=["local", "dask", "dask address"])
-def engine(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Engine]:
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: Any, dask_by_command_line: Any
+) -> Iterator[Engine]:
     if request.param == "dask address":
-        with dask_by_command_line(tmp_path_factory.mktemp("dask"), SLOTS) as address:
+        with dask_by_command_line(tmp_path_factory.mktemp("dask"), SLOTS) as (address, _):
             site = Site(engine={"use": "dask", "address": address, "workers": SLOTS})
             with open_engine(site, slots=1, threads=1) as opened:
                 yield opened
@@ -271,6 +232,13 @@ def test_a_module_that_is_not_there_is_told_from_the_log(engine: Engine, job: An
     failure = failure_of(engine.gang(job("no_such_module"), 1))
     assert (failure.kind, failure.message) == ("Exited", "exited with status 1")
     assert "No module named no_such_module" in failure.traceback
+
+
+def test_stop_set_beforehand_starts_nothing(engine: Engine, job: Any, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    assert engine.gang(job("meet"), 1, stop=stop) == GangResult(None, None, True)
+    assert not (tmp_path / "logs").exists()
 
 
 def test_a_reset_connection_does_not_hide_the_killed_peer(engine: Engine, job: Any) -> None:

@@ -70,6 +70,32 @@ def test_nothing_outlives_a_killed_driver(use: str, tmp_path: Path) -> None:
     wait_until_gone(pids)
 
 
+def test_no_rank_on_a_cluster_outlives_its_driver(
+    dask_by_command_line: Any, tmp_path: Path
+) -> None:
+    with dask_by_command_line(tmp_path, 2) as (address, _):
+        with start(address, "hang", tmp_path) as driver:
+            events = events_until(driver, "progress", times=2)
+            ranks = [event for event in events if event["event"] == "ready"]
+            driver.kill()
+        wait_until_gone([rank["pid"] for rank in ranks])
+        assert all(psutil.pid_exists(rank["worker_pid"]) for rank in ranks)
+
+
+def test_a_lost_scheduler_ends_the_gang(dask_by_command_line: Any, tmp_path: Path) -> None:
+    with dask_by_command_line(tmp_path, 2) as (address, scheduler_pid):
+        with start(address, "hang", tmp_path) as driver:
+            events = events_until(driver, "progress", times=2)
+            ranks = [event["pid"] for event in events if event["event"] == "ready"]
+            os.kill(scheduler_pid, signal.SIGKILL)
+            err = driver.communicate(timeout=60)[1]
+        wait_until_gone(ranks)
+    assert driver.returncode == 1
+    last = err.splitlines()[-1]
+    assert last.startswith(f"ddlflow.errors.EngineError: dask at {address}, 2 of 2 workers")
+    assert "no answer from the cluster" in last
+
+
 @engines
 def test_ctrl_c_is_left_to_the_driver(use: str, tmp_path: Path) -> None:
     with start(use, "interrupt", tmp_path) as driver:

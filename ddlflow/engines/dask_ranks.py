@@ -1,0 +1,148 @@
+"""Ranks on Dask workers: a rank is watched by a task that is pinned to one worker.
+
+What the rank says comes back through the scheduler's event topics (in order, batched by Dask);
+what the driver says goes out with `Client.run`, which does not wait for task slots.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from distributed import Client, Future, Status, get_worker
+
+from ddlflow.engines import on_worker
+from ddlflow.errors import EngineError
+
+_REPLY_S = 10.0  # for workers to answer; one that hangs must not hold up the end of a gang
+_WORKING = (Status.running, Status.paused, Status.closing_gracefully)
+# What the client raises when the scheduler or a worker is gone or hangs.
+_GONE = (OSError, TimeoutError, RuntimeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A client, asked with time limits; `label` names the cluster to the user."""
+
+    client: Client
+    label: str
+
+    def run(self, function: Callable[..., Any], addresses: list[str], *args: Any) -> dict[str, Any]:
+        """Call a function on workers at once, beside their tasks; replies by address.
+
+        One that cannot be reached is left out. Raises EngineError if one, or the scheduler, hangs.
+        """
+        return self._ask(self.client.run, function, *args, workers=addresses, on_error="ignore")
+
+    def workers(self) -> dict[str, int]:
+        """The workers there are now, as threads by address. Raises EngineError as `run` does."""
+        return self._ask(self.client.sync, self.client.scheduler.ncores)
+
+    def forget(self, futures: list[Future]) -> None:
+        """Cancel tasks; those of data work that run go on to their end, for nobody."""
+        with suppress(*_GONE):
+            self.client.cancel(futures, force=True)
+
+    def _ask(self, method: Callable[..., Any], *args: Any, **options: Any) -> dict[str, Any]:
+        try:
+            replies: dict[str, Any] = method(*args, **options, callback_timeout=_REPLY_S)
+        except _GONE as error:
+            text = f"{self.label}: no answer from the cluster ({one_line(error)})."
+            raise EngineError(text) from error
+        return replies
+
+
+class DaskRanks:
+    """The ranks of one gang; see `ddlflow.engines.gang.Ranks`."""
+
+    def __init__(
+        self, cluster: Cluster, topic: str, orders: dict[str, on_worker.RankOrder]
+    ) -> None:
+        """Start them: orders by the worker's address, rank 0 first."""
+        self._cluster = cluster
+        self._gang = next(iter(orders.values())).gang
+        self._addresses = list(orders)
+        self._futures = [
+            cluster.client.submit(
+                _run_rank,
+                order,
+                topic,
+                key=f"ddlflow-gang-{order.gang}-{order.rank}",
+                workers=[address],
+                allow_other_workers=False,
+                pure=False,
+                retries=0,
+                priority=10,
+            )
+            for address, order in orders.items()
+        ]
+
+    def meet(self, store_host: str, store_port: int) -> None:
+        """Tell every rank where the store is."""
+        self._tell(self._addresses, on_worker.meet, store_host, store_port)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to rank 0."""
+        self._tell(self._addresses[:1], on_worker.terminate)
+
+    def kill(self) -> None:
+        """Kill every rank, and wait until their workers are free again."""
+        self._tell(self._addresses, on_worker.kill)
+        with suppress(EngineError):
+            give_up = time.monotonic() + _REPLY_S
+            while self._busy() and time.monotonic() < give_up:
+                time.sleep(0.02)
+        self._cluster.forget(self._futures)
+
+    def lost(self) -> dict[int, str]:
+        """Ranks that will not be heard of again, each with the reason."""
+        present = self._cluster.workers()
+        reasons = {}
+        for rank, (address, future) in enumerate(zip(self._addresses, self._futures, strict=True)):
+            # A pinned task whose worker is gone stays pending for ever: only the list tells.
+            if future.status == "error":
+                reasons[rank] = f"Dask worker {address}: {one_line(future.exception())}"
+            elif address not in present:
+                reasons[rank] = f"the Dask worker at {address} is gone; out of memory?"
+            elif future.status in ("cancelled", "lost"):
+                reasons[rank] = f"Dask worker {address}: its task was {future.status}"
+        return reasons
+
+    def _tell(self, addresses: list[str], order: Callable[..., None], *args: Any) -> None:
+        # A worker that cannot be told is found by `lost`, and the end of its process ends its rank.
+        with suppress(EngineError):
+            present = self._cluster.workers()
+            there = [address for address in addresses if address in present]
+            self._cluster.run(order, there, self._gang, *args)
+
+    def _busy(self) -> bool:
+        present = self._cluster.workers()
+        return any(
+            future.status == "pending" and address in present
+            for address, future in zip(self._addresses, self._futures, strict=True)
+        )
+
+
+def _run_rank(order: on_worker.RankOrder, topic: str) -> None:
+    """The task of a rank, on its worker."""
+    worker = get_worker()
+    key = worker.get_current_task()
+
+    def send(message: dict[str, Any]) -> None:
+        worker.log_event(topic, {"gang": order.gang, "rank": order.rank, **message})
+
+    def wanted() -> bool:
+        # No longer when the scheduler is lost or the task was cancelled, as it is by Dask when
+        # the driver is gone. Dask interrupts no running task: the rank would go on for ever.
+        task = worker.state.tasks.get(key)
+        return worker.status in _WORKING and task is not None and task.state != "cancelled"
+
+    end = on_worker.run_rank(order, lambda lines: send({"lines": lines}), wanted)
+    send({"end": asdict(end)})
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in a few words."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:300]}" if words else type(error).__name__
