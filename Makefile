@@ -1,0 +1,38 @@
+# make run     the main job: sets up, then pipelines/quickstart.yaml on conf/local.yaml
+# make test    sets up, then all tests
+# make check   ruff, mypy and the layer test
+# make bench   the benchmarks (benchmarks/README.md)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIPELINE ?= quickstart
+
+.PHONY: run test check bench setup clean
+
+run: $(READY)
+	$(BIN)/ddlflow run $(PIPELINE)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+bench: $(READY)
+	$(BIN)/python benchmarks/all.py
+
+setup: $(READY)
+
+# The whole tested version set; made anew when what it is made from changes.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ddlflow needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) .ddlflow .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,34 @@
+"""What all tests share: one torch thread, and homes of Prefect and MLflow that are nobody's."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Set before anything imports Prefect, and inherited by every command that a test starts.
+_HOME = tempfile.mkdtemp(prefix="ddlflow-tests-")
+os.environ["PREFECT_HOME"] = str(Path(_HOME) / "prefect")
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["DO_NOT_TRACK"] = "1"
+os.environ.pop("PREFECT_API_URL", None)
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    """Tests are many small things: threads cost them more than they give."""
+    import torch
+
+    torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets; a test that asks for it skips where there is none."""
+    folder = os.environ.get("DDLFLOW_REAL_DATA")
+    if not folder:
+        pytest.skip("DDLFLOW_REAL_DATA is not set: it names the folder of real data sets")
+    return Path(folder)
