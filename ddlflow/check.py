@@ -330,7 +330,7 @@ def _workers(plan: Plan) -> Iterator[Finding]:
         return
     found = resources(engine, gpus=gpus)
     memory = psutil.virtual_memory().available
-    text = f"{found.slots} workers, a training of {found.world} ranks x {found.threads} threads"
+    text = f"{found.slots} workers, {found.threads} threads a rank"
     yield Finding("workers", "ok", f"{text} ({found.why}); {memory / 1e9:.0f} GB memory free.")
     if memory / found.slots < 1e9:
         text = "Less than 1 GB of free memory a worker. Set engine.workers lower."

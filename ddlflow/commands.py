@@ -38,8 +38,10 @@ def run(
         SpecError, DataError: the input is wrong; nothing was written.
         DdlflowError: the run failed; the same call goes on from what was finished.
     """
+    from ddlflow.check import precheck
+
     changes = as_changes(set)
-    load(pipeline, on, changes)  # wrong files are said before Prefect takes its seconds
+    precheck(load(pipeline, on, changes))  # wrong input is said before Prefect takes its seconds
     _settle_prefect()
     flow = _load_flow()
     result: dict[str, Any] = flow(pipeline=pipeline, on=on, changes=changes, fresh=fresh)

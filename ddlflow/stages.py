@@ -6,6 +6,7 @@ runs them in turn; so can a script.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from ddlflow.errors import DataError, SpecError, TrainingError
 from ddlflow.session import Session, Stage, hashed, write_json
 from ddlflow.spec import code
 from ddlflow.spec.pipeline import Collider
+from ddlflow.train.world import fitting_world
 
 # A stage's own version: raised when its result changes for the same settings.
 VERSION = {"source": 1, "prepare": 1, "train": 1, "evaluate": 1, "infer": 1}
@@ -104,6 +106,7 @@ def train(session: Session, prepared: Stage, tell: Tell = lambda event: None) ->
         TrainingError: a rank failed; the same command goes on from the last checkpoint.
     """
     from ddlflow.train.job import Job
+    from ddlflow.train.training import num_parameters
 
     plan = session.plan
     pipeline = plan.pipeline
@@ -121,7 +124,6 @@ def train(session: Session, prepared: Stage, tell: Tell = lambda event: None) ->
     }
 
     def work(folder: Path) -> dict[str, Any]:
-        world, virtual_ranks, threads = _setup(session, folder, rows["train"])
         shipped = code.gather(plan, folder / "code")
         job = Job(
             dataset=prepared.folder,
@@ -130,11 +132,14 @@ def train(session: Session, prepared: Stage, tell: Tell = lambda event: None) ->
             train=pipeline.train.model_dump(mode="json"),
             data=pipeline.data.model_dump(mode="json"),
             labels=pipeline.labels,
-            virtual_ranks=virtual_ranks,
-            threads=threads,
+            virtual_ranks=1,
+            threads=1,
             device=device,
             code=str(shipped) if shipped else None,
         )
+        size = num_parameters(job)
+        world, virtual_ranks, threads = _setup(session, folder, rows["train"], size)
+        job = replace(job, virtual_ranks=virtual_ranks, threads=threads)
         result = _run_gang(session, job, world, tell)
         trained = {key: result[key] for key in result if key != "trail"}
         return trained | {
@@ -162,24 +167,39 @@ def _check_train(session: Session, rows: dict[str, int]) -> None:
         )
 
 
-def _setup(session: Session, folder: Path, rows: int) -> tuple[int, int, int]:
+def plural(number: int, noun: str) -> str:
+    """``2 ranks``, ``1 rank``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _setup(session: Session, folder: Path, rows: int, num_parameters: int) -> tuple[int, int, int]:
     """World, virtual ranks and threads; the last two are kept from the training's first start."""
     found = session.resources
     spec = session.plan.pipeline.train
+    world, why = found.world, found.why
+    if world is None:
+        choice = fitting_world(
+            cores=session.engine.slots,
+            num_parameters=num_parameters,
+            batch_rows=min(spec.batch_rows, rows),
+        )
+        world, why = choice.world, choice.why
     kept = folder / "setup.json"
     if kept.exists():
         setup = json.loads(kept.read_text())
     else:
-        virtual_ranks = spec.virtual_ranks if spec.virtual_ranks != "auto" else found.world
+        virtual_ranks = spec.virtual_ranks if spec.virtual_ranks != "auto" else world
         most = min(spec.batch_rows, rows)
         setup = {"virtual_ranks": min(virtual_ranks, most), "threads": found.threads}
         write_json(kept, setup)
     virtual_ranks, threads = setup["virtual_ranks"], setup["threads"]
-    world = min(found.world, virtual_ranks, session.engine.slots)
-    ranks = "1 rank" if world == 1 else f"{world} ranks"
-    session.screen.say(
-        f"train: {ranks} x {threads} threads, {virtual_ranks} virtual ranks ({found.why})"
-    )
+    world = min(world, virtual_ranks, session.engine.slots)
+    words = [
+        plural(world, "rank"),
+        plural(threads, "thread"),
+        plural(virtual_ranks, "virtual rank"),
+    ]
+    session.screen.say(f"train: {words[0]} x {words[1]}, {words[2]} ({why})")
     return world, virtual_ranks, threads
 
 

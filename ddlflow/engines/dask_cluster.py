@@ -6,9 +6,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import dask.config
@@ -22,6 +23,7 @@ from ddlflow.engines.rank_process import thread_variables
 from ddlflow.errors import EngineError
 
 _CONNECT_S = 5.0
+_STUCK_S = 8.0
 _REPLY_S = 10.0
 _LOGS = ("distributed", "distributed.client")  # Dask gives each a level of its own
 # Code and pickles travel between these; other versions of them fail in ways that are hard to read.
@@ -57,47 +59,67 @@ def start_dask(slots: int, threads: int, timeout_s: float) -> DaskEngine:
         "distributed.scheduler.worker-saturation": 1.0,  # a lost worker takes few items with it
         "distributed.worker.profile.enabled": False,  # it wakes 100 times a second beside a rank
         "distributed.nanny.pre-spawn-environ": thread_variables(threads),
+        # A LocalCluster drops a worker for good that is away this long after it was lost once,
+        # even where it was lost again a moment ago; its nanny brings it back.
+        "distributed.deploy.lost-worker-timeout": "1 day",
     }
-    show_main = _hide_main()
-    cluster: LocalCluster | None = None
+    undo = ExitStack()
+    undo.enter_context(dask.config.set(settings))
+    undo.callback(_hide_main())
+    undo.callback(_keep_environment(thread_variables(threads)))
     try:
-        with dask.config.set(settings):
-            cluster = LocalCluster(
-                n_workers=slots,
-                threads_per_worker=1,
-                processes=True,
-                # Files that a task maps into memory would count and ranks would not: a limit
-                # would pause or kill the wrong process.
-                memory_limit=0,
-                dashboard_address="127.0.0.1:0",  # None would try 8787, and warn where it is taken
-                silence_logs=logging.CRITICAL,
-            )
-            client = Client(cluster, set_as_default=False)
-            client.register_plugin(_WorkerOfOurs())
-            client.wait_for_workers(slots, timeout_s)
+        cluster = LocalCluster(
+            n_workers=slots,
+            threads_per_worker=1,
+            processes=True,
+            # Files that a task maps into memory would count and ranks would not: a limit would
+            # pause or kill the wrong process.
+            memory_limit=0,
+            dashboard_address="127.0.0.1:0",  # None would try 8787, and warn where it is taken
+            silence_logs=logging.CRITICAL,
+        )
+        undo.callback(_close, cluster, list(cluster.workers.values()))
+        client = Client(cluster, set_as_default=False)
+        client.register_plugin(_WorkerOfOurs())
+        client.wait_for_workers(slots, timeout_s)
     except BaseException as error:
-        if cluster is not None:
-            cluster.close()
-        show_main()
+        undo.close()
         if isinstance(error, OSError | RuntimeError):
             text = f"A Dask LocalCluster of {slots} workers did not start ({one_line(error)})."
             raise EngineError(
                 f"{text} Look at the free memory, or set engine.use: local."
             ) from error
         raise
-
-    def close() -> None:
-        cluster.close()
-        show_main()
-
     return DaskEngine(
         client,
         label=f"dask LocalCluster, {slots} workers x {threads} threads",
         dashboard=client.dashboard_link if has_bokeh else "",
         slots=slots,
         patience_s=timeout_s,
-        on_close=close,
+        on_close=undo.close,
     )
+
+
+def _close(cluster: LocalCluster, nannies: list[Any]) -> None:
+    """Close a cluster. Its nannies have 4 s for a worker to end; one that waits longer is stuck.
+
+    A nanny whose worker dies while it starts may wait for ever (two waiters read one queue in
+    distributed 2026.7: nanny.py, _wait_until_connected); the worker's death sets it free.
+    """
+
+    def kill_workers() -> None:
+        for nanny in nannies:
+            with suppress(ProcessLookupError):
+                if nanny.pid is not None:
+                    os.kill(nanny.pid, signal.SIGKILL)
+
+    rescue = threading.Timer(_STUCK_S, kill_workers)
+    rescue.start()
+    try:
+        cluster.close()
+    finally:
+        rescue.cancel()
+        rescue.join()
 
 
 def connect_dask(address: str, wanted: int | None, threads: int, timeout_s: float) -> DaskEngine:
@@ -197,6 +219,20 @@ def _versions_here() -> dict[str, str]:
     packages = {name: importlib.metadata.version(name) for name in _SAME if name != "python"}
     # A pickled function runs on the same minor version of Python alone.
     return {"python": f"{sys.version_info.major}.{sys.version_info.minor}"} | packages
+
+
+def _keep_environment(names: Iterable[str]) -> Callable[[], None]:
+    """A nanny sets its worker's environment variables in its own process, which here is ours."""
+    before = {name: os.environ.get(name) for name in names}
+
+    def undo() -> None:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    return undo
 
 
 def _hide_log() -> Callable[[], None]:

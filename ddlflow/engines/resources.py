@@ -2,40 +2,39 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from ddlflow.spec.site import Engine
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Workers for data work, and the ranks and threads of a training.
+    """What a site gives on the machine that asks.
 
     Attributes:
         slots: worker processes; one data task or one rank each.
-        world: ranks of a training.
-        threads: of one rank.
+        threads: of one rank. One by default on a CPU: ranks scale where threads wait in barriers,
+            and one thread keeps its speed when another process wants a core.
+        world: ranks of a training; None leaves it to the size of the training.
         why: a clause for the user.
     """
 
     slots: int
-    world: int
     threads: int
+    world: int | None
     why: str
 
 
 def available_cores() -> int:
     """Cores that this process may use: its affinity, and the container's quota."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
     try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:  # noqa: PTH123 - no path work
-            quota, period = file.read().split()
-        if quota != "max":
-            cores = min(cores, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass
-    return cores
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup, or "max": no quota
+        return cores
 
 
 def resources(engine: Engine, *, gpus: int, cores: int | None = None) -> Resources:
@@ -48,13 +47,12 @@ def resources(engine: Engine, *, gpus: int, cores: int | None = None) -> Resourc
     """
     cores = cores or available_cores()
     if engine.workers != "auto":
-        slots = world = engine.workers
-        why = f"engine.workers is {slots}"
+        slots, why = engine.workers, f"engine.workers is {engine.workers}"
+        world: int | None = slots
     elif gpus:
-        slots, world = gpus, gpus
-        why = f"a rank for each of {gpus} GPUs"
+        slots, world, why = gpus, gpus, f"one for each of {gpus} GPUs"
     else:
-        slots = world = cores
-        why = f"a rank for each of {cores} cores"
-    threads = engine.threads if engine.threads != "auto" else max(1, cores // world)
-    return Resources(slots, world, threads, f"{why}, {threads} threads each")
+        slots, world, why = cores, None, f"one for each of {cores} cores"
+    fitting = max(1, cores // slots) if gpus else 1
+    threads = fitting if engine.threads == "auto" else engine.threads
+    return Resources(slots, threads, world, why)

@@ -154,6 +154,12 @@ def first_net(job: Job, manifest: Manifest, objective: Objective) -> nn.Module:
     )
 
 
+def num_parameters(job: Job) -> int:
+    """How many numbers the job trains."""
+    net = first_net(job, Manifest.load(Path(job.dataset)), objective_of(job))
+    return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
+
+
 def standardisation_of(manifest: Manifest) -> Standardisation:
     """That of the training rows, in the very numbers that the model's buffers have."""
     statistics = manifest.statistics("train")

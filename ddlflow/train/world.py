@@ -1,0 +1,33 @@
+"""How many ranks a training takes where the site leaves it open (``workers: auto``)."""
+
+from dataclasses import dataclass
+
+# A step's work is 6 floating-point operations a parameter and row (2 forward, 4 backward). One core
+# did 30 to 40 GFLOP/s of it and a gradient sum over ranks cost 0.3 to 0.6 ms (2 cores, gloo on
+# loopback), so a share below 100 MFLOP is paid for by the sum: see benchmarks/README.md.
+FLOP_A_PARAMETER_AND_ROW = 6
+SHARE_FLOP = 100e6
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How many ranks, and a clause that says why."""
+
+    world: int
+    why: str
+
+
+def fitting_world(*, cores: int, num_parameters: int, batch_rows: int) -> Choice:
+    """The number of CPU ranks of one thread that a training of this size is fastest with.
+
+    Args:
+        cores: that there are.
+        num_parameters: of the model.
+        batch_rows: of a global batch.
+    """
+    flop = FLOP_A_PARAMETER_AND_ROW * num_parameters * batch_rows
+    world = max(1, min(cores, int(flop / SHARE_FLOP)))
+    size = f"{flop / 1e6:,.0f} MFLOP a step"
+    if world == cores:
+        return Choice(world, f"{size} keep {cores} cores busy")
+    return Choice(world, f"{size}: more ranks would wait for each other")
