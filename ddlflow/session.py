@@ -159,12 +159,14 @@ class Session:
                 known = json.loads(done.read_text())
                 self.screen.done(name, known["seconds"], cached=True)
                 return Stage(**{**known, "cached": True, "folder": str(folder)})
+            is_new = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
             began = time.monotonic()
             try:
                 value = work(folder)
             except InputError:
-                shutil.rmtree(folder, ignore_errors=True)
+                if is_new:  # else it holds what an earlier run finished
+                    shutil.rmtree(folder, ignore_errors=True)
                 raise
             seconds = time.monotonic() - began
             stage = Stage(name, key, str(folder), seconds, False, value)

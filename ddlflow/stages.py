@@ -4,22 +4,18 @@ A stage takes the session and the stages before it, and returns a small manifest
 runs them in turn; so can a script.
 """
 
-import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ddlflow.engines import Failure, GangJob
-from ddlflow.errors import DataError, SpecError, TrainingError
+from ddlflow.errors import DataError, SpecError
+from ddlflow.launch import Tell, launch, setup
 from ddlflow.session import Session, Stage, hashed, write_json
 from ddlflow.spec import code
 from ddlflow.spec.pipeline import Collider
-from ddlflow.train.world import fitting_world
 
 # A stage's own version: raised when its result changes for the same settings.
 VERSION = {"source": 1, "prepare": 1, "train": 1, "evaluate": 1, "infer": 1}
-Tell = Callable[[dict[str, Any]], None]
 
 
 def source(session: Session) -> str:
@@ -137,10 +133,9 @@ def train(session: Session, prepared: Stage, tell: Tell = lambda event: None) ->
             device=device,
             code=str(shipped) if shipped else None,
         )
-        size = num_parameters(job)
-        world, virtual_ranks, threads = _setup(session, folder, rows["train"], size)
+        world, virtual_ranks, threads = setup(session, folder, rows["train"], num_parameters(job))
         job = replace(job, virtual_ranks=virtual_ranks, threads=threads)
-        result = _run_gang(session, job, world, tell)
+        result = launch(session, job, world, rows["train"], tell)
         trained = {key: result[key] for key in result if key != "trail"}
         return trained | {
             "model": str(job.model_folder),
@@ -165,99 +160,6 @@ def _check_train(session: Session, rows: dict[str, int]) -> None:
             "train.early_stopping needs validation rows, and data.split leaves none. Set "
             "data.split.validation."
         )
-
-
-def plural(number: int, noun: str) -> str:
-    """``2 ranks``, ``1 rank``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _setup(session: Session, folder: Path, rows: int, num_parameters: int) -> tuple[int, int, int]:
-    """World, virtual ranks and threads; the last two are kept from the training's first start."""
-    found = session.resources
-    spec = session.plan.pipeline.train
-    world, why = found.world, found.why
-    if world is None:
-        choice = fitting_world(
-            cores=session.engine.slots,
-            num_parameters=num_parameters,
-            batch_rows=min(spec.batch_rows, rows),
-        )
-        world, why = choice.world, choice.why
-    kept = folder / "setup.json"
-    if kept.exists():
-        setup = json.loads(kept.read_text())
-    else:
-        virtual_ranks = spec.virtual_ranks if spec.virtual_ranks != "auto" else world
-        most = min(spec.batch_rows, rows)
-        setup = {"virtual_ranks": min(virtual_ranks, most), "threads": found.threads}
-        write_json(kept, setup)
-    virtual_ranks, threads = setup["virtual_ranks"], setup["threads"]
-    world = min(world, virtual_ranks, session.engine.slots)
-    words = [
-        plural(world, "rank"),
-        plural(threads, "thread"),
-        plural(virtual_ranks, "virtual rank"),
-    ]
-    session.screen.say(f"train: {words[0]} x {words[1]}, {words[2]} ({why})")
-    return world, virtual_ranks, threads
-
-
-def _run_gang(session: Session, job: Any, world: int, tell: Tell) -> dict[str, Any]:
-    gang_job = GangJob(
-        module="ddlflow.train.rank",
-        payload=job.to_json(),
-        threads=job.threads,
-        log_folder=str(Path(job.folder) / "logs"),
-        env={},
-        python_path=(),
-        start_timeout_s=session.plan.site.engine.start_timeout_s,
-    )
-    with session.screen.bar("train", 1.0, "rows") as advance:
-        done = 0.0
-
-        def on_event(event: dict[str, Any]) -> None:
-            nonlocal done
-            if event.get("rank") != 0:
-                return
-            if event["event"] == "progress":
-                share = event["done"] / event["total"]
-                speed = event["done"] / max(event["seconds"], 1e-9)
-                words = (
-                    f"epoch {event['epoch']} loss {event['loss']:.4f} {speed / 1e6:.2f} M rows/s"
-                )
-                advance(share - done, words)
-                done = share
-            elif event["event"] == "resumed":
-                session.screen.say(f"train: goes on from step {event['step']}")
-            elif event["event"] == "epoch":
-                tell(event)
-
-        result = session.gang(gang_job, world, on_event)
-    if result.failure is not None:
-        raise _error_of(result.failure)
-    if result.values is None:
-        raise TrainingError("The training was stopped from outside. Start the same command again.")
-    return dict(result.values[0])
-
-
-def _error_of(failure: Failure) -> Exception:
-    """The error that a user sees for a gang's first cause."""
-    if failure.kind in {"SpecError", "DataError", "TrainingError", "CheckpointError"}:
-        import ddlflow.errors
-
-        kind: type[Exception] = getattr(ddlflow.errors, failure.kind)
-        return kind(failure.message)
-    at = f" at step {failure.step}" if failure.step else ""
-    lines = [line.strip() for line in failure.traceback.splitlines() if line.strip()]
-    place = next((line for line in reversed(lines) if line.startswith("File ")), "")
-    error = TrainingError(
-        f"Rank {failure.rank} on {failure.host} failed{at}: {failure.kind}: {failure.message} "
-        f"{f'({place}). ' if place else ''}Log: {failure.log}. The same command goes on from the "
-        "last checkpoint."
-    )
-    error.add_note(failure.traceback)
-    return error
 
 
 def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
@@ -293,13 +195,13 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
     return session.stage("evaluate", settings, work)
 
 
-def infer(session: Session, trained: Stage) -> Stage:
+def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
     """The model over the pipeline's inference source (by default its test or whole source)."""
     from ddlflow.data.source import open_source
     from ddlflow.infer.predict import infer as predict
 
     spec = session.plan.pipeline
-    location = spec.infer.source or spec.data.test_source or source(session)
+    location = spec.infer.source or spec.data.test_source or prepared.value["location"]
     found = open_source(
         location, spec.data.model_copy(update={"format": "auto"}), session.data_root
     )

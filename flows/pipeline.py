@@ -60,7 +60,7 @@ def pipeline(
             record.trained(trained)
             evaluated = run_stage(stages.evaluate, session, prepared, trained)
             record.evaluated(prepared, trained, evaluated)
-            inferred = run_stage(stages.infer, session, trained)
+            inferred = run_stage(stages.infer, session, prepared, trained)
             model_uri = record.model(trained, inferred.value["location"])
             done = [prepared, trained, evaluated, inferred]
             result = summary(record, done, model_uri, evaluated, inferred)

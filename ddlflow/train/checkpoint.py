@@ -10,6 +10,7 @@ import hashlib
 import io
 import logging
 import os
+import pickle
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,10 @@ def write(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        for old in files(folder)[:-KEPT]:
+        known = files(folder)
+        # Those of later steps are of no use: the training went back behind them.
+        kept = known[: known.index(path) + 1][-KEPT:]
+        for old in [*(file for file in known if file not in kept), *folder.glob("step-*.tmp")]:
             old.unlink(missing_ok=True)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -71,7 +75,12 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no checkpoint of this ddlflow.")
     if hashlib.sha256(payload).hexdigest().encode() != head[len(MAGIC) :]:
         raise CheckpointError(f"checkpoint {path} is damaged: its bytes do not match its hash.")
-    state = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} holds something else than tensors and plain values: it is not read."
+        ) from error
     return dict(state)
 
 
@@ -81,7 +90,7 @@ def latest(folder: Path) -> dict[str, Any] | None:
         try:
             return read(path)
         except CheckpointError as error:
-            log.warning("%s The one before is used.", error)
+            log.warning("%s The one before is used, if there is one.", error)
     return None
 
 
@@ -91,7 +100,6 @@ class Writer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._waiting: tuple[int, dict[str, Any]] | None = None
-        self._writing = False
         self._changed = threading.Condition()
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)

@@ -70,7 +70,9 @@ class Gradients:
             grads = [
                 p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters
             ]
-            return [*grads, loss.detach(), *(buffer.clone() for buffer in self._buffers)]
+            # One dtype on every rank, whatever a user's loss computes in: it is gathered.
+            told = loss.detach().float()
+            return [*grads, told, *(buffer.clone() for buffer in self._buffers)]
 
         total = self._reduce(vector)
         for parameter, gradient in zip(self._parameters, total, strict=False):

@@ -68,6 +68,8 @@ def _run(payload: dict[str, Any], rank: int, world: int, emit: Emit, stop: threa
         sys.path.insert(0, job.code)
     torch.set_num_threads(job.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Else every torch.empty would be filled with NaN, a pass over memory for nothing.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     device = torch.device("cpu")
     if job.device == "cuda":
         device = torch.device("cuda", rank % torch.cuda.device_count())

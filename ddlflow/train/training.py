@@ -113,7 +113,7 @@ def settings(job: Job) -> dict[str, Any]:
     """What decides the bits of a training; a checkpoint of other settings is not gone on from."""
     return {
         "model": job.model,
-        "train": job.train,
+        "train": {key: v for key, v in job.train.items() if key != "checkpoint_every_s"},
         "virtual_ranks": job.virtual_ranks,
         "threads": job.threads,
         "device": job.device,

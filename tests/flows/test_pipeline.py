@@ -1,0 +1,200 @@
+"""Whole runs: real Prefect, real MLflow, real engines, as a user starts them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.filterwarnings(
+    # Prefect and MLflow on each other's and their own doings; none is ours.
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore::pydantic.warnings.PydanticDeprecatedSince20",
+    "ignore::ResourceWarning",
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with a small collider pipeline on the local engine."""
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "conf").mkdir()
+    pipeline = yaml.safe_load((ROOT / "pipelines/quickstart.yaml").read_text())
+    pipeline["name"] = "small"
+    pipeline["data"]["source"]["rows"] = 6_000
+    pipeline["train"]["epochs"] = 2
+    pipeline["train"]["batch_rows"] = 200
+    pipeline["train"]["virtual_ranks"] = 2
+    pipeline["register"] = "small-model"
+    (tmp_path / "pipelines/small.yaml").write_text(yaml.safe_dump(pipeline))
+    site = yaml.safe_load((ROOT / "conf/local.yaml").read_text())
+    site["engine"] = {"use": "local", "workers": 2}
+    (tmp_path / "conf/local.yaml").write_text(yaml.safe_dump(site))
+    return tmp_path
+
+
+def ddlflow(project: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in the project."""
+    return subprocess.run(
+        [sys.executable, "-m", "ddlflow", *arguments],
+        cwd=project,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def run_json(project: Path, *arguments: str) -> dict[str, Any]:
+    done = ddlflow(project, "run", "small", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1, done.stdout
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def client_of(project: Path) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(f"sqlite:///{project}/.ddlflow/mlflow.db")
+
+
+def test_a_run_leaves_all_that_it_promises_and_is_cached_the_second_time(project: Path) -> None:
+    first = run_json(project)
+    assert [stage["name"] for stage in first["stages"]] == ["prepare", "train", "evaluate", "infer"]
+    assert not any(stage["cached"] for stage in first["stages"])
+    assert first["metrics"]["auroc"] > 0.52
+    assert first["model_uri"] == "models:/small-model/1"
+    assert first["rows_per_s"] > 0
+
+    client = client_of(project)
+    run = client.get_run(first["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.batch_rows"] == "200"
+    assert run.data.tags["ddlflow.model_digest"] == first["model_digest"]
+    assert run.data.metrics["test_auroc"] == pytest.approx(first["metrics"]["auroc"])
+    history = client.get_metric_history(first["run_id"], "val_auroc")
+    assert [metric.step for metric in history] == [1, 2]
+    kept = {file.path for file in client.list_artifacts(first["run_id"])}
+    assert {"pipeline.yaml", "site.yaml", "report", "training", "versions.json"} <= kept
+    plots = {file.path for file in client.list_artifacts(first["run_id"], "report")}
+    assert {"report/roc.png", "report/loss_curves.png", "report/feature_histogram.png"} <= plots
+    assert run.inputs.dataset_inputs[0].dataset.name == "small"
+
+    files = sorted(Path(first["predictions"]).glob("*.parquet"))
+    assert sum(pq.read_metadata(file).num_rows for file in files) == 6_000
+
+    second = run_json(project)
+    assert all(stage["cached"] for stage in second["stages"])
+    assert second["model_digest"] == first["model_digest"]
+    assert second["run_id"] != first["run_id"]
+    assert len(client.get_metric_history(second["run_id"], "val_auroc")) == 2
+
+    # A model by its URI over another source; and again with nothing to do.
+    source = next((project / ".ddlflow/source").glob("*/*.parquet"))
+    for _ in range(2):
+        done = ddlflow(
+            project,
+            "infer",
+            first["model_uri"],
+            str(source),
+            "--out",
+            "scored",
+            "--key",
+            "m_bb",
+            "--json",
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["rows"] == 6_000
+    table = pq.read_table(project / "scored")
+    assert table.column_names == ["m_bb", "prediction", "probability"]
+    assert table["m_bb"].to_pylist() == pq.read_table(source)["m_bb"].to_pylist()
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_ends_with_the_same_bits(
+    project: Path,
+) -> None:
+    slow = ["--set", "train.epochs=400", "--set", "train.checkpoint_every_s=0.5"]
+    undisturbed = run_json(project, *slow, "--set", "storage=other")
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ddlflow", "run", "small", *slow],
+        cwd=project,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: any((project / ".ddlflow/train").glob("*/checkpoints/*.ckpt")), process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    client = client_of(project)
+    (run,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    assert run.info.status == "KILLED"
+
+    again = run_json(project, *slow)
+    assert again["model_digest"] == undisturbed["model_digest"]
+    assert again["run_id"] == run.info.run_id
+    assert client.get_run(again["run_id"]).info.status == "FINISHED"
+    epochs = [metric.step for metric in client.get_metric_history(again["run_id"], "loss")]
+    assert sorted(epochs) == list(range(1, 401))
+
+
+def test_a_killed_command_goes_on_and_leaves_no_rank(project: Path) -> None:
+    slow = ["--set", "train.epochs=400", "--set", "train.checkpoint_every_s=0.2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ddlflow", "run", "small", *slow],
+        cwd=project,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(lambda: any((project / ".ddlflow/train").glob("*/checkpoints/*.ckpt")), process)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and ranks_of(project):
+        time.sleep(0.2)
+    assert not ranks_of(project)
+    killed = run_json(project, *slow)
+    assert (
+        killed["model_digest"] == run_json(project, *slow, "--set", "storage=other")["model_digest"]
+    )
+
+
+def test_a_tracking_server_that_is_down_does_not_stop_a_run(project: Path) -> None:
+    away = ["--set", "tracking.uri=http://127.0.0.1:9"]
+    result = run_json(project, *away)
+    assert result["metrics"]["auroc"] > 0.52
+    assert Path(result["model_uri"]).is_dir()  # no server gave it a URI
+    assert any((project / ".ddlflow/tracking").iterdir())  # it waits to be sent
+
+
+def wait_for(seen: Any, process: "subprocess.Popen[Any]", timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not seen():
+        assert process.poll() is None, "the command ended by itself"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def ranks_of(project: Path) -> list[int]:
+    """Rank processes whose log lies in this project."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if "ddlflow.train.rank" in (process.info["cmdline"] or []):
+            try:
+                if any(str(project) in file.path for file in process.open_files()):
+                    found.append(process.pid)
+            except psutil.Error:
+                continue
+    return found
