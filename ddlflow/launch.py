@@ -1,18 +1,23 @@
 """A training as a gang on the session's engine: how many ranks, what they say, how they fail."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ddlflow.errors
 from ddlflow.engines import Failure, GangJob
-from ddlflow.errors import TrainingError
+from ddlflow.errors import EngineError, TrainingError
 from ddlflow.session import Session, write_json
+from ddlflow.spec.site import Engine
 from ddlflow.train.job import Job
 from ddlflow.train.world import fitting_world
 
 Tell = Callable[[dict[str, Any]], None]
+COME_BACK_S = 4.0  # a nanny starts a worker again in 1 to 3 s; waiting for it keeps the world
+FINAL_KINDS = frozenset({"SpecError", "DataError", "TrainingError", "CheckpointError"})
+LOSSES = frozenset({"Killed", "Exited", "WorkerLost", "Hung", "StartTimeout"})  # no code raised
 
 
 def plural(number: int, noun: str) -> str:
@@ -59,65 +64,132 @@ def setup(session: Session, folder: Path, rows: int, num_parameters: int) -> tup
 
 
 def launch(session: Session, job: Job, world: int, rows: int, tell: Tell) -> dict[str, Any]:
-    """Runs a training to its end and returns what rank 0 says of it.
+    """Runs a training to its end, over as many attempts as it takes and may have.
+
+    When a rank dies, hangs or raises, the next attempt goes on from the last checkpoint with the
+    workers that are there then. The result does not depend on any of that.
 
     Args:
         session: with the engine.
         job: what to train.
-        world: how many ranks.
+        world: how many ranks are wanted.
         rows: of one epoch, for the progress bar.
-        tell: gets each epoch's row of history.
+        tell: gets each epoch's row of history, and an "attempt" event as each begins.
+
+    Returns:
+        What rank 0 says at the end, and ``attempts``: each one's world and first cause of its end.
 
     Raises:
-        TrainingError: a rank failed; the same job goes on from the last checkpoint.
+        TrainingError: no attempt is left, or another one would end the same way.
         Interrupted: a signal came; the checkpoint is written.
     """
-    gang_job = GangJob(
+    site = session.plan.site.engine
+    attempts: list[dict[str, Any]] = []
+    before: Failure | None = None
+    with session.screen.bar("train", rows * job.train_spec.epochs, "rows") as show:
+        while True:
+            ranks = world if not attempts else _ranks_left(session, world)
+            attempt: dict[str, Any] = {"number": len(attempts) + 1, "world": ranks}
+            attempts.append(attempt)
+            tell({"event": "attempt", **attempt})
+            result = session.gang(_gang_job(job, site), ranks, _listener(session, tell, show))
+            if result.values is not None:
+                return {**result.values[0], "attempts": attempts}
+            failure = result.failure
+            if failure is None:
+                raise TrainingError("The training was stopped from outside. Start it again.")
+            attempt["ended_by"] = cause = describe(failure)
+            session.screen.say(f"train: attempt {len(attempts)} ended: {cause}")
+            if _is_final(failure) or _is_same(failure, before) or len(attempts) > site.max_restarts:
+                raise _error_of(failure, len(attempts))
+            before = failure
+
+
+def _gang_job(job: Job, site: Engine) -> GangJob:
+    return GangJob(
         module="ddlflow.train.rank",
         payload=job.to_json(),
         threads=job.threads,
         log_folder=str(Path(job.folder) / "logs"),
         env={},
         python_path=(),
-        start_timeout_s=session.plan.site.engine.start_timeout_s,
+        start_timeout_s=site.start_timeout_s,
+        silence_s=job.silence_s,
     )
-    with session.screen.bar("train", rows * job.train_spec.epochs, "rows") as advance:
-        done = 0
-
-        def on_event(event: dict[str, Any]) -> None:
-            nonlocal done
-            if event.get("rank") != 0:
-                return
-            if event["event"] == "progress":
-                speed = event["done"] / max(event["seconds"], 1e-9) / 1e6
-                words = f"epoch {event['epoch']}, loss {event['loss']:.4f}, {speed:.2f} M rows/s"
-                advance(event["done"] - done, words)
-                done = event["done"]
-            elif event["event"] == "resumed":
-                session.screen.say(f"train: goes on from step {event['step']}")
-            elif event["event"] == "epoch":
-                tell(event)
-
-        result = session.gang(gang_job, world, on_event)
-    if result.failure is not None:
-        raise _error_of(result.failure)
-    if result.values is None:
-        raise TrainingError("The training was stopped from outside. Start the same command again.")
-    return dict(result.values[0])
 
 
-def _error_of(failure: Failure) -> Exception:
-    """The error that a user sees for a gang's first cause."""
-    if failure.kind in {"SpecError", "DataError", "TrainingError", "CheckpointError"}:
+def _listener(session: Session, tell: Tell, show: Callable[..., None]) -> Tell:
+    """What is done with the events of one attempt's ranks: rank 0 speaks for all."""
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event.get("rank") != 0:
+            return
+        if event["event"] == "progress":
+            speed = event["done"] / max(event["seconds"], 1e-9) / 1e6
+            words = f"epoch {event['epoch']}, loss {event['loss']:.4f}, {speed:.2f} M rows/s"
+            show(event["done"], words)
+        elif event["event"] == "resumed":
+            session.screen.say(f"train: goes on from step {event['step']}")
+        elif event["event"] == "epoch":
+            tell(event)
+
+    return on_event
+
+
+def _ranks_left(session: Session, world: int) -> int:
+    """Ranks of the next attempt: of the workers that are there, or come back in a moment.
+
+    Raises:
+        EngineError: fewer than ``engine.min_workers`` came in ``engine.start_timeout_s``.
+    """
+    site, engine = session.plan.site.engine, session.engine
+    began = time.monotonic()
+    while (found := min(world, engine.available())) < world:
+        waited_s = time.monotonic() - began
+        if waited_s >= COME_BACK_S and found >= site.min_workers:
+            break
+        if waited_s >= site.start_timeout_s:
+            raise EngineError(
+                f"{plural(found, 'worker')} left, and engine.min_workers is {site.min_workers}. "
+                "Start more workers, and then the same command goes on from the last checkpoint."
+            )
+        time.sleep(0.1)
+    return found
+
+
+def describe(failure: Failure) -> str:
+    """One line: who, where, when, what."""
+    at = f" at step {failure.step}" if failure.step else ""
+    return f"rank {failure.rank} on {failure.host}{at}: {failure.kind}: {failure.message}"
+
+
+def _is_final(failure: Failure) -> bool:
+    """Whether the error is of the input or of the numbers: another attempt would meet it again."""
+    return failure.kind in FINAL_KINDS
+
+
+def _is_same(failure: Failure, before: Failure | None) -> bool:
+    """Whether code raised the same at the same step twice: it would a third time too."""
+    if before is None or failure.kind in LOSSES:
+        return False
+    return (failure.kind, failure.message, failure.step) == (
+        before.kind,
+        before.message,
+        before.step,
+    )
+
+
+def _error_of(failure: Failure, attempts: int) -> Exception:
+    """The error that a user sees for the last attempt's first cause."""
+    if failure.kind in FINAL_KINDS:
         kind: type[Exception] = getattr(ddlflow.errors, failure.kind)
         return kind(failure.message)
-    at = f" at step {failure.step}" if failure.step else ""
     lines = [line.strip() for line in failure.traceback.splitlines() if line.strip()]
     place = next((line for line in reversed(lines) if line.startswith("File ")), "")
+    after = f" after {plural(attempts, 'attempt')}" if attempts > 1 else ""
     error = TrainingError(
-        f"Rank {failure.rank} on {failure.host} failed{at}: {failure.kind}: {failure.message} "
-        f"{f'({place}). ' if place else ''}Log: {failure.log}. The same command goes on from the "
-        "last checkpoint."
+        f"The training failed{after}: {describe(failure)} {f'({place}). ' if place else ''}Log: "
+        f"{failure.log}. The same command goes on from the last checkpoint."
     )
     error.add_note(failure.traceback)
     return error

@@ -68,8 +68,12 @@ class Record:
             context="training",
         )
 
-    def epoch(self, event: Mapping[str, Any]) -> None:
-        """An epoch's row of history as metrics; the step is the epoch."""
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """An epoch's row of history as metrics, with the epoch as step; an attempt as a tag."""
+        if event["event"] == "attempt":
+            ranks = f"{event['world']} ranks" if event["world"] > 1 else "1 rank"
+            self.run.log_tags({f"ddlflow.attempt.{event['number']}": ranks})
+            return
         values = {k: v for k, v in event.items() if isinstance(v, int | float) and _is_metric(k)}
         self.run.log_metrics(values, step=int(event["epoch"]))
 

@@ -8,6 +8,7 @@ once, and the second waits and then finds the result.
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -114,8 +115,9 @@ class Session:
         self, function: Callable[[Any], Any], items: Sequence[Any], name: str
     ) -> Iterable[Any]:
         """The engine's map with a progress bar; results in the items' order."""
-        with self.screen.bar(name, len(items), "parts") as advance:
-            yield from self.engine.map(function, items, on_event=lambda _: advance(1))
+        done = itertools.count(1)
+        with self.screen.bar(name, len(items), "parts") as show:
+            yield from self.engine.map(function, items, on_event=lambda _: show(next(done)))
 
     def gang(
         self, job: GangJob, world: int, on_event: Callable[[dict[str, Any]], None]

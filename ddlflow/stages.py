@@ -12,7 +12,7 @@ from ddlflow.errors import DataError, SpecError
 from ddlflow.launch import Tell, launch, setup
 from ddlflow.session import Session, Stage, hashed, write_json
 from ddlflow.spec import code
-from ddlflow.spec.pipeline import Collider
+from ddlflow.spec.pipeline import Made
 
 # A stage's own version: raised when its result changes for the same settings.
 VERSION = {"source": 1, "prepare": 1, "train": 1, "evaluate": 1, "infer": 1}
@@ -23,20 +23,20 @@ def source(session: Session) -> str:
     wanted = session.plan.pipeline.data.source
     if isinstance(wanted, str):
         return wanted
-    return collider(session, wanted).folder
+    return made(session, wanted).folder
 
 
-def collider(session: Session, wanted: Collider) -> Stage:
-    """Makes HIGGS-like events under the storage."""
+def made(session: Session, wanted: Made) -> Stage:
+    """Makes a source's rows under the storage."""
+    from ddlflow.data.made import SOURCES, plan, write_part
 
     def work(folder: Path) -> dict[str, Any]:
-        from ddlflow.data.collider import plan, write_part
-
-        parts = plan(wanted.rows, folder, wanted.seed)
-        written = list(session.map_over(write_part, parts, "collider"))
+        parts = plan(wanted.use, wanted.rows, folder, wanted.seed)
+        written = list(session.map_over(write_part, parts, wanted.use))
         return {"rows": wanted.rows, "files": len(written)}
 
-    settings = {"version": VERSION["source"], "rows": wanted.rows, "seed": wanted.seed}
+    versions = [VERSION["source"], SOURCES[wanted.use].VERSION]
+    settings = {"version": versions, **wanted.model_dump(mode="json")}
     return session.stage("source", settings, work)
 
 
@@ -132,6 +132,7 @@ def train(session: Session, prepared: Stage, tell: Tell = lambda event: None) ->
             threads=1,
             device=device,
             code=str(shipped) if shipped else None,
+            silence_s=plan.site.engine.silence_s,
         )
         world, virtual_ranks, threads = setup(session, folder, rows["train"], num_parameters(job))
         job = replace(job, virtual_ranks=virtual_ranks, threads=threads)

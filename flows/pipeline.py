@@ -56,7 +56,7 @@ def pipeline(
         precheck(plan)
         prepared = run_stage(stages.prepare, session)
         with recorded(session, prepared) as record:
-            trained = run_stage(stages.train, session, prepared, record.epoch)
+            trained = run_stage(stages.train, session, prepared, record.tell)
             record.trained(trained)
             evaluated = run_stage(stages.evaluate, session, prepared, trained)
             record.evaluated(prepared, trained, evaluated)

@@ -41,6 +41,9 @@ class GangJob:
         env: environment variables on top of the worker's.
         python_path: folders put in front of each rank's ``PYTHONPATH``.
         start_timeout_s: how long every rank has for its first event.
+        silence_s: how long a rank's ``beat`` events may stay away before it counts as hung; 0: as
+            long as they like. Silence counts from a rank's first beat on. A beat with ``stuck:
+            true`` says that the rank's own work stands still.
     """
 
     module: str
@@ -50,6 +53,7 @@ class GangJob:
     env: dict[str, str]
     python_path: tuple[str, ...]
     start_timeout_s: float
+    silence_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class Failure:
         host: where that rank ran.
         step: the last step the rank told of, if any.
         kind: the exception's class, or one of ``Killed``, ``Exited``, ``WorkerLost``,
-            ``StartTimeout``, ``BadEvent``.
+            ``Hung``, ``StartTimeout``, ``BadEvent``.
         message: what happened.
         traceback: the end of the traceback, or of the log where the rank left none.
         log: the path of the rank's log.
@@ -99,6 +103,9 @@ class Engine(Protocol):
 
     def describe(self) -> str:
         """One line for the user: what this engine is and how many workers it has."""
+
+    def available(self) -> int:
+        """Ranks that could start at this moment; less than ``slots`` while workers are away."""
 
     def map(
         self,

@@ -56,6 +56,10 @@ class DaskEngine:
         """One line for the user."""
         return self._cluster.label + (f", dashboard {self._dashboard}" if self._dashboard else "")
 
+    def available(self) -> int:
+        """See `Engine.available`."""
+        return len(self._cluster.workers())
+
     def map(
         self,
         function: Callable[[Item], Result],

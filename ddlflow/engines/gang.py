@@ -23,6 +23,7 @@ STOP_S = 20.0  # from SIGTERM to SIGKILL: a step and a checkpoint
 _FOLLOW_S = 5.0  # the other ranks' time to end after rank 0 has stopped
 _SETTLE_OWN_S = 0.3  # an earlier failure of another rank may be under way
 _SETTLE_PEER_S = 2.0  # the failure that this one follows from may be under way
+_START_SILENCE_S = 30.0  # before the first step: an import can hold a whole process for seconds
 _TICK_S = 0.2
 _LOST_EVERY_S = 0.5
 _TRACEBACK_CHARACTERS = 4000
@@ -81,6 +82,7 @@ class _Member:
     rank: int
     host: str
     heard: bool = False
+    beaten: float = 0.0  # when its last beat came, monotonic; 0: none yet
     step: int | None = None
     results: list[Any] = field(default_factory=list)
     stopped: bool = False
@@ -122,11 +124,19 @@ class _Gang:
                 self.blame(member, "BadEvent", text, at=at)
                 continue
             self._take(member, name, event, at)
-            self.on_event({**event, "rank": member.rank, "host": member.host})
+            if name != "beat":
+                self.on_event({**event, "rank": member.rank, "host": member.host})
 
     def _take(self, member: _Member, name: str, event: dict[str, Any], at: float) -> None:
         if name == "progress":
             member.step = event.get("step", member.step)
+        elif name == "beat":
+            member.beaten = time.monotonic()
+            member.step = event.get("step", member.step)
+            if event.get("stuck") and not member.failed:
+                # It waits for a peer more often than it is the one that hangs.
+                text = f"its work has stood still for {event['idle_s']:.0f} s"
+                self.blame(member, "Hung", text, severity=_PEER)
         elif name == "store":
             self.ranks.meet(member.host, event["port"])
         elif name == "result":
@@ -160,6 +170,20 @@ class _Gang:
         if not member.ended:
             member.ended = True
             self.blame(member, "WorkerLost", reason)
+
+    def look_for_silence(self) -> None:
+        """A rank whose beats have ended is stopped, swapped out or cut off."""
+        if not self.job.silence_s or self.asked:
+            return
+        now = time.monotonic()
+        for member in self.members:
+            silent_s = now - member.beaten
+            gone = member.ended or member.failed or member.stopped or member.results
+            limit_s = (
+                self.job.silence_s if member.step else max(self.job.silence_s, _START_SILENCE_S)
+            )
+            if member.beaten and not gone and silent_s > limit_s:
+                self.blame(member, "Hung", f"no sign of life for {silent_s:.0f} s")
 
     def never_started(self) -> None:
         silent = [m for m in self.members if not m.heard and not m.ended]
@@ -248,6 +272,7 @@ def watch_gang(
                 look_at = now + _LOST_EVERY_S
                 for rank, reason in ranks.lost().items():
                     gang.lost(rank, reason)
+                gang.look_for_silence()
     finally:
         ranks.kill()
     return gang.result()

@@ -31,6 +31,10 @@ class LocalEngine:
         """One line for the user."""
         return f"local, {self.slots} x {self._threads} threads on this machine"
 
+    def available(self) -> int:
+        """See `Engine.available`."""
+        return self.slots
+
     def map(
         self,
         function: Callable[[Item], Result],

@@ -39,7 +39,7 @@ class Screen:
 
     @contextmanager
     def bar(self, name: str, total: float, unit: str) -> Iterator[Callable[..., None]]:
-        """A progress bar; call what is yielded with the amount done since, and a word or two."""
+        """A progress bar; call what is yielded with the amount done, and a word or two."""
         if self.live:
             columns = (
                 SpinnerColumn(),
@@ -52,16 +52,15 @@ class Screen:
             with Progress(*columns, console=self._console, transient=True) as progress:
                 task = progress.add_task(name, total=total, words="")
 
-                def advance(amount: float, words: str = "") -> None:
-                    progress.update(task, advance=amount, words=escape(words))
+                def show(done: float, words: str = "") -> None:
+                    progress.update(task, completed=done, words=escape(words))
 
-                yield advance
+                yield show
             return
-        done, told = 0.0, time.monotonic()
+        told = time.monotonic()
 
-        def log(amount: float, words: str = "") -> None:
-            nonlocal done, told
-            done += amount
+        def log(done: float, words: str = "") -> None:
+            nonlocal told
             if time.monotonic() - told >= LINE_EVERY_S:
                 told = time.monotonic()
                 self.say(f"{name}: {done:,.0f} of {total:,.0f} {unit} {words}".rstrip())

@@ -2,7 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from ddlflow.spec.pipeline import Section
 
@@ -15,11 +22,14 @@ class Engine(Section):
     threads: Literal["auto"] | PositiveInt = "auto"  # of one rank
     address: str | None = None  # dask: a scheduler that runs already, tcp://host:8786
     start_timeout_s: PositiveFloat = 60.0  # how long to wait for workers and for ranks to meet
+    max_restarts: NonNegativeInt = 5  # attempts of a training after its first
+    min_workers: PositiveInt = 1  # fewer are not gone on with after a loss
+    silence_s: NonNegativeFloat = 8.0  # a rank without a sign of life for so long hangs; 0: never
 
     @model_validator(mode="after")
     def _address_is_for_dask(self) -> "Engine":
         if self.address is not None and self.use != "dask":
-            raise ValueError("engine.address is for use: dask")
+            raise ValueError(f"address is for use: dask, and use is {self.use}. Remove one of them")
         return self
 
 

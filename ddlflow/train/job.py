@@ -26,6 +26,7 @@ class Job:
         threads: of each rank.
         device: where to compute.
         code: the folder of the user's modules, or None.
+        silence_s: how long a rank's work may stand still before it counts as hung; 0: for ever.
     """
 
     dataset: str
@@ -38,6 +39,7 @@ class Job:
     threads: int
     device: Literal["cpu", "cuda"]
     code: str | None = None
+    silence_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

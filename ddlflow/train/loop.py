@@ -16,6 +16,7 @@ from ddlflow.train.checkpoint import Writer
 from ddlflow.train.gradients import Gradients
 from ddlflow.train.metrics import BETTER
 from ddlflow.train.penalty import add_penalty_gradient, penalised, stop_at_zero
+from ddlflow.train.pulse import Pulse
 from ddlflow.train.schedules import factor, is_constant
 from ddlflow.train.state import State, copied
 
@@ -38,6 +39,7 @@ class Surroundings:
     validate: Callable[[], dict[str, float]]  # the metrics of the validation split, or {}
     emit: Callable[[dict[str, Any]], None]  # an event, at most twice a second
     must_stop: Callable[[], bool]
+    pulse: Pulse  # marked at each step: the rank is alive
     name_rows: Callable[[int, int], str]  # the rows of (epoch, step), for the message
     writer: Writer | None  # rank 0 alone keeps checkpoints and the digest trail
     settings: dict[str, Any]  # of this training: a checkpoint is good for the same ones alone
@@ -89,7 +91,8 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
             state.unread.append((loss, chunk.batch_rows))
 
             # From here on: what happens every so many steps.
-            now = clock()
+            around.pulse.at = now = clock()
+            around.pulse.step = state.steps
             marked = around.writer is not None and state.steps % spec.digest_every == 0
             if len(state.unread) < READ_EVERY_STEPS and now - read < READ_EVERY_S and not marked:
                 continue

@@ -57,6 +57,9 @@ def main() -> int:
 
 
 def _run(payload: dict[str, Any], rank: int, world: int, emit: Emit, stop: threading.Event) -> None:
+    from ddlflow.train.pulse import Pulse
+
+    pulse = Pulse(emit, payload.get("silence_s", 0.0))  # before the imports that take seconds
     import torch
 
     from ddlflow.train.job import Job
@@ -77,7 +80,7 @@ def _run(payload: dict[str, Any], rank: int, world: int, emit: Emit, stop: threa
     lines = _watch_worker()
     group = _join(rank, world, device, emit, lines) if world > 1 else None
     try:
-        result = run(job, rank, world, group, device, emit=emit, must_stop=stop.is_set)
+        result = run(job, rank, world, group, device, emit=emit, must_stop=stop.is_set, pulse=pulse)
     except Stopped:
         emit({"event": "stopped"})
         return

@@ -24,6 +24,7 @@ from ddlflow.train.job import Job
 from ddlflow.train.loop import Surroundings, train
 from ddlflow.train.objectives import Objective, objective_for
 from ddlflow.train.optimizers import make_optimizer
+from ddlflow.train.pulse import Pulse
 from ddlflow.train.reduction import Reduction
 from ddlflow.train.state import State
 from ddlflow.train.validation import Validation, empty_scores
@@ -38,6 +39,7 @@ def run(
     *,
     emit: Callable[[dict[str, Any]], None],
     must_stop: Callable[[], bool],
+    pulse: Pulse | None = None,
 ) -> dict[str, Any]:
     """Trains, from the last checkpoint if there is one, and writes the model (rank 0).
 
@@ -92,6 +94,7 @@ def run(
         validate=validation,
         emit=emit,
         must_stop=must_stop,
+        pulse=pulse or Pulse(lambda event: None, 0.0),
         name_rows=lambda epoch, step: name_rows(
             folder, batch_rows=spec.batch_rows, seed=spec.seed, epoch=epoch, step=step
         ),
