@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from ddlflow.data.collider import plan, write_part
+from ddlflow.data.made import plan, write_part
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.prepare import prepare
 from ddlflow.spec.pipeline import Data, Split
@@ -17,7 +17,7 @@ def collider(rows: int) -> Path:
     """A folder of Parquet files with so many events."""
     folder = ROOT / f"collider-{rows}"
     with ProcessPoolExecutor() as pool:
-        list(pool.map(write_part, plan(rows, folder)))
+        list(pool.map(write_part, plan("collider", rows, folder)))
     return folder
 
 

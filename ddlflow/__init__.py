@@ -4,7 +4,7 @@ From Python, the same as the command line:
 
     import ddlflow
     result = ddlflow.run("higgs", on="local", set={"train.epochs": 3})
-    ddlflow.infer(result["model_uri"], "new.parquet", out="predictions")
+    ddlflow.predict(result["model_uri"], "new.parquet", out="predictions")
 """
 
 from typing import TYPE_CHECKING
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ddlflow.commands import infer as infer
+    from ddlflow.commands import predict as predict
     from ddlflow.commands import run as run
     from ddlflow.infer.model import load_model as load_model
 
-__all__ = ["infer", "load_model", "run"]
+__all__ = ["load_model", "predict", "run"]
 
 
 def __getattr__(name: str) -> object:
@@ -25,8 +25,12 @@ def __getattr__(name: str) -> object:
         from ddlflow.infer.model import load_model
 
         return load_model
-    if name in {"run", "infer"}:
+    if name in {"run", "predict"}:
         import ddlflow.commands as module
 
         return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,17 +1,19 @@
 """The command line. Heavy packages are imported by the command that needs them."""
 
-import contextlib
-import json
 import logging
 import os
+import shlex
 import sys
-from collections.abc import Iterator
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddlflow.errors import DdlflowError
+from ddlflow.output import print_json, say_error, show_run, stdout_for_result
+
+if TYPE_CHECKING:  # pydantic would double the time of --help
+    from ddlflow.spec.pipeline import MadeName
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,17 +35,30 @@ Changes = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object; all else goes to standard error.")
 ]
+Rows = Annotated[int, typer.Option("--rows", min=1, help="How many rows.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the Parquet files.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Another seed, other rows.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do again what was done before.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from ddlflow import __version__
+
+        typer.echo(f"ddlflow {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and logs.")] = False,
+    debug: Annotated[  # taken by `main`, wherever it stands
+        bool, typer.Option("--debug", help="Show tracebacks and logs.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Options of every command."""
-    if debug:
-        os.environ["DDLFLOW_DEBUG"] = "1"
-        logging.basicConfig(level=logging.INFO)
 
 
 @app.command()
@@ -57,12 +72,12 @@ def run(
     """Run a pipeline: prepare, train, evaluate, infer; tracked in MLflow, shown in Prefect."""
     from ddlflow.commands import run as run_pipeline
 
-    with _stdout_for_result(as_json):
+    with stdout_for_result(as_json):
         result = run_pipeline(pipeline, on=on, set=changes or [], fresh=fresh)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
-        _show_run(result)
+        show_run(result)
 
 
 @app.command()
@@ -74,19 +89,23 @@ def check(
 
     from ddlflow.check import check as look
     from ddlflow.check import errors
-    from ddlflow.spec.load import load
 
-    with _stdout_for_result(as_json):
-        findings = look(load(pipeline, on, changes or []))
+    with stdout_for_result(as_json):
+        findings = look(pipeline, on, changes or [])
     bad = errors(findings)
     if as_json:
-        _print_json({"ok": bad == 0, "findings": [asdict(finding) for finding in findings]})
+        print_json({"ok": bad == 0, "findings": [asdict(finding) for finding in findings]})
     else:
         signs = {"ok": "ok   ", "note": "note ", "error": "ERROR"}
         for finding in findings:
             typer.echo(f"{signs[finding.level]} {finding.what}: {finding.text}")
+        wrong = "1 error" if bad == 1 else f"{bad} errors"
+        site = [] if on == "local" else ["--on", on]
+        same = [pipeline, *site, *(part for change in changes or [] for part in ("--set", change))]
         typer.echo(
-            f"\n{bad} errors." if bad else f"\nAll is well. Next: ddlflow run {pipeline} --on {on}"
+            f"\n{wrong}: nothing was started and nothing written."
+            if bad
+            else f"\nAll is well. Next: ddlflow run {shlex.join(same)}"
         )
     raise typer.Exit(2 if bad else 0)
 
@@ -112,26 +131,30 @@ def infer(
     as_json: Json = False,
 ) -> None:
     """Predict every row of a source with a trained model, into Parquet."""
-    from ddlflow.commands import infer as infer_source
+    from ddlflow.commands import predict
 
-    with _stdout_for_result(as_json):
-        result = infer_source(
+    with stdout_for_result(as_json):
+        result = predict(
             model, source, out=out, on=on, keys=key or [], set=changes or [], fresh=fresh
         )
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         typer.echo(f"{result['rows']:,} rows predicted into {result['predictions']}")
         typer.echo(f"Next: pandas.read_parquet({result['predictions']!r})")
 
 
 @app.command()
-def ui(on: On = "local", changes: Changes = None) -> None:
+def ui(on: On = "local", changes: Changes = None, as_json: Json = False) -> None:
     """Serve the MLflow and Prefect pages until Ctrl-C."""
     from ddlflow.commands import site
     from ddlflow.tracking.servers import ui as serve
 
     def say(pages: Any) -> None:
+        if as_json:
+            print_json({"mlflow": pages.mlflow, "prefect": pages.prefect})
+            sys.stdout.flush()
+            return
         typer.echo(f"MLflow   {pages.mlflow}")
         if pages.prefect:
             typer.echo(f"Prefect  {pages.prefect}")
@@ -141,107 +164,96 @@ def ui(on: On = "local", changes: Changes = None) -> None:
 
 
 @app.command()
-def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")], as_json: Json = False
+) -> None:
     """Lay out a project of your own: flows/, pipelines/, conf/."""
     from ddlflow.project import lay_out
 
-    for path in lay_out(folder):
+    files = lay_out(folder)
+    if as_json:
+        print_json({"folder": str(folder), "files": [str(path) for path in files]})
+        return
+    for path in files:
         typer.echo(path)
     typer.echo(f"\nNext: cd {folder} && ddlflow run quickstart")
 
 
 @data.command()
 def collider(
-    rows: Annotated[int, typer.Option("--rows", min=1, help="How many events.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the Parquet files.")],
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
+    rows: Rows,
+    out: Out,
+    seed: Seed = 1,
     on: On = "local",
     changes: Changes = None,
+    as_json: Json = False,
 ) -> None:
     """Make HIGGS-like collision events; the same bytes on any number of workers."""
-    from ddlflow.commands import make_collider
-
-    made = make_collider(rows, out=out, seed=seed, on=on, set=changes or [])
-    typer.echo(f"{made['rows']:,} events in {made['files']} files under {out}")
+    _make("collider", rows, out, seed, on, changes, as_json)
 
 
 @data.command()
-def higgs(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the Parquet files.")],
+def particles(
+    rows: Rows,
+    out: Out,
+    seed: Seed = 1,
+    on: On = "local",
+    changes: Changes = None,
+    as_json: Json = False,
 ) -> None:
+    """Make tracks of five kinds of particles, with categories; the same bytes as well."""
+    _make("particles", rows, out, seed, on, changes, as_json)
+
+
+def _make(
+    use: "MadeName",
+    rows: int,
+    out: Path,
+    seed: int,
+    on: str,
+    changes: list[str] | None,
+    as_json: bool,
+) -> None:
+    from ddlflow.commands import make
+
+    with stdout_for_result(as_json):
+        made = make(use, rows, out=out, seed=seed, on=on, set=changes or [])
+    if as_json:
+        print_json(made)
+    else:
+        files = "1 file" if made["files"] == 1 else f"{made['files']:,} files"
+        typer.echo(f"{made['rows']:,} rows in {files} under {out}")
+
+
+@data.command()
+def higgs(out: Out, as_json: Json = False) -> None:
     """Fetch UCI's HIGGS (2.8 GB, 11 M events), check it, and turn it into Parquet."""
     from ddlflow.commands import fetch_higgs
 
-    for path in fetch_higgs(out):
+    with stdout_for_result(as_json):
+        files = fetch_higgs(out)
+    if as_json:
+        print_json({"out": str(out), "files": [str(path) for path in files]})
+        return
+    for path in files:
         typer.echo(path)
     typer.echo("Next: ddlflow run higgs")
 
 
-@contextlib.contextmanager
-def _stdout_for_result(as_json: bool) -> Iterator[None]:
-    """With --json, whatever else prints to standard output prints to standard error."""
-    if not as_json:
-        yield
-        return
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value))
-
-
-def _show_run(result: dict[str, Any]) -> None:
-    """The last screen: what came out, where it is, what to type next."""
-    from ddlflow.report.screen import Screen
-
-    screen = Screen(sys.stdout)
-    rows = [
-        (stage["name"], "cached" if stage["cached"] else f"{stage['seconds']:.1f} s")
-        for stage in result["stages"]
-    ]
-    screen.table("", ["stage", "time"], rows)
-    metrics = [
-        (name, f"{value:.4f}") for name, value in result["metrics"].items() if name != "rows"
-    ]
-    screen.table("", ["metric", "value"], metrics)
-    screen.say("")
-    screen.facts(
-        {
-            "run": result["run_id"],
-            "trained at": f"{result['rows_per_s']:,.0f} rows/s",
-            "digest": result["model_digest"],
-            "model": result["model_uri"],
-            "predictions": result["predictions"],
-            "report": result["report"],
-            "next": "ddlflow ui",
-            "or": result["page"],
-        }
-    )
-
-
 def main() -> None:
-    """The entry point: errors as one line, exit status by their kind."""
-    debug = "--debug" in sys.argv
+    """The entry point: errors as one line each, exit status by their kind."""
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:
+        arguments = [argument for argument in arguments if argument != "--debug"]
+        os.environ["DDLFLOW_DEBUG"] = "1"
+        logging.basicConfig(level=logging.INFO)
     try:
-        app(standalone_mode=True)
-    except DdlflowError as error:
-        if debug:
-            raise
-        sys.stderr.write(f"ddlflow: {error}\n")
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        # An int where a command raises typer.Exit.
+        status = app(arguments, prog_name="ddlflow", standalone_mode=False)
+    except SystemExit:
+        raise
     except BaseException as error:
-        status = getattr(error, "exit_status", None)  # Interrupted, without importing the session
-        if status is None:
-            raise
-        sys.stderr.write(f"ddlflow: stopped by {error}. The same command goes on from there.\n")
-        sys.exit(status)
+        if os.environ.get("DDLFLOW_DEBUG"):
+            traceback.print_exc()
+        status = say_error(error)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ddlflow.errors import DdlflowError, SpecError
-from ddlflow.spec.load import Plan, find, load, load_site, project_folder, template_folder
+from ddlflow.spec.load import Plan, find, load, load_site, project_folder, shown
+from ddlflow.spec.pipeline import MadeName
 from ddlflow.spec.site import Site
 
 Changes = Mapping[str, Any] | Sequence[str]
@@ -39,9 +40,13 @@ def run(
         DdlflowError: the run failed; the same call goes on from what was finished.
     """
     from ddlflow.check import precheck
+    from ddlflow.check.site import prefect_answers
 
     changes = as_changes(set)
     precheck(load(pipeline, on, changes))  # wrong input is said before Prefect takes its seconds
+    for finding in prefect_answers():
+        if finding.level == "error":
+            raise SpecError(finding.text)
     _settle_prefect()
     flow = _load_flow()
     result: dict[str, Any] = flow(pipeline=pipeline, on=on, changes=changes, fresh=fresh)
@@ -60,7 +65,7 @@ def site(on: str = "local", set: Changes = ()) -> Site:
     return load_site(on, as_changes(set))
 
 
-def infer(
+def predict(
     model: str,
     source: str,
     *,
@@ -84,7 +89,7 @@ def infer(
     Raises:
         SpecError, DataError: the input is wrong.
     """
-    from ddlflow.infer.predict import infer as predict
+    from ddlflow.infer.predict import infer
     from ddlflow.report.screen import Screen
     from ddlflow.session import Session
     from ddlflow.tracking.fetch import fetch_model
@@ -95,7 +100,7 @@ def infer(
         tempfile.TemporaryDirectory() as fetched,
     ):
         folder = fetch_model(model, where.tracking.uri, Path(fetched))
-        done = predict(
+        done = infer(
             folder,
             str(Path(source).absolute()) if Path(source).exists() else source,
             Path(out),
@@ -108,7 +113,8 @@ def infer(
     return {"predictions": str(out), **done}
 
 
-def make_collider(
+def make(
+    use: MadeName,
     rows: int,
     *,
     out: str | Path,
@@ -116,14 +122,14 @@ def make_collider(
     on: str = "local",
     set: Changes = (),
 ) -> dict[str, Any]:
-    """Makes HIGGS-like events as Parquet files under ``out``; the same bytes on any workers."""
-    from ddlflow.data.collider import plan, write_part
+    """Makes a source's rows as Parquet files under ``out``; the same bytes on any workers."""
+    from ddlflow.data.made import plan, write_part
     from ddlflow.report.screen import Screen
     from ddlflow.session import Session
 
-    parts = plan(rows, Path(out).absolute(), seed)
+    parts = plan(use, rows, Path(out).absolute(), seed)
     with Session(_plan_of(load_site(on, as_changes(set)), on), Screen()) as session:
-        written = list(session.map_over(write_part, parts, "collider"))
+        written = list(session.map_over(write_part, parts, use))
     return {"rows": rows, "files": len(written), "out": str(out)}
 
 
@@ -136,14 +142,13 @@ def fetch_higgs(out: str | Path) -> list[Path]:
     written: list[Path] = []
 
     def step(name: str, unit: str, work: Any) -> Any:
-        with screen.bar(name, 1.0, unit) as advance:
-            shown = 0.0
+        with screen.bar(name, 1.0, unit) as show:
 
             def on_event(event: dict[str, Any]) -> None:
-                nonlocal shown
-                share = event["done"] / max(event["total"], 1)
-                advance(share - shown)
-                shown = share
+                if event["event"] == "progress":
+                    show(event["done"] / max(event["total"], 1))
+                else:
+                    screen.say(f"{name}: {event['reason']}; again in {event['wait_s']:.0f} s")
 
             return work(on_event)
 
@@ -168,6 +173,8 @@ def _settle_prefect() -> None:
         # Its console lines would stand between ours; its pages and files keep theirs.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING" if _debug() else "CRITICAL",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        # Its own 20 s are too few for the first start on a small or busy machine.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }
     for name, value in calm.items():
         os.environ.setdefault(name, value)
@@ -181,10 +188,9 @@ def _load_flow() -> Any:
     """The project's flow, by its file, as Prefect itself would load it."""
     import importlib.util
 
-    candidates = [root.joinpath(*ENTRY_POINT[:2]) for root in (project_folder(), template_folder())]
-    path = next((path for path in candidates if path.is_file()), None)
-    if path is None:
-        raise SpecError(f"{candidates[0]} is missing. `ddlflow init DIR` lays out a project.")
+    path = project_folder(ENTRY_POINT[0]).joinpath(*ENTRY_POINT[:2])
+    if not path.is_file():
+        raise SpecError(f"{shown(path)} is missing. `ddlflow init DIR` lays out a project with it.")
     spec = importlib.util.spec_from_file_location("ddlflow_project_flow", path)
     if spec is None or spec.loader is None:
         raise DdlflowError(f"{path} cannot be loaded as Python.")

@@ -21,5 +21,12 @@
     order.py       which row comes when: a pure function of rows, seed and epoch
     batches.py     the rows in that order, on the device
 
-And the sources that are made or fetched: collider.py, masses.py, higgs.py.
+And the sources that are made or fetched:
+
+    made.py        made rows as Parquet files, by any number of workers
+    blocks.py      the block of rows: what one stream of random numbers gives
+    parts.py       Parquet files that are whole or not there
+    collider.py    HIGGS-like collisions (collision.py draws them, masses.py knows the columns)
+    particles.py   tracks of five species: several classes, categories, missing values
+    higgs.py       UCI's HIGGS (download.py fetches it)
 """

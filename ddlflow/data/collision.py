@@ -16,6 +16,7 @@ from itertools import combinations
 
 import numpy as np
 
+from ddlflow.data.blocks import BLOCK_ROWS, stream
 from ddlflow.data.masses import (
     JET_ETA,
     JET_PT,
@@ -33,7 +34,6 @@ from ddlflow.data.masses import (
     reordered,
 )
 
-BLOCK_ROWS = 25_000  # rows drawn from one stream of random numbers; changing it changes the events
 SIGNAL_SHARE = 0.53
 M_LIGHT, M_CHARGED, M_HEAVY = 125.0, 325.0, 425.0  # GeV: h0, H+, H0
 WIDTH_W, WIDTH_TOP = 2.1, 1.4  # GeV
@@ -44,12 +44,6 @@ LOST_QUARK, LOST_B = 0.35, 0.25  # shares of events where a radiated jet takes t
 TIGHT, LOOSE = (0.72, 0.03), (0.87, 0.05)  # shares of b and other jets tagged at least so
 
 TURN = np.float32(2 * np.pi)
-
-
-def _stream(seed: int, block: int, kind: int) -> np.random.Generator:
-    """Random numbers of one block; the counter's last word keeps its three kinds of draws apart."""
-    key = np.array([seed, block], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, kind]))
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> Floats:
@@ -206,7 +200,7 @@ def _tags(rng: np.random.Generator, order: Indices) -> np.ndarray:
 
 def _draw_class(seed: int, block: int, signal: bool, rows: int) -> Floats:
     """[21, rows] events of one class."""
-    rng = _stream(seed, block, 1 + signal)
+    rng = stream(seed, block, 1 + signal)
     kept: list[Floats] = []
     missing = rows
     while missing > 0:
@@ -220,7 +214,7 @@ def _draw_class(seed: int, block: int, signal: bool, rows: int) -> Floats:
 
 def draw_block(seed: int, block: int) -> Floats:
     """[29, BLOCK_ROWS] events of one block: the label, then ``FEATURES`` in their units."""
-    rng = _stream(seed, block, 0)
+    rng = stream(seed, block, 0)
     label = rng.random(BLOCK_ROWS, np.float32) < SIGNAL_SHARE
     num_signal = int(label.sum())
     both = np.concatenate(

@@ -5,6 +5,7 @@ where the pipeline named any, the user's own modules that travel with the model.
 """
 
 import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 # Rows of one forward pass: the hidden layer of 65,536 rows and 100 units is 26 MB, which stays
 # near the cache; larger passes were slower and smaller ones not faster (measured).
 PASS_ROWS = 16_384
+
+# What json and torch say of a file that is cut off, overwritten or of something else.
+_DAMAGED = (ValueError, TypeError, KeyError, EOFError, RuntimeError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,12 @@ class TrainedModel:
     def inputs(self) -> list[str]:
         """The columns that a table must have."""
         return [*self.columns.numeric, *(category.name for category in self.columns.categories)]
+
+    @property
+    def output_names(self) -> list[str]:
+        """The columns of `predict`."""
+        scores = {"binary": ["probability"], "multiclass": ["probabilities"], "regression": []}
+        return ["prediction", *scores[self.objective.kind]]
 
     def outputs(self, features: np.ndarray, categories: np.ndarray | None) -> torch.Tensor:
         """Raw outputs [n] or [n, classes] for encoded rows."""
@@ -104,17 +114,18 @@ def load_model(folder: Path) -> TrainedModel:
     try:
         described = json.loads((folder / "model.json").read_text())
         weights = torch.load(folder / "weights.pt", weights_only=True, map_location="cpu")
+        written_in = described["format"]
     except FileNotFoundError as error:
         raise SpecError(
             f"{folder} is no ddlflow model: it has no {Path(error.filename).name}. Give the folder "
             "or MLflow URI that `ddlflow run` names as model."
         ) from None
-    except ValueError as error:
-        raise SpecError(f"{folder}/model.json is damaged: {error}.") from None
-    if described["format"] > FORMAT:
+    except _DAMAGED as error:
+        raise SpecError(_damaged(folder, error)) from error
+    if written_in > FORMAT:
         raise DdlflowError(
             f"{folder} was written by ddlflow {described['ddlflow']}, in format "
-            f"{described['format']}; this one reads up to {FORMAT}. Install that version."
+            f"{written_in}; this one reads up to {FORMAT}. Install that version."
         )
     columns = Columns.from_json(described["columns"])
     code = folder / "code" if (folder / "code").is_dir() else None
@@ -129,7 +140,10 @@ def load_model(folder: Path) -> TrainedModel:
     )
     num = len(columns.numeric)
     predictor = Predictor(Standardise(np.zeros(num), np.ones(num)), net)
-    predictor.load_state_dict(weights)
+    try:
+        predictor.load_state_dict(weights)
+    except RuntimeError as error:
+        raise SpecError(_damaged(folder, error)) from error
     predictor.eval()
     return TrainedModel(
         predictor=predictor,
@@ -139,6 +153,11 @@ def load_model(folder: Path) -> TrainedModel:
         classes=columns.label.classes,
         digest=described["model_digest"],
     )
+
+
+def _damaged(folder: Path, error: Exception) -> str:
+    said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
+    return f"The model in {folder} is damaged: {said}. Give another copy of it, or train again."
 
 
 def _objective(described: Any, code: Path | None) -> Objective:

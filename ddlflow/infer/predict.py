@@ -33,6 +33,7 @@ class Task:
     """One range to predict: small values that travel to a worker."""
 
     model: str  # folder
+    digest: str  # of its parameters
     source: Source  # with this range's file alone
     part: Range
     keys: tuple[str, ...]
@@ -55,19 +56,29 @@ def infer(
 
     Raises:
         DataError: the source lacks a column of the model or a key.
-        SpecError: ``out`` holds the predictions of another model or source.
+        SpecError: ``out`` holds the predictions of another model or source, or a key has the
+            name of a column that is written.
     """
     model = load_model(model_folder)
+    keys = list(dict.fromkeys(keys))
+    for name in keys:
+        if name in model.output_names:
+            raise SpecError(
+                f"Key {name!r} has the name of a column of the predictions. Leave it out of the "
+                "keys, or rename it in the source."
+            )
     source = open_source(location, model.data.model_copy(update={"format": "auto"}), data_root)
     for names, role in ((model.inputs, "that the model reads"), (keys, "to keep as a key")):
         for name in names:
             if name not in source.schema:
                 hint = nearest(name, source.schema)
                 raise DataError(f"{source.location} has no column {name!r} {role}.{hint}")
-    job = {"model_digest": model.digest, "source": source.fingerprint, "keys": list(keys)}
+    job = {"model_digest": model.digest, "source": source.fingerprint, "keys": keys}
     _claim(out, job, fresh)
     tasks = [
-        Task(str(model_folder), source.only(part), part, tuple(keys), str(out), threads)
+        Task(
+            str(model_folder), model.digest, source.only(part), part, tuple(keys), str(out), threads
+        )
         for part in ranges(source)
     ]
     files = list(map_over(predict_range, tasks, "infer"))
@@ -85,7 +96,7 @@ def predict_range(task: Task) -> dict[str, Any]:
     """Predicts one range, unless its file is there; returns its name and rows."""
     path = Path(task.out) / f"part-{task.part.index:06d}.parquet"
     if not path.exists():
-        model = _loaded(task.model, task.threads)
+        model = _loaded(task.model, task.digest, task.threads)
         wanted = dict.fromkeys([*task.keys, *model.inputs])
         temporary = path.with_name(f".{path.name}.tmp")
         writer: pq.ParquetWriter | None = None
@@ -112,8 +123,8 @@ def predict_range(task: Task) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def _loaded(folder: str, threads: int) -> TrainedModel:
-    """A worker loads a model once, not once a range."""
+def _loaded(folder: str, digest: str, threads: int) -> TrainedModel:
+    """A worker loads a model once, not once a range; and again where its folder has a new one."""
     import torch
 
     torch.set_num_threads(threads)
@@ -126,7 +137,8 @@ def _claim(out: Path, job: dict[str, Any], fresh: bool) -> None:
         theirs = json.loads((out / JOB).read_text())
     except FileNotFoundError:
         theirs = None
-        if out.is_dir() and any(out.iterdir()):
+        left = {f".{JOB}.tmp"}  # of a command that was killed as it began
+        if out.is_dir() and {path.name for path in out.iterdir()} - left:
             raise SpecError(
                 f"--out {out} holds other files. Name a folder that is empty or does not exist."
             ) from None

@@ -3,9 +3,11 @@
 Code beside a pipeline travels with the job: `gather` copies it, `fingerprint` hashes it.
 """
 
+import ast
 import hashlib
 import importlib
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 from ddlflow.errors import SpecError
 from ddlflow.spec.explain import nearest
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Plan, shown
 from ddlflow.spec.pipeline import Pipeline, UserCode
 
 
@@ -31,28 +33,32 @@ def resolve(name: str, folder: Path | None, place: str = "model.use") -> Callabl
     """
     module_name, _, attribute = name.partition(":")
     try:
-        with _looked_up_first(folder, module_name.partition(".")[0]):
+        with _beside_first(folder, module_name.partition(".")[0]):
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name != module_name.partition(".")[0] and error.name != module_name:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise SpecError(
-                f"{place} is {name}: its import needs {error.name}, which is not installed."
+                f"{place} is {name}: its import needs {error.name}, which is not installed"
+                f"{_line_in(folder, error)}. Install it, or take that import out."
             ) from None
-        where = f"beside the pipeline in {folder} nor " if folder else ""
+        where = f", neither beside the pipeline in {shown(folder)} nor" if folder else ""
+        file = f"{module_name.replace('.', '/')}.py"
         raise SpecError(
-            f"{place} is {name}: there is no module {module_name}, neither {where}installed. "
-            f"Write {module_name.replace('.', '/')}.py beside the pipeline."
+            f"{place} is {name}: there is no module {module_name}{where} installed. "
+            f"Write {file} beside the pipeline, or correct the name."
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SpecError(
             f"{place} is {name}: importing {module_name} raises {type(error).__name__}: {error}"
+            f"{_line_in(folder, error)}. Correct it."
         ) from error
     found = getattr(module, attribute, None)
     if found is None:
-        known = [key for key in vars(module) if not key.startswith("_")]
-        raise SpecError(
-            f"{place} is {name}: {module.__file__} has no {attribute}.{nearest(attribute, known)}"
-        )
+        known = [key for key, value in vars(module).items() if _is_own(value, module_name)]
+        listed = f" It has: {', '.join(known)}." if known else ""
+        near = nearest(attribute, known) or listed
+        file = shown(Path(module.__file__)) if module.__file__ else module_name
+        raise SpecError(f"{place} is {name}: {file} has no {attribute}.{near}")
     if not callable(found):
         raise SpecError(
             f"{place} is {name}: {attribute} is {found!r:.60}; expected a class or function."
@@ -60,43 +66,131 @@ def resolve(name: str, folder: Path | None, place: str = "model.use") -> Callabl
     return found  # type: ignore[no-any-return]
 
 
+def _is_own(value: Any, module_name: str) -> bool:
+    """Whether a class or function is the module's own, and not one that it imports."""
+    return callable(value) and getattr(value, "__module__", None) == module_name
+
+
+def _line_in(folder: Path | None, error: BaseException) -> str:
+    """`` (net.py:14)``: the last line in the user's folder that the error passed."""
+    if folder is None or isinstance(error, SyntaxError):
+        return ""
+    inside = [
+        f" ({Path(frame.filename).relative_to(folder.resolve())}:{frame.lineno})"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_relative_to(folder.resolve())
+    ]
+    return inside[-1] if inside else ""
+
+
+# Modules imported from beside a pipeline in this process: name -> (file, its change time).
+_from_beside: dict[str, tuple[Path, int]] = {}
+
+
 @contextmanager
-def _looked_up_first(folder: Path | None, top: str) -> Iterator[None]:
-    """Puts ``folder`` in front of Python's path, and forgets a namesake of another pipeline."""
-    if folder is None:
+def _beside_first(folder: Path | None, top: str) -> Iterator[None]:
+    """Modules in ``folder`` are found first, and namesakes of another pipeline are forgotten.
+
+    So are those that were edited since (in a notebook, say). No bytecode is written beside them.
+    """
+    here = folder.resolve() if folder else None
+    loaded = getattr(sys.modules.get(top), "__file__", None)
+    if here and loaded and _beside(here, top) and not _lies_beside(Path(loaded), here, top):
+        for name in [m for m in sys.modules if f"{m}.".startswith(f"{top}.")]:
+            del sys.modules[name]
+    if any(_is_stale(here, *known) for known in _from_beside.values()):
+        for name in _from_beside:
+            sys.modules.pop(name, None)
+        _from_beside.clear()
+    if here is None:
         yield
         return
-    here = folder.resolve()
-    beside = (here / f"{top}.py").is_file() or (here / top).is_dir()
-    known = sys.modules.get(top)
-    if beside and known is not None and here not in Path(known.__file__ or "/").resolve().parents:
-        for loaded in [m for m in sys.modules if m == top or m.startswith(f"{top}.")]:
-            del sys.modules[loaded]
+    before, writes_none = set(sys.modules), sys.dont_write_bytecode
     sys.path.insert(0, str(here))
+    sys.dont_write_bytecode = True
     importlib.invalidate_caches()
     try:
         yield
     finally:
         sys.path.remove(str(here))
+        sys.dont_write_bytecode = writes_none
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and _lies_beside(Path(file), here, name):
+                _from_beside[name] = (Path(file), Path(file).stat().st_mtime_ns)
+
+
+def _is_stale(here: Path | None, file: Path, changed_ns: int) -> bool:
+    if here is None or not file.is_relative_to(here):
+        return True
+    return not file.exists() or file.stat().st_mtime_ns != changed_ns
+
+
+def _lies_beside(file: Path, here: Path, name: str) -> bool:
+    """Whether a module's file is where ``import name`` finds it in ``here``: no other package."""
+    base = here.joinpath(*name.split("."))
+    return file in (base.with_suffix(".py"), base / "__init__.py")
 
 
 def files(plan: Plan) -> dict[str, Path]:
     """The Python files that travel with a pipeline, by their names under its folder.
 
-    All modules of a folder pipeline; of a pipeline that is a single file, those modules and
-    packages beside it that it names.
+    All of a folder pipeline; of a pipeline that is a single file, those modules and packages
+    beside it that it names, and those beside it that these import.
     """
     named = names(plan.pipeline)
     if not named:
         return {}
     folder = plan.code_folder
     if plan.pipeline_path.name == "pipeline.yaml":
-        found = sorted(folder.rglob("*.py"))
+        found = _python_files(folder, folder)
     else:
         tops = {name.partition(":")[0].partition(".")[0] for name in named.values()}
-        found = [folder / f"{top}.py" for top in sorted(tops)]
-        found += [path for top in sorted(tops) for path in sorted((folder / top).rglob("*.py"))]
-    return {str(path.relative_to(folder)): path for path in found if path.is_file()}
+        found = sorted(_with_imported(folder, tops))
+    return {str(path.relative_to(folder)): path for path in found}
+
+
+def _with_imported(folder: Path, tops: set[str]) -> set[Path]:
+    """The files of top-level modules beside a pipeline, and of those that they import."""
+    found: set[Path] = set()
+    seen, waiting = set(tops), list(tops)
+    while waiting:
+        mine = _beside(folder, waiting.pop())
+        found.update(mine)
+        imported = {top for path in mine for top in _imports(path)} - seen
+        seen |= imported
+        waiting += sorted(imported)
+    return found
+
+
+def _beside(folder: Path, top: str) -> list[Path]:
+    """The files of one top-level module or package in ``folder``; none if it is elsewhere."""
+    package = _python_files(folder / top, folder)
+    return package or [path for path in [folder / f"{top}.py"] if path.is_file()]
+
+
+def _python_files(inside: Path, folder: Path) -> list[Path]:
+    """Those of a folder, less hidden ones, virtual environments and what Python writes."""
+    environments = [path.parent for path in inside.glob("*/pyvenv.cfg")]
+    return [
+        path
+        for path in sorted(inside.rglob("*.py"))
+        if not any(part.startswith((".", "__pycache__")) for part in path.relative_to(folder).parts)
+        and not any(path.is_relative_to(environment) for environment in environments)
+    ]
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """The top-level modules that a file imports anywhere; a file that is no Python has none."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return  # `resolve` says so
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
 
 
 def fingerprint(plan: Plan) -> str:

@@ -1,13 +1,13 @@
 """YAML files and ``--set`` values -> a checked pipeline and site, every error at once.
 
 Each error names the file and line (or the ``--set``), what was given, what is allowed and, for a
-name, the nearest known one. Nothing is imported here but user code that the pipeline names, and
-that only when `bind` is asked for.
+name, the nearest known one. Nothing is imported and nothing written here.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ddlflow.errors import SpecError
-from ddlflow.spec.explain import explain, nearest
+from ddlflow.spec.explain import Path_, dotted, explain, nearest
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.spec.site import Site
 
-Path_ = tuple[str | int, ...]
+Places = Mapping[Path_, str]  # path of a value -> "file:line" or "--set key=value"
+CALLED: dict[type[BaseModel], str] = {Pipeline: "the pipeline file", Site: "the site file"}
 
 
 @dataclass(frozen=True)
@@ -31,30 +32,56 @@ class Plan:
     pipeline_path: Path
     site_path: Path
     code_folder: Path  # modules that the pipeline names are looked up here first
+    places: Places = field(default_factory=dict)
+
+    def place(self, key: str) -> str:
+        """Where a dotted key, or the nearest around it, is set: ``pipelines/higgs.yaml:14``."""
+        return _place(self.places, tuple(key.split(".")))
 
 
 @dataclass
 class _Document:
     """A parsed file: its values, and the place of each for messages."""
 
-    name: str
     values: dict[str, Any]
-    places: dict[Path_, str]  # path of a value -> "file:line" or "--set key=value"
-
-    def place(self, path: Path_) -> str:
-        """The place of the value at ``path``, or of the nearest value around it."""
-        for end in range(len(path), -1, -1):
-            if path[:end] in self.places:
-                return self.places[path[:end]]
-        return self.name
+    places: dict[Path_, str]
 
 
-def project_folder() -> Path:
-    """The folder that names are looked up in: the current one, or the template of the package."""
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 without its trap for numbers: 1e-3 is one here too, not only 1.0e-3."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _place(places: Places, path: Path_) -> str:
+    """The place of the value at ``path``: of a ``--set`` inside it, or of what is around it."""
+    for end in range(len(path), -1, -1):
+        part = path[:end]
+        if end < len(path) and part in places:
+            return places[part]
+        inside = [p for p, place in places.items() if p[:end] == part and place.startswith("--set")]
+        if end > 1 and inside:
+            return places[inside[0]]
+        if part in places:
+            return places[part]
+    return dotted(path)
+
+
+def shown(path: Path) -> str:
+    """A path as a user would type it: relative where it lies under the current folder."""
     here = Path.cwd()
-    if (here / "pipelines").is_dir() or (here / "conf").is_dir():
-        return here
-    return template_folder()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def project_folder(room: str) -> Path:
+    """Where ``room`` (flows, pipelines, conf) is: the current folder, or the package's template."""
+    here = Path.cwd()
+    return here if (here / room).is_dir() else template_folder()
 
 
 def template_folder() -> Path:
@@ -72,8 +99,20 @@ def load(pipeline: str, on: str = "local", changes: Sequence[str] = ()) -> Plan:
     """
     pipeline_path = find(pipeline, "pipelines", "pipeline")
     site_path = find(on, "conf", "site")
-    specs = _checked({Pipeline: _read(pipeline_path), Site: _read(site_path)}, changes)
-    return Plan(specs[Pipeline], specs[Site], pipeline_path, site_path, pipeline_path.parent)
+    documents: dict[type[BaseModel], _Document] = {
+        Pipeline: _read(pipeline_path),
+        Site: _read(site_path),
+    }
+    specs = _checked(documents, changes)
+    places = {path: place for d in documents.values() for path, place in d.places.items() if path}
+    return Plan(
+        pipeline=specs[Pipeline],
+        site=specs[Site],
+        pipeline_path=pipeline_path,
+        site_path=site_path,
+        code_folder=pipeline_path.parent,
+        places=places | {(): shown(pipeline_path)},
+    )
 
 
 def load_site(on: str = "local", changes: Sequence[str] = ()) -> Site:
@@ -92,12 +131,13 @@ def _checked(
     errors = list(_apply(changes, documents))
     specs: dict[type[BaseModel], Any] = {}
     for model, document in documents.items():
+        others = {key: CALLED[m] for m in CALLED if m is not model for key in keys(m)}
         try:
             specs[model] = model.model_validate(document.values)
         except ValidationError as error:
             errors += [
-                f"{document.place(path)}: {text}"
-                for path, text in explain(model, error, document.values)
+                f"{_place(document.places, path)}: {text}"
+                for path, text in explain(model, error, document.values, others)
             ]
     if errors:
         raise SpecError("\n".join(errors))
@@ -107,50 +147,53 @@ def _checked(
 def find(name: str, folder: str, what: str) -> Path:
     """The file of a pipeline or site given by name (looked up in ``folder``) or path."""
     inner = f"{what}.yaml"
-    given = Path(name)
+    given = Path(name).expanduser()
     if given.suffix in {".yaml", ".yml"} or given.is_absolute() or os.sep in name.rstrip(os.sep):
         candidates = [given, given / inner]
     else:
-        root = project_folder() / folder
+        root = project_folder(folder) / folder
         candidates = [root / f"{name}.yaml", root / name / inner, given / inner]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     known = names(folder, what)
     raise SpecError(
-        f"no {what} {name!r}: {candidates[0]} does not exist.{nearest(name, known)} "
-        f"Known here: {', '.join(known) or 'none'}. `ddlflow init DIR` lays out a project."
+        f"There is no {what} {name!r}: {shown(candidates[0])} does not exist."
+        f"{nearest(name, known)} Known here: {', '.join(known) or 'none'}."
     )
 
 
 def names(folder: str, what: str) -> list[str]:
     """The pipelines or sites that can be given by name."""
-    root = project_folder() / folder
+    root = project_folder(folder) / folder
     files = [path.stem for path in root.glob("*.yaml")]
     return sorted(files + [path.parent.name for path in root.glob(f"*/{what}.yaml")])
 
 
 def _read(path: Path) -> _Document:
+    file = shown(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        loader = _Yaml(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        values = loader.construct_document(node) if node is not None else None
     except OSError as error:
-        raise SpecError(f"{path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path} is no UTF-8 text; a YAML file is expected.") from None
+        raise SpecError(f"{file} cannot be read: {error.strerror}.") from None
+    except (UnicodeDecodeError, yaml.reader.ReaderError):
+        raise SpecError(f"{file} is no UTF-8 text; a YAML file is expected.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise SpecError(f"{path}{line}: this is no valid YAML: {problem}.") from None
+        raise SpecError(f"{file}{line}: this is no valid YAML: {problem}.") from None
+    if values is None:
+        raise SpecError(f"{file} is empty; expected keys and values, such as `name: first`.")
     if not isinstance(values, dict):
-        raise SpecError(f"{path}: expected keys and values (`name: ...`), found {values!r:.60}.")
-    places: dict[Path_, str] = {(): str(path)}
-    errors = list(_note_places(node, (), str(path), places))
+        raise SpecError(f"{file}: expected keys and values (`name: ...`), found {values!r:.60}.")
+    places: dict[Path_, str] = {(): file}
+    errors = list(_note_places(node, (), file, places))
     if errors:
         raise SpecError("\n".join(errors))
-    return _Document(str(path), values, places)
+    return _Document(values, places)
 
 
 def _note_places(
@@ -171,36 +214,36 @@ def _note_places(
             yield from _note_places(value, (*path, index), file, places)
 
 
-def dotted(path: Path_) -> str:
-    """``("train", "epochs")`` -> ``train.epochs``."""
-    return ".".join(str(part) for part in path)
+def keys(model: type[BaseModel]) -> list[str]:
+    """The top keys of a file."""
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _apply(changes: Sequence[str], documents: Mapping[type[BaseModel], _Document]) -> Iterator[str]:
     """Puts ``KEY=VALUE`` changes into the documents; yields what is wrong with them."""
-    keys = {
-        field.alias or name: model
-        for model in documents
-        for name, field in model.model_fields.items()
-    }
+    owners = {key: model for model in documents for key in keys(model)}
     for change in changes:
         key, equals, text = change.partition("=")
         parts = key.strip().split(".")
         if not equals or not all(parts):
             yield f"--set {change}: expected KEY=VALUE, such as train.epochs=3."
             continue
-        if parts[0] not in keys:
-            yield f"--set {change}: there is no key {parts[0]!r}.{nearest(parts[0], keys)}"
+        if parts[0] not in owners:
+            known = ", ".join(sorted(owners))
+            near = nearest(parts[0], owners) or f" Known here: {known}."
+            yield f"--set {change}: there is no key {parts[0]!r}.{near}"
             continue
         try:
-            value = yaml.safe_load(text)
+            value = _Yaml(text).get_single_data()
         except yaml.YAMLError:
             yield f"--set {change}: {text!r} is no valid YAML value."
             continue
-        document = documents[keys[parts[0]]]
+        document = documents[owners[parts[0]]]
         error = _put(document.values, parts, value)
         if error:
             yield f"--set {change}: {error}"
+        for replaced in [path for path in document.places if path[: len(parts)] == tuple(parts)]:
+            del document.places[replaced]
         document.places[tuple(parts)] = f"--set {change}"
 
 
@@ -213,6 +256,6 @@ def _put(values: dict[str, Any], parts: list[str], value: Any) -> str | None:
         here = here[part]
         if not isinstance(here, dict):
             name = dotted(tuple(parts[: position + 1]))
-            return f"{name} is {here!r}, it has no {parts[position + 1]}."
+            return f"{name} is {here!r:.60}, so it has no {parts[position + 1]}. Set {name} whole."
     here[parts[-1]] = value
     return None

@@ -3,7 +3,7 @@
 Nothing here names a host, a secret or a path outside the site's ``data_root``.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -21,6 +21,8 @@ from pydantic import (
 
 # `module:name` or `package.module:name`: user code, beside the pipeline or installed.
 USER_CODE = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+NAME = r"^[A-Za-z0-9][\w.-]*$"
+REGISTERED = r"^[^/:]+$"
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -28,6 +30,24 @@ class Section(BaseModel):
     """A section of a file: unknown keys are errors, values do not change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, values: Any) -> Any:
+        """Refuses ``epochs: yes``: Python takes true for 1, the text is taken for no number."""
+        if not isinstance(values, dict):
+            return values
+        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        return {
+            key: str(value).lower()
+            if isinstance(value, bool) and _is_number(kinds.get(key))
+            else value
+            for key, value in values.items()
+        }
+
+
+def _is_number(annotation: Any) -> bool:
+    return annotation in (int, float) or any(map(_is_number, get_args(annotation)))
 
 
 class UserCode(BaseModel):
@@ -44,10 +64,13 @@ class UserCode(BaseModel):
 # ---- data ----------------------------------------------------------------------------------
 
 
-class Collider(Section):
-    """A made source: HIGGS-like events (``ddlflow.data.collider``), kept under the storage."""
+MadeName = Literal["collider", "particles"]
 
-    use: Literal["collider"]
+
+class Made(Section):
+    """A source that is made (``ddlflow.data.made``) and kept under the storage."""
+
+    use: MadeName
     rows: PositiveInt
     seed: NonNegativeInt = 1
 
@@ -61,17 +84,24 @@ class Split(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Split":
-        if self.column is not None and self.model_fields_set - {"column"}:
-            raise ValueError("a split is either fractions or a column, not both")
+        if self.column is not None:
+            for name in ("validation", "test"):
+                if name not in self.model_fields_set:
+                    self.__dict__[name] = 0.0  # written out, the section stays valid
+            if self.validation or self.test:
+                raise ValueError("a split is either fractions or a column. Remove one of them")
         if self.column is None and self.validation + self.test >= 1:
-            raise ValueError("validation and test leave no row to train on")
+            raise ValueError(
+                f"validation {self.validation:g} and test {self.test:g} leave no row to train on; "
+                "their sum has to be below 1"
+            )
         return self
 
 
 class Data(Section):
     """Where the rows are and which columns mean what."""
 
-    source: str | Collider  # a file, glob, folder or fsspec URL; relative to the site's data_root
+    source: str | Made  # a file, glob, folder or fsspec URL; relative to the site's data_root
     test_source: str | None = None  # a table of its own that is the test split
     format: Literal["auto", "parquet", "csv", "arrow", "jsonl"] = "auto"
     header: bool = True  # CSV: does the first line name the columns? else c0, c1, ...
@@ -90,14 +120,20 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _test_once(self) -> "Data":
-        splits_off_test = "test" in self.split.model_fields_set and self.split.test > 0
-        if self.test_source is not None and (self.split.column is not None or splits_off_test):
-            raise ValueError("test_source and a split that makes test rows exclude each other")
+        if self.test_source is not None:
+            if "test" not in self.split.model_fields_set:
+                self.__dict__["split"] = self.split.model_copy(update={"test": 0.0})
+            if self.split.test or self.split.column is not None:
+                raise ValueError(
+                    "test_source and a split that makes test rows exclude each other. Remove "
+                    "test_source, or split.test and split.column"
+                )
         return self
 
     @property
     def test_fraction(self) -> float:
-        return 0.0 if self.test_source is not None else self.split.test
+        """The part of the source's rows that is the test split."""
+        return self.split.test
 
 
 # ---- model ---------------------------------------------------------------------------------
@@ -161,7 +197,7 @@ class Sgd(Optimizer):
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "Sgd":
         if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
+            raise ValueError("nesterov needs a momentum above 0. Set momentum, such as 0.9")
         return self
 
 
@@ -257,13 +293,13 @@ class Infer(Section):
 class Pipeline(Section):
     """A pipeline file."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    name: Annotated[str, Field(pattern=NAME)]
     data: Data
     model: Model
     train: Train
     report: Report = Report()
     infer: Infer = Infer()
-    register_as: Annotated[str, Field(pattern=r"^[^/:]+$")] | None = Field(None, alias="register")
+    register_as: Annotated[str, Field(pattern=REGISTERED)] | None = Field(None, alias="register")
 
     @property
     def labels(self) -> ObjectiveName:

@@ -174,23 +174,30 @@ def _mlflow(uri: str) -> Program:
 
 
 def _prefect() -> Program:
-    variables = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    variables = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        # Where the page in the browser asks; it would ask port 4200 otherwise.
+        "PREFECT_UI_API_URL": "{address}/api",
+    }
     return Program("Prefect", ("prefect", "server", "start"), variables, "/api/health")
 
 
 def _start(program: Program, logs: Path) -> Server:
     port = _free_port()
+    address = f"http://{_HOST}:{port}"
+    variables = {k: v.replace("{address}", address) for k, v in program.variables.items()}
     log = logs / f"{program.name}-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *program.arguments, "--host", _HOST, "--port", str(port)],
-            env=os.environ | program.variables,
+            env=os.environ | variables,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Server(program, f"http://{_HOST}:{port}", process, log)
+    return Server(program, address, process, log)
 
 
 def _free_port() -> int:

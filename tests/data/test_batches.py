@@ -123,13 +123,14 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     sizes = draw(st.lists(st.integers(1, 60), min_size=1, max_size=4))
     batch_rows = draw(st.integers(1, 150))
     virtual_ranks = draw(st.integers(1, min(6, batch_rows, sum(sizes))))
+    block_rows = draw(st.integers(1, 30))
     return {
         "sizes": sizes,
         "batch_rows": batch_rows,
         "virtual_ranks": virtual_ranks,
         "world": draw(st.integers(1, virtual_ranks)),
-        "window_rows": draw(st.integers(1, 80)),
-        "block_rows": draw(st.integers(1, 30)),
+        "window_rows": draw(st.integers(block_rows, 80)),
+        "block_rows": block_rows,
         "begin": draw(st.integers(0, 400)),
         "resident": draw(st.booleans()),
         "seed": draw(st.integers(0, 2**62)),
@@ -235,6 +236,23 @@ def test_every_rank_sees_every_epochs_end_and_the_batches_size(given_case: dict[
             assert ends == [(e, order.num_steps(rows, size)) for e in range(epochs)]
             one_epoch = [size] * (rows // size) + ([rows % size] if rows % size else [])
             assert sizes == one_epoch * epochs
+
+
+@pytest.mark.parametrize("rows", [12, 13])
+@pytest.mark.parametrize("resident", [False, True])
+def test_after_an_epochs_last_step_its_end_is_still_to_come(
+    tmp_path: Path, rows: int, resident: bool
+) -> None:
+    """A checkpoint may be made between the last step and the end that follows it."""
+    made = table(tmp_path, [rows])
+    per_epoch = order.num_steps(rows, 4)
+    with small(window_rows=6, block_rows=2, resident=resident):
+        settings = {"batch_rows": 4, "virtual_ranks": 2, "seed": 4, "epochs": 2}
+        chunks = stream(Rows(made.paths, None), begin=(0, per_epoch), **settings)
+        seen = [(c.epoch, c.step, len(c.slices), c.ends_epoch) for c in chunks]
+    assert seen[0] == (0, per_epoch, 0, True)
+    assert sum(slices for *_, slices, _ in seen) == 2 * per_epoch
+    assert [epoch for epoch, *_, ends in seen if ends] == [0, 1]
 
 
 def test_with_the_thread_that_looks_ahead(tmp_path: Path) -> None:

@@ -1,7 +1,4 @@
 import os
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +11,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from ddlflow.data import collider
-from ddlflow.data.collider import SCHEMA, events, high_level, plan, write_part
+from ddlflow.data.collider import SCHEMA, events, high_level
 from ddlflow.data.masses import FEATURES, HIGH_LEVEL, LOW_LEVEL, M_TOP, M_W, MASS
-from ddlflow.errors import DataError, SpecError
+from ddlflow.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -221,112 +217,3 @@ def test_classes_are_as_hard_to_tell_apart_as_those_of_higgs(made):
     boosted = auroc(HistGradientBoostingClassifier(max_iter=30), slice(0, 28))
     assert low + 0.01 < every < boosted
     assert 0.75 < boosted < 0.9
-
-
-# ---- rows and files ------------------------------------------------------------------------
-
-
-def test_an_event_depends_on_its_place_and_the_seed_alone(made):
-    assert events(1_000, seed=3).equals(made.slice(0, 1_000))
-    assert events(30_000, seed=3, first=20_001).equals(made.slice(20_001, 30_000))
-    assert events(0, seed=3).num_rows == 0
-    assert not events(1_000, seed=4).equals(made.slice(0, 1_000))
-    assert not events(1_000, seed=3, first=25_000).equals(made.slice(0, 1_000))
-
-
-def test_the_largest_seed_is_a_seed():
-    assert events(10, seed=2**64 - 1).num_rows == 10
-
-
-def read(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_same_bytes_for_any_number_and_order_of_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(collider, "PART_ROWS", 20_000)
-    plans = {name: plan(50_001, tmp_path / name, seed=5) for name in ("here", "one", "two")}
-    here = [write_part(part) for part in reversed(plans["here"])]
-    assert sorted(result.rows for result in here) == [10_001, 20_000, 20_000]
-    for workers, name in ((1, "one"), (2, "two")):
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            results = list(pool.map(write_part, plans[name]))
-        assert read(tmp_path / name) == read(tmp_path / "here")
-        assert all(Path(r.path).stat().st_size == r.bytes and not r.cached for r in results)
-    table = pq.read_table(tmp_path / "here")
-    assert table.cast(SCHEMA).equals(events(50_001, seed=5))
-    # As many rows as you like: the first ones stay the same.
-    more = [write_part(part) for part in plan(30_000, tmp_path / "fewer", seed=5)]
-    first = tmp_path / "here" / "part-000000.parquet"
-    assert Path(more[0].path).read_bytes() == first.read_bytes()
-    assert pq.read_table(more[1].path).equals(table.slice(20_000, 10_000))
-
-
-def test_row_groups_are_many_enough_to_share_out(tmp_path):
-    (part,) = plan(120_000, tmp_path)
-    write_part(part)
-    metadata = pq.ParquetFile(part.path).metadata
-    assert [metadata.row_group(k).num_rows for k in range(3)] == [50_000, 50_000, 20_000]
-
-
-def test_a_part_that_stands_is_not_written_again(tmp_path):
-    (part,) = plan(2_000, tmp_path)
-    assert not write_part(part).cached
-    before = Path(part.path).stat()
-    (again,) = plan(2_000, tmp_path)
-    assert write_part(again).cached
-    assert Path(part.path).stat().st_mtime_ns == before.st_mtime_ns
-
-
-def test_what_a_killed_writer_left_is_replaced(tmp_path):
-    (part,) = plan(2_000, tmp_path / "whole")
-    write_part(part)
-    whole = Path(part.path).read_bytes()
-    cut = tmp_path / "cut"
-    cut.mkdir()
-    (cut / "part-000000.parquet").write_bytes(whole[: len(whole) // 2])
-    (cut / ".part-000000.parquet.abc.tmp").write_bytes(b"half")
-    (part,) = plan(2_000, cut)
-    assert not write_part(part).cached
-    assert read(cut) == {"part-000000.parquet": whole}
-
-
-@pytest.mark.parametrize(("rows", "seed"), [(2_000, 2), (1_999, 1)])
-def test_a_folder_with_other_events_is_refused(tmp_path, rows, seed):
-    for part in plan(2_000, tmp_path, seed=1):
-        write_part(part)
-    with pytest.raises(
-        DataError, match=r"part-000000.parquet is there and is not of the rows asked for"
-    ):
-        plan(rows, tmp_path, seed=seed)
-
-
-def test_a_folder_with_more_parts_is_refused(tmp_path):
-    pq.write_table(events(10), tmp_path / "part-000007.parquet")
-    with pytest.raises(DataError, match=r"part-000007.parquet is there"):
-        plan(2_000, tmp_path)
-
-
-@pytest.mark.parametrize(("rows", "seed"), [(0, 1), (-5, 1), (1, -1), (1, 2**64)])
-def test_impossible_rows_and_seeds_are_refused(tmp_path, rows, seed):
-    with pytest.raises(SpecError, match="expected a whole number"):
-        plan(rows, tmp_path, seed=seed)
-
-
-def test_a_file_where_a_folder_should_be(tmp_path):
-    (tmp_path / "out").write_text("")
-    with pytest.raises(DataError, match="is a file; expected a folder"):
-        plan(5, tmp_path / "out")
-
-
-def test_a_folder_that_cannot_be_made_is_one_error(tmp_path):
-    (part,) = plan(5, tmp_path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
-        write_part(replace(part, path=str(tmp_path / "file" / "part.parquet")))
-
-
-def test_plan_writes_nothing(tmp_path):
-    parts = plan(1_000_000, tmp_path / "out")
-    assert [part.rows for part in parts] == [250_000] * 4
-    assert [part.first_row for part in parts] == [0, 250_000, 500_000, 750_000]
-    assert not (tmp_path / "out").exists()

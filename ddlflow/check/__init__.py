@@ -1,0 +1,77 @@
+"""Everything that can be known before work starts; nothing is written.
+
+``ddlflow check`` shows all findings at once. ``ddlflow run`` raises those that are errors before
+it makes a folder, a run or a cluster.
+
+finding.py   what a look at one thing says, and where in the files an error was made
+inputs.py    what the pipeline says, held against the headers of its sources
+table.py     the source's size, and its label in the first rows
+site.py      storage, tracking, Prefect, device, workers
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from ddlflow.check import inputs, site, table
+from ddlflow.check.finding import Finding, placed
+from ddlflow.data.roles import Roles
+from ddlflow.errors import SpecError
+from ddlflow.spec.load import Plan, load, shown
+from ddlflow.spec.pipeline import UserCode
+
+
+def precheck(plan: Plan) -> None:
+    """Raises what a run would meet in its input, before anything is written.
+
+    Raises:
+        SpecError: with all errors found, a line each.
+    """
+    found = [finding.text for finding in _of_input(plan) if finding.level == "error"]
+    if found:
+        raise SpecError("\n".join(found))
+
+
+def check(pipeline: str, on: str = "local", changes: Sequence[str] = ()) -> list[Finding]:
+    """All findings: both files, user code, source, label, storage, tracking, Prefect, workers."""
+    try:
+        plan = load(pipeline, on, changes)
+    except SpecError as error:
+        return [Finding("files", "error", line) for line in str(error).splitlines()]
+    files = f"{shown(plan.pipeline_path)} and {shown(plan.site_path)} are valid."
+    findings = [Finding("files", "ok", files), *_of_input(plan)]
+    for subjects, look in (  # a subject that is wrong already is not looked at again
+        (["source"], table.table),
+        (["storage"], site.storage),
+        (["source", "storage"], table.shards),
+        (["tracking"], site.tracking),
+        (["workers"], site.workers),
+    ):
+        if not any(found.level == "error" and found.what in subjects for found in findings):
+            findings += placed(plan, subjects[-1], subjects[-1], partial(look, plan))
+    return findings + placed(plan, "prefect", "prefect", site.prefect_answers)
+
+
+def errors(findings: Sequence[Finding]) -> int:
+    """How many findings are errors."""
+    return sum(finding.level == "error" for finding in findings)
+
+
+def _of_input(plan: Plan) -> list[Finding]:
+    """What a run needs of its input, by the files' headers and the first rows alone."""
+    found = [
+        *placed(plan, "storage", "storage", partial(site.storage_writable, plan)),
+        *placed(plan, "tracking", "tracking.uri", partial(site.tracking_uri, plan)),
+        *placed(plan, "workers", "device", partial(site.device, plan)),
+        *placed(plan, "train", "train", partial(inputs.train, plan)),
+    ]
+    user_code = "model" if isinstance(plan.pipeline.model, UserCode) else "train.objective"
+    roles: list[Roles] = []
+    found += placed(plan, "source", "data.source", partial(inputs.columns, plan, roles))
+    for chosen in roles:
+        found += placed(
+            plan, "source", "data.test_source", partial(inputs.test_source, plan, chosen)
+        )
+        found += placed(plan, "source", "infer.source", partial(inputs.infer_source, plan, chosen))
+        found += placed(plan, "model", user_code, partial(inputs.model, plan, chosen))
+        found += placed(plan, "report", "report.histogram", partial(inputs.report, plan, chosen))
+    return found

@@ -1,0 +1,147 @@
+"""What the pipeline says, held against the headers of its sources."""
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from ddlflow.check.finding import Finding, open_named
+from ddlflow.data.roles import Roles, choose
+from ddlflow.data.source import Source
+from ddlflow.spec import code
+from ddlflow.spec.explain import nearest
+from ddlflow.spec.load import Plan
+from ddlflow.spec.pipeline import Made, UserCode, UserObjective
+
+
+def train(plan: Plan) -> Iterator[Finding]:
+    """Settings that only together are right or wrong."""
+    from ddlflow.train.scores import metric_names
+
+    spec, kind = plan.pipeline.train, plan.pipeline.labels
+    if spec.virtual_ranks != "auto" and spec.virtual_ranks > spec.batch_rows:
+        yield Finding(
+            "train",
+            "error",
+            f"train.virtual_ranks is {spec.virtual_ranks}, more than the {spec.batch_rows} rows of "
+            "a global batch. Set at most train.batch_rows.",
+        )
+    if spec.early_stopping and spec.early_stopping.metric not in metric_names(kind):
+        name = spec.early_stopping.metric
+        yield Finding(
+            "train",
+            "error",
+            f"train.early_stopping.metric is {name!r}, which objective {kind} does not have."
+            f"{nearest(name, metric_names(kind))} It has: {', '.join(metric_names(kind))}.",
+        )
+    split = plan.pipeline.data.split
+    if spec.early_stopping and split.column is None and split.validation == 0:
+        text = "train.early_stopping needs validation rows. Set data.split.validation above 0."
+        yield Finding("train", "error", text)
+
+
+def columns(plan: Plan, roles: list[Roles]) -> Iterator[Finding]:
+    """Finds what each column is for, into ``roles``."""
+    spec = plan.pipeline.data
+    if isinstance(spec.source, Made):
+        schema = _schema_of(spec.source)
+        roles.append(choose(schema, spec, plan.pipeline.labels))
+        text = f"{spec.source.rows:,} rows of {spec.source.use} will be made."
+        yield Finding("source", "ok", text)
+    else:
+        found = open_named(plan, spec.source, "data.source")
+        roles.append(choose(found.schema, spec, plan.pipeline.labels))
+
+
+def test_source(plan: Plan, roles: Roles) -> Iterator[Finding]:
+    location = plan.pipeline.data.test_source
+    if location is not None:
+        found = open_named(plan, location, "data.test_source")
+        yield from _lacking(found, [roles.label, *roles.features], "data.test_source")
+
+
+def infer_source(plan: Plan, roles: Roles) -> Iterator[Finding]:
+    spec = plan.pipeline
+    if not spec.infer.source and not spec.infer.keys:
+        return  # a source that was looked at
+    location = spec.infer.source or spec.data.test_source or spec.data.source
+    if isinstance(location, Made):
+        schema = list(_schema_of(location))
+    else:
+        key = "infer.source" if spec.infer.source else "data.source"
+        found = open_named(plan, location, key, as_data=spec.infer.source is None)
+        schema = list(found.schema)
+        if spec.infer.source:
+            yield from _lacking(found, roles.features, key)
+    for key in spec.infer.keys:
+        if key not in schema:
+            near = nearest(key, schema) or f" Its columns: {', '.join(schema[:20])}."
+            where = "the source" if isinstance(location, Made) else location
+            yield Finding(
+                "source", "error", f"infer.keys names column {key}, which {where} lacks.{near}"
+            )
+
+
+def _schema_of(source: Made) -> dict[str, pa.DataType]:
+    from ddlflow.data.made import SOURCES
+
+    schema = SOURCES[source.use].SCHEMA
+    return dict(zip(schema.names, schema.types, strict=True))
+
+
+def _lacking(found: Source, names: Sequence[str], key: str) -> Iterator[Finding]:
+    lacking = [name for name in names if name not in found.schema]
+    if lacking:
+        more = ", ..." if len(lacking) > 5 else ""
+        text = f"{key} {found.location} lacks the columns {', '.join(lacking[:5])}{more}"
+        yield Finding("source", "error", f"{text}. Add them there, or name another source.")
+
+
+def model(plan: Plan, roles: Roles) -> Iterator[Finding]:
+    """User code is found, bound to its arguments and tried on a few made rows."""
+    named = code.names(plan.pipeline)
+    if not named:
+        return
+    from ddlflow.models import build
+    from ddlflow.train.objectives import objective_for
+    from ddlflow.train.probe import check_model
+
+    spec, pipeline = plan.pipeline.model, plan.pipeline
+    loss = pipeline.train.objective
+    user_loss = None
+    if isinstance(loss, UserObjective):
+        user_loss = code.resolve(loss.use, plan.code_folder, "train.objective.use")
+    objective = objective_for(loss, user_loss)
+    # The classes are counted by prepare; three stand for them here.
+    classes = 3 if pipeline.labels == "multiclass" else 2
+    sizes = [5] * len(roles.categorical)
+    user_class = None
+    if isinstance(spec, UserCode):
+        user_class = code.resolve(spec.use, plan.code_folder)
+    net = build(
+        spec,
+        num_features=len(roles.numeric),
+        category_sizes=sizes,
+        num_outputs=objective.num_outputs(classes),
+        user_class=user_class,
+    )
+    unreached = check_model(
+        net,
+        objective,
+        num_features=len(roles.numeric),
+        category_sizes=sizes,
+        num_classes=classes,
+    )
+    size = sum(parameter.numel() for parameter in net.parameters())
+    yield Finding("model", "ok", f"{' and '.join(named.values())}: tried; {size:,} parameters.")
+    if unreached:
+        text = f"no gradient reaches {', '.join(unreached[:5])}: these stay as they start."
+        yield Finding("model", "note", text)
+
+
+def report(plan: Plan, roles: Roles) -> Iterator[Finding]:
+    feature = plan.pipeline.report.histogram
+    if feature is not None and feature not in roles.numeric:
+        numeric = ", ".join(roles.numeric[:20])
+        near = nearest(feature, roles.numeric) or f" These are: {numeric}."
+        text = f"report.histogram is {feature!r}, which is no numeric feature.{near}"
+        yield Finding("report", "error", text)

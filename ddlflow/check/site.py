@@ -1,0 +1,121 @@
+"""What the site has: storage, tracking, Prefect, device, workers."""
+
+import os
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+
+from ddlflow.check.finding import Finding, counted
+from ddlflow.engines.resources import resources
+from ddlflow.session import count_gpus, storage_of
+from ddlflow.spec.load import Plan
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest around it that exists."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def storage_writable(plan: Plan) -> Iterator[Finding]:
+    folder = storage_of(plan)
+    there = existing(folder)
+    if not there.is_dir():
+        text = f"storage is {folder}, but {there} is a file. Name a folder."
+        yield Finding("storage", "error", text)
+    elif not may_write(there):
+        yield Finding(
+            "storage",
+            "error",
+            f"storage {folder} cannot be written: {there} is read-only for you. Set storage in "
+            "the site file to a folder that you may write.",
+        )
+
+
+def may_write(folder: Path) -> bool:
+    """Whether files can be made in a folder, as far as rights and mounts tell."""
+    read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+    return os.access(folder, os.W_OK | os.X_OK) and not read_only
+
+
+def storage(plan: Plan) -> Iterator[Finding]:
+    folder = storage_of(plan)
+    free = shutil.disk_usage(existing(folder)).free
+    yield Finding("storage", "ok", f"{folder}: {free / 1e9:.0f} GB free.")
+
+
+def tracking_uri(plan: Plan) -> Iterator[Finding]:
+    from ddlflow.tracking.store import absolute
+
+    absolute(plan.site.tracking.uri)
+    yield from ()
+
+
+def tracking(plan: Plan) -> Iterator[Finding]:
+    from ddlflow.tracking.store import database_path, redacted
+
+    uri = plan.site.tracking.uri
+    path = database_path(uri)
+    if path is not None and not may_write(existing(path.parent)):
+        text = f"{path} cannot be written. The run goes on without it; set tracking.uri."
+        yield Finding("tracking", "note", text)
+    elif not uri.startswith(("http://", "https://")):
+        yield Finding("tracking", "ok", f"{redacted(uri)}, embedded.")
+    elif _answers(f"{uri.rstrip('/')}/health"):
+        yield Finding("tracking", "ok", f"{redacted(uri)} answers.")
+    else:
+        text = (
+            f"{redacted(uri)} does not answer. The run goes on without it and sends its metrics "
+            "later; start the server, or set tracking.uri."
+        )
+        yield Finding("tracking", "note", text)
+
+
+def prefect_answers() -> Iterator[Finding]:
+    """Whether the Prefect server of ``PREFECT_API_URL`` is there; without it, one is started."""
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        text = "PREFECT_API_URL is not set: a server of its own serves each run."
+        yield Finding("prefect", "ok", text)
+    elif _answers(f"{url.rstrip('/')}/health"):
+        yield Finding("prefect", "ok", f"{url} answers.")
+    else:
+        text = f"PREFECT_API_URL is {url}, which does not answer. Start that server, or unset it."
+        yield Finding("prefect", "error", text)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - of the user's own settings
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500  # it wants a login: it is there
+    except (OSError, ValueError, HTTPException):
+        return False
+
+
+def device(plan: Plan) -> Iterator[Finding]:
+    if plan.site.device == "cuda":  # only this can be wrong, and asking imports PyTorch
+        count_gpus("cuda")
+    yield from ()
+
+
+def workers(plan: Plan) -> Iterator[Finding]:
+    import psutil
+
+    engine = plan.site.engine
+    if engine.address is not None:
+        from ddlflow.engines import open_engine
+
+        with open_engine(plan.site, slots=1, threads=1) as opened:
+            yield Finding("workers", "ok", f"{opened.describe()}.")
+        return
+    found = resources(engine, gpus=count_gpus(plan.site.device))
+    memory = psutil.virtual_memory().available
+    text = f"{counted(found.slots, 'worker')}, {found.why}; {memory / 1e9:.0f} GB memory free."
+    yield Finding("workers", "ok", text)
+    if memory / found.slots < 1e9:
+        text = "Less than 1 GB of free memory a worker. Set engine.workers lower."
+        yield Finding("workers", "note", text)

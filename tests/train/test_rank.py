@@ -1,0 +1,192 @@
+"""A rank as its worker sees it: told by standard input, heard by a pipe, ended by its end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ddlflow.train import checkpoint
+
+CODE = """
+import torch
+from torch import nn
+
+print("first words of the user's module")
+
+class Talking(nn.Module):
+    def __init__(self, num_features):
+        super().__init__()
+        self.layer = nn.Linear(num_features, 1)
+
+    def forward(self, features):
+        print('{"event": "result", "value": "this is only log"}')
+        return self.layer(features).squeeze(1)
+"""
+
+
+class Rank:
+    """One process that was started as an engine's worker starts it."""
+
+    def __init__(self, job: Any, rank: int = 0, world: int = 1) -> None:
+        events, of_rank = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ddlflow.train.rank", "--events-fd", str(of_rank)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            pass_fds=(of_rank,),
+            start_new_session=True,
+        )
+        os.close(of_rank)
+        self.events = os.fdopen(events)
+        self.say({"rank": rank, "world": world, "payload": job.to_json()})
+
+    def say(self, line: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(line) + "\n")
+        self.process.stdin.flush()
+
+    def hear(self, name: str) -> dict[str, Any]:
+        """The next event of that name; those before it are passed over."""
+        for line in self.events:
+            event: dict[str, Any] = json.loads(line)
+            if event["event"] == name:
+                return event
+        raise AssertionError(f"no event {name}: {self.log()}")
+
+    def rest(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.events]
+
+    def log(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.read()
+
+    def end(self) -> int:
+        return self.process.wait(60)
+
+
+@contextmanager
+def started(*ranks: Rank) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for rank in ranks:
+            rank.process.kill()
+            rank.process.wait()
+            for pipe in (rank.process.stdin, rank.process.stdout, rank.events):
+                assert pipe is not None
+                pipe.close()
+
+
+def test_a_rank_tells_its_events_and_what_user_code_prints_is_only_log(
+    bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "talking_of_test_rank.py").write_text(CODE)
+    more = {
+        "code": tmp_path / "code",
+        "model": {"use": "talking_of_test_rank:Talking"},
+        "epochs": 2,
+    }
+    rank = Rank(bench().job(tmp_path / "t", **more))
+    with started(rank):
+        events = rank.rest()
+        assert rank.end() == 0
+        log = rank.log()
+    names = [event["event"] for event in events]
+    assert names[0] == "started"
+    assert events[0]["pid"] == rank.process.pid
+    assert names[-1] == "result"
+    assert [name for name in names[1:-1] if name not in {"progress", "beat"}] == ["epoch", "epoch"]
+    assert "first words of the user's module" in log
+    assert '{"event": "result", "value": "this is only log"}' in log
+    # The process of its own computes what this one does.
+    value = events[-1]["value"]
+    assert value["model_digest"] == bench().train(tmp_path / "here", **more).result["model_digest"]
+    assert (tmp_path / "t" / "model" / "model.json").exists()
+
+
+LONG = {"epochs": 100_000, "early_stopping": None, "checkpoint_every_s": 0.1}
+
+
+def test_sigterm_leaves_a_checkpoint_and_the_end_of_its_input_ends_it_at_once(
+    bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    job = bench().job(tmp_path / "t", **LONG)
+    rank = Rank(job)
+    with started(rank):
+        rank.hear("epoch")
+        rank.process.send_signal(signal.SIGTERM)
+        events = rank.rest()
+        assert rank.end() == 0
+    assert events[-1]["event"] == "stopped"
+    assert "result" not in {event["event"] for event in events}
+    kept = checkpoint.latest(job.checkpoints)
+    assert kept is not None
+    steps = kept["state"]["position"][2]
+    last = max(event["step"] for event in events if "step" in event)
+    assert steps >= last
+
+    again = Rank(job)
+    with started(again):
+        assert again.hear("resumed")["step"] == steps
+        again.hear("epoch")
+        again.process.send_signal(signal.SIGINT)  # Ctrl-C reaches the driver, not the rank
+        again.hear("epoch")
+        assert again.process.stdin is not None
+        again.process.stdin.close()
+        assert again.end() == 1
+        assert "stopped" not in {event["event"] for event in again.rest()}
+
+
+def test_an_error_is_told_with_its_traceback(bench: Callable[..., Any], tmp_path: Path) -> None:
+    job = bench().job(tmp_path / "t")
+    rank = Rank(replace(job, dataset=str(tmp_path / "no data")))
+    with started(rank):
+        events = rank.rest()
+        assert rank.end() == 1
+    last = events[-1]
+    assert (last["event"], last["kind"]) == ("error", "DataError")
+    assert "no data holds no data set" in last["message"]
+    assert "DataError:" in last["traceback"]
+
+
+def test_two_ranks_meet_at_a_port_of_the_systems_choice(
+    bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    more = {"virtual_ranks": 2, "epochs": 2, "model": {"use": "mlp", "dropout": 0.2}}
+    job = bench().job(tmp_path / "t", **more)
+    ranks = [Rank(job, rank, world=2) for rank in (0, 1)]
+    with started(*ranks):
+        port = ranks[0].hear("store")["port"]
+        assert port > 0
+        for rank in ranks:
+            rank.say({"store_host": "127.0.0.1", "store_port": port, "interface_ip": "127.0.0.1"})
+        first, second = (rank.rest() for rank in ranks)
+        assert [rank.end() for rank in ranks] == [0, 0]
+    assert first[-1]["event"] == second[-1]["event"] == "result"
+    assert (
+        first[-1]["value"]["model_digest"]
+        == bench().train(tmp_path / "alone", **more).result["model_digest"]
+    )
+
+
+def test_a_rank_that_is_told_nothing_ends() -> None:
+    events, of_rank = os.pipe()
+    os.close(events)
+    done = subprocess.run(
+        [sys.executable, "-m", "ddlflow.train.rank", "--events-fd", str(of_rank)],
+        stdin=subprocess.DEVNULL,
+        pass_fds=(of_rank,),
+        check=False,
+    )
+    os.close(of_rank)
+    assert done.returncode == 1
