@@ -130,7 +130,7 @@ def _listener(session: Session, tell: Tell, show: Callable[..., None]) -> Tell:
             show(event["done"], words)
         elif event["event"] == "resumed":
             session.screen.say(f"train: goes on from step {event['step']}")
-        elif event["event"] == "epoch":
+        elif event["event"] in {"epoch", "digest"}:
             tell(event)
 
     return on_event

@@ -16,6 +16,7 @@ import yaml
 
 import ddlflow
 from ddlflow.session import Session, Stage, write_json
+from ddlflow.spec import code
 from ddlflow.stages import key_of
 from ddlflow.tracking.run import Run
 
@@ -49,12 +50,16 @@ class Record:
                 "ddlflow.data_digest": prepared.value["digest"],
                 "ddlflow.git_commit": git_commit(plan.pipeline_path.parent),
                 "ddlflow.python": platform.python_version(),
-                "ddlflow.machine": f"{platform.machine()} {platform.processor()}".strip(),
+                "ddlflow.machine": machine(),
                 **{f"ddlflow.{name}": version for name, version in versions().items()},
             }
         )
         self.run.log_text(json.dumps(versions(), indent=1), "versions.json")
         manifest = Path(prepared.folder) / "manifest.json"
+        self.run.log_file(manifest, "data")
+        shipped = code.gather(plan, self.folder / "code")
+        if shipped is not None:
+            self.run.log_file(shipped, "code")
         described = json.loads(manifest.read_text())["columns"]
         schema = dict.fromkeys(described["numeric"], "float32")
         schema |= {c["name"]: c["kind"] for c in described["categories"]}
@@ -70,6 +75,8 @@ class Record:
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """An epoch's row of history as metrics, with the epoch as step; an attempt as a tag."""
+        if event["event"] == "digest":
+            return  # the whole trail is logged at the end
         if event["event"] == "attempt":
             ranks = f"{event['world']} ranks" if event["world"] > 1 else "1 rank"
             self.run.log_tags({f"ddlflow.attempt.{event['number']}": ranks})
@@ -210,6 +217,13 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def machine() -> str:
+    """The processor's class: two of one class give the same last bits."""
+    import torch
+
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def requirements() -> list[str]:

@@ -27,6 +27,7 @@ from ddlflow.engines.resources import Resources, resources
 from ddlflow.errors import DdlflowError, InputError, SpecError
 from ddlflow.report.screen import Screen
 from ddlflow.spec.load import Plan
+from ddlflow.spec.site import Site
 
 STAGE_FILE = "stage.json"
 
@@ -84,7 +85,7 @@ class Session:
 
     @property
     def storage(self) -> Path:
-        return storage_of(self.plan)
+        return storage_of(self.plan.site)
 
     @property
     def data_root(self) -> Path:
@@ -138,7 +139,12 @@ class Session:
         return result
 
     def stage(
-        self, name: str, settings: Mapping[str, Any], work: Callable[[Path], dict[str, Any]]
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        work: Callable[[Path], dict[str, Any]],
+        *,
+        fresh: bool = False,
     ) -> Stage:
         """Does a stage's work in a folder of its own, unless it is done.
 
@@ -146,6 +152,7 @@ class Session:
             name: of the stage.
             settings: all that the result depends on.
             work: does it, given the folder; returns the stage's value.
+            fresh: do it even if it is done, as the session's own ``fresh`` does for all stages.
 
         Raises:
             InputError: as ``work``; the folder is gone then.
@@ -155,7 +162,7 @@ class Session:
         folder = self.storage / name / key
         done = folder / STAGE_FILE
         with self._storage_errors(), self._locked(folder):
-            if self.fresh and folder.exists():
+            if (fresh or self.fresh) and folder.exists():
                 shutil.rmtree(folder)
             if done.exists():
                 known = json.loads(done.read_text())
@@ -243,16 +250,16 @@ class Session:
             remove_empty(self.storage)
 
 
-def storage_of(plan: Plan) -> Path:
+def storage_of(site: Site) -> Path:
     """The site's storage as an absolute path.
 
     Raises:
         SpecError: it is a URL.
     """
-    storage = plan.site.storage
+    storage = site.storage
     if "://" in storage:
         raise SpecError(
-            f"{plan.site_path}: storage is {storage}; expected a folder that every worker sees. "
+            f"storage is {storage}; expected a folder that every worker sees. "
             "Shards are memory-mapped, so mount the bucket or choose a shared folder."
         )
     return Path(storage).expanduser().absolute()

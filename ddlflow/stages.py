@@ -90,13 +90,21 @@ def prepare(session: Session) -> Stage:
     return done
 
 
-def train(session: Session, prepared: Stage, tell: Tell = lambda event: None) -> Stage:
+def train(
+    session: Session,
+    prepared: Stage,
+    tell: Tell = lambda event: None,
+    *,
+    again: str | None = None,
+) -> Stage:
     """Trains the model on the prepared rows, from the last checkpoint if there is one.
 
     Args:
         session: with the engine to train on.
         prepared: of `prepare`.
-        tell: gets each epoch's row of history, also of epochs trained before.
+        tell: gets each epoch's row of history, also of epochs trained before, each attempt, and
+            each entry of the digest trail.
+        again: a run's id: trains once more for it, in a folder of its own and from the start.
 
     Raises:
         TrainingError: a rank failed; the same command goes on from the last checkpoint.
@@ -146,6 +154,8 @@ def train(session: Session, prepared: Stage, tell: Tell = lambda event: None) ->
             "device": device,
         }
 
+    if again is not None:
+        return session.stage("reproduce", {**settings, "run": again}, work, fresh=True)
     done = session.stage("train", settings, work)
     if done.cached:
         for row in done.value["history"]:

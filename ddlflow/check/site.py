@@ -20,7 +20,7 @@ def existing(folder: Path) -> Path:
 
 
 def storage_writable(plan: Plan) -> Iterator[Finding]:
-    folder = storage_of(plan)
+    folder = storage_of(plan.site)
     there = existing(folder)
     if not there.is_dir():
         text = f"storage is {folder}, but {there} is a file. Name a folder."
@@ -41,7 +41,7 @@ def may_write(folder: Path) -> bool:
 
 
 def storage(plan: Plan) -> Iterator[Finding]:
-    folder = storage_of(plan)
+    folder = storage_of(plan.site)
     free = shutil.disk_usage(existing(folder)).free
     yield Finding("storage", "ok", f"{folder}: {free / 1e9:.0f} GB free.")
 

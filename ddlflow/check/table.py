@@ -50,7 +50,7 @@ def shards(plan: Plan) -> Iterator[Finding]:
     if isinstance(spec.source, Made):
         return
     found = open_named(plan, spec.source, "data.source")
-    free = shutil.disk_usage(existing(storage_of(plan))).free
+    free = shutil.disk_usage(existing(storage_of(plan.site))).free
     needed = (found.rows or 0) * len(found.schema) * ROW_BYTES_KEPT
     if needed > free:
         text = f"The shards need about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free."

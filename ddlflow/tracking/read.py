@@ -21,6 +21,7 @@ class Recorded:
 
     Attributes:
         run_id: MLflow's.
+        experiment_id: MLflow's.
         name: of the run, as the page shows it.
         status: RUNNING, FINISHED, FAILED or KILLED.
         params: settings by dotted name.
@@ -29,6 +30,7 @@ class Recorded:
     """
 
     run_id: str
+    experiment_id: str
     name: str
     status: str
     params: dict[str, str]
@@ -59,6 +61,7 @@ class Reader:
         prefix = "ddlflow."
         return Recorded(
             run_id=run_id,
+            experiment_id=found.info.experiment_id,
             name=found.info.run_name,
             status=found.info.status,
             params=dict(found.data.params),
@@ -74,6 +77,10 @@ class Reader:
         """(step, value) of a metric, in order."""
         found = self._client.get_metric_history(run_id, metric)
         return sorted((entry.step, entry.value) for entry in found)
+
+    def has(self, run_id: str, path: str) -> bool:
+        """Whether a run has an artifact of this name at its top."""
+        return any(entry.path == path for entry in self._client.list_artifacts(run_id))
 
     def files(self, run_id: str, path: str, to: Path) -> Path:
         """Downloads an artifact, a file or a folder, and returns where it lies.

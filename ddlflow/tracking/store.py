@@ -1,9 +1,11 @@
 """Tracking URIs: which are allowed, where they point, and how to print them."""
 
+import json
 import logging
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -110,3 +112,13 @@ def page(uri: str, experiment_id: str | None, run_id: str | None) -> str:
     if experiment_id is None or run_id is None:
         return address
     return f"{address.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def compare_page(uri: str, runs: Sequence[tuple[str, str]]) -> str:
+    """MLflow's page that compares runs, given as (experiment id, run id); or how to open it."""
+    experiments = json.dumps(sorted({experiment for experiment, _ in runs}), separators=(",", ":"))
+    ids = json.dumps([run for _, run in runs], separators=(",", ":"))
+    place = f"#/compare-runs?runs={ids}&experiments={experiments}"
+    if not uri.startswith(("http://", "https://")):
+        return f"ddlflow ui, and there {place}"
+    return f"{page(uri, None, None).rstrip('/')}/{place}"

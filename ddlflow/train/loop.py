@@ -99,7 +99,7 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
             read_losses(state, around)
             read, state.seconds = now, now - began
             if marked:
-                state.mark()
+                mark(state, around)
             if now - told >= EVENT_EVERY_S:
                 told = now
                 around.emit(progress(state, around.rows, spec))
@@ -117,6 +117,7 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
         net.eval()
         metrics = around.validate()
         net.train()
+        mark(state, around)
         end_epoch(state, spec, metrics, rows_per_s)
         state.seconds = clock() - began
         around.emit({"event": "epoch", **state.history[-1]})
@@ -124,6 +125,12 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
         epoch_began, epoch_from = (saved := clock()), 0
         if state.ended:
             break
+
+
+def mark(state: State, around: Surroundings) -> None:
+    """Adds an entry to the digest trail and tells of it, on the rank that keeps it."""
+    if around.writer is not None:
+        around.emit({"event": "digest", **state.mark()})
 
 
 def save(state: State, around: Surroundings) -> None:
@@ -181,7 +188,6 @@ def end_epoch(state: State, spec: Train, metrics: dict[str, float], rows_per_s: 
         **{f"val_{name}": value for name, value in metrics.items()},
     }
     state.history.append(row)
-    state.mark()
     state.epoch, state.step, state.loss_sum, state.loss_rows = state.epoch + 1, 0, 0.0, 0
     state.ended = state.epoch >= spec.epochs
     rule = spec.early_stopping

@@ -70,11 +70,12 @@ class State:
         self.history, self.trail = list(saved["history"]), list(saved["trail"])
         self.best, self.ended = saved["best"], saved["ended"]
 
-    def mark(self) -> None:
-        """Adds the parameters as they are now to the digest trail."""
+    def mark(self) -> dict[str, Any]:
+        """Adds the parameters as they are now to the digest trail; returns the entry."""
         if not self.trail or self.trail[-1]["step"] != self.steps:
             loss = self.loss_sum / max(self.loss_rows, 1)
             self.trail.append({"step": self.steps, "digest": digest(self.net), "loss": loss})
+        return self.trail[-1]
 
 
 def copied(tensors: Mapping[str, torch.Tensor]) -> Tensors:
