@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,15 +94,12 @@ def predict(
     from ddlflow.tracking.fetch import fetch_model
 
     where = load_site(on, as_changes(set))
-    with (
-        Session(_plan_of(where, on), Screen()) as session,
-        tempfile.TemporaryDirectory() as fetched,
-    ):
-        folder = fetch_model(model, where.tracking.uri, Path(fetched))
+    with Session(_plan_of(where, on), Screen()) as session, session.scratch() as fetched:
+        folder = fetch_model(model, where.tracking.uri, fetched)
         done = infer(
             folder,
             str(Path(source).absolute()) if Path(source).exists() else source,
-            Path(out),
+            Path(out).absolute(),
             keys=keys,
             data_root=session.data_root,
             threads=session.resources.threads,

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -206,6 +207,20 @@ class Session:
             except InputError:
                 path.unlink(missing_ok=True)  # wrong input leaves nothing behind
                 raise
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder that every worker sees, for as long as it is needed."""
+        is_new = not self.storage.exists()
+        with self._storage_errors():
+            self.storage.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix="scratch-", dir=self.storage))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            if is_new:
+                remove_empty(self.storage)
 
     @contextlib.contextmanager
     def _storage_errors(self) -> Iterator[None]:

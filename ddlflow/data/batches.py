@@ -54,6 +54,8 @@ class Rows:
 
     def __init__(self, paths: Sequence[Path], standardisation: Standardisation | None) -> None:
         self._shards = [map_shard(path) for path in paths]
+        for shard in self._shards:  # models are called with features first, even with none of them
+            shard.setdefault("features", np.empty((len(shard["label"]), 0), np.float32))
         sizes = [len(shard["label"]) for shard in self._shards]
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self.rows = int(self._starts[-1])
@@ -165,18 +167,22 @@ class Batches:
         """This rank's stream of rows, cut into steps; a window's rest goes with the next."""
         rows, size = self._rows, self._batch_rows
         sizes, rest = self._sizes(size), rows % size
-        position, over = step * size, 0
+        position, over = min(step * size, rows), 0
+        if position == rows:  # stopped after the epoch's last step, before its end was dealt with
+            yield Chunk(epoch, step, size, [], True)
         for window in order.windows(rows, seed=self._seed, epoch=epoch, position=position):
             stop = window.start + window.rows
             at = self._mine_between(max(position, window.start), stop) - window.start
             columns = self._gather(window, at, over)
             steps = min((over + len(at)) // sum(sizes), rows // size - step)
             used = steps * sum(sizes)
-            if steps:
-                slices = _cut(columns, 0, sizes * steps)
-                yield Chunk(epoch, step, size, slices, stop == rows and not rest)
+            ends = stop == rows and not rest
+            if steps or ends:  # the last window may hold rows of other ranks alone
+                self._gather.lend()
+                yield Chunk(epoch, step, size, _cut(columns, 0, sizes * steps), ends)
             step += steps
             if stop == rows and rest:
+                self._gather.lend()
                 yield Chunk(epoch, step, rest, _cut(columns, used, self._sizes(rest)), True)
             position, over = stop, over + len(at) - used
 
@@ -211,6 +217,7 @@ class Mapped:
         self._window = rows.empty(min(rows.rows, order.WINDOW_ROWS))
         # In use, waiting, and being filled: kept, as fresh memory costs a page fault each 4 KiB.
         self._buffers: list[Arrays] = [{}, {}, {}]
+        self._last = self._lent = self._buffers[0]
         self._filled = 0
 
     def __call__(self, window: order.Window, at: order.Indices, over: int) -> Tensors:
@@ -219,7 +226,8 @@ class Mapped:
         for start, stop in window.blocks.tolist():
             self._rows.read(start, stop, self._window, at_row)
             at_row += stop - start
-        before, target = self._buffers[-1], self._buffers.pop(0)
+        before = self._last
+        target = next(b for b in self._buffers if b is not before and b is not self._lent)
         total, pick = over + len(at), window.order[at]
         for name, source in self._window.items():
             if name not in target or len(target[name]) < total:
@@ -227,9 +235,13 @@ class Mapped:
             if over:
                 target[name][:over] = before[name][self._filled - over : self._filled]
             np.take(source, pick, axis=0, out=target[name][over:total], mode="clip")
-        self._buffers.append(target)
+        self._last = target
         self._filled = total
         return {name: self._to_device(array[:total]) for name, array in target.items()}
+
+    def lend(self) -> None:
+        """What was gathered last is in use from now on, until this is called again."""
+        self._lent = self._last
 
     def _allocate(self, like: Array, rows: int) -> Array:
         pinned = self._device.type == "cuda"
@@ -256,6 +268,9 @@ class Resident:
             fresh = {n: torch.cat([self._before[n][-over:], new]) for n, new in fresh.items()}
         self._before = fresh
         return fresh
+
+    def lend(self) -> None:
+        """Fresh tensors are nobody else's."""
 
 
 def load(rows: Rows, device: torch.device) -> Tensors:
@@ -290,4 +305,4 @@ def _cut(columns: Tensors, start: int, sizes: list[int]) -> list[tuple[torch.Ten
         for name in COLUMNS
         if (column := columns.get(name)) is not None
     ]
-    return list(zip(*cuts, strict=True))
+    return list(zip(*cuts, strict=True)) if sizes else []

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.ticker import MaxNLocator
 
 from ddlflow.report.style import CLASS_COLOURS, figure, save, style
@@ -23,7 +24,7 @@ def write_lines(path: Path, metrics: Mapping[str, Sequence[Line]]) -> Path:
     with style():
         drawn = figure(4.6 * columns, 3.4 * rows + 0.6)
         panels = drawn.subplots(rows, columns, squeeze=False).reshape(-1)
-        named: dict[str, object] = {}
+        named: dict[str, Artist] = {}
         for panel, (name, lines) in zip(panels, metrics.items(), strict=False):
             for (run, points), colour in zip(lines, CLASS_COLOURS * len(lines), strict=False):
                 epochs, values = [epoch for epoch, _ in points], [value for _, value in points]

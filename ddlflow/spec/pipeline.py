@@ -24,6 +24,7 @@ USER_CODE = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 NAME = r"^[A-Za-z0-9][\w.-]*$"
 REGISTERED = r"^[^/:]+$"
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Section(BaseModel):
@@ -72,7 +73,7 @@ class Made(Section):
 
     use: MadeName
     rows: PositiveInt
-    seed: NonNegativeInt = 1
+    seed: Seed = 1
 
 
 class Split(Section):
@@ -116,7 +117,7 @@ class Data(Section):
     missing: Literal["impute", "refuse", "drop"] = "impute"  # null and NaN in a feature
     infinite: Literal["impute", "refuse", "drop"] = "impute"  # impute: as if it were missing
     split: Split = Split()
-    seed: NonNegativeInt = 7
+    seed: Seed = 7
 
     @model_validator(mode="after")
     def _test_once(self) -> "Data":
@@ -260,7 +261,7 @@ class Train(Section):
     penalty: Penalty = Penalty()
     clip_norm: PositiveFloat | None = None
     early_stopping: EarlyStopping | None = None
-    seed: NonNegativeInt = 7
+    seed: Seed = 7
     checkpoint_every_s: PositiveFloat = 30.0
     digest_every: PositiveInt = 1000  # steps between two entries of the digest trail
 

@@ -37,7 +37,7 @@ class Gradients:
         self._seed = seed
         self._parameters = [p for p in net.parameters() if p.requires_grad]
         self._device = self._parameters[0].device
-        self._buffers = [b for b in net.buffers() if b.is_floating_point()]
+        self._buffers = [b for b in net.buffers() if b.dtype != torch.bool]
         self._shares: dict[int, torch.Tensor] = {}  # 1/rows, by rows
 
     def __call__(
@@ -79,7 +79,7 @@ class Gradients:
             parameter.grad = gradient
         loss_at = len(self._parameters)
         for buffer, value in zip(self._buffers, total[loss_at + 1 :], strict=True):
-            buffer.copy_(value / parts)
+            buffer.copy_(value / parts if value.is_floating_point() else value // parts)
         return total[loss_at]
 
     def _zeros(self) -> Vector:

@@ -64,7 +64,7 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
     clock = time.monotonic
     now = read = told = saved = clock()
     began = now - state.seconds
-    epoch_began, epoch_from = now, state.step * spec.batch_rows
+    epoch_began, epoch_from = now, min(state.step * spec.batch_rows, around.rows)
 
     net.train()
     ahead = around.batches.stream(epoch=state.epoch, step=state.step, epochs=spec.epochs)
@@ -106,6 +106,7 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
             stopping = around.must_stop()
             if stopping or now - saved >= spec.checkpoint_every_s:
                 saved = now
+                check_weights(state, around)
                 save(state, around)
             if stopping:
                 raise Stopped
@@ -113,6 +114,7 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
         if not chunk.ends_epoch:
             continue
         read_losses(state, around)
+        check_weights(state, around)
         rows_per_s = (around.rows - epoch_from) / max(clock() - epoch_began, 1e-9)
         net.eval()
         metrics = around.validate()
@@ -151,15 +153,29 @@ def read_losses(state: State, around: Surroundings) -> None:
     losses = torch.stack([loss for loss, _ in state.unread]).tolist()
     for k, (loss, (_, rows)) in enumerate(zip(losses, state.unread, strict=True)):
         if not math.isfinite(loss):
-            step = state.step - len(losses) + k
-            raise TrainingError(
-                f"The loss is {loss} at epoch {state.epoch + 1}, step {step + 1}. "
-                f"{around.name_rows(state.epoch, step)} Lower train.optimizer.lr, set "
-                "train.clip_norm, or look at these rows."
-            )
+            raise not_finite(f"The loss is {loss}", state, around, state.step - len(losses) + k)
         state.loss_sum += loss
         state.loss_rows += rows
     state.unread.clear()
+
+
+def check_weights(state: State, around: Surroundings) -> None:
+    """Before the weights are kept.
+
+    Raises:
+        TrainingError: one is not finite, though every loss was: it was the last step's gradient.
+    """
+    if not all(bool(weight.isfinite().all()) for weight in state.net.parameters()):
+        raise not_finite("A weight is no number", state, around, state.step - 1)
+
+
+def not_finite(what: str, state: State, around: Surroundings, step: int) -> TrainingError:
+    """The error that names the rows of a step of this epoch (from 0)."""
+    return TrainingError(
+        f"{what} at epoch {state.epoch + 1}, step {step + 1}. "
+        f"{around.name_rows(state.epoch, step)} Lower train.optimizer.lr, set train.clip_norm, or "
+        "look at these rows."
+    )
 
 
 def progress(state: State, rows: int, spec: Train) -> dict[str, Any]:

@@ -36,7 +36,11 @@ class Pulse:
         self._limit_s = limit_s
         self._longest_s = 0.0
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
+
+    def start(self) -> "Pulse":
+        """Begins to tell of it."""
         self._thread.start()
+        return self
 
     def _beat(self) -> None:
         first, seen = self.step, self.at

@@ -59,7 +59,9 @@ def main() -> int:
 def _run(payload: dict[str, Any], rank: int, world: int, emit: Emit, stop: threading.Event) -> None:
     from ddlflow.train.pulse import Pulse
 
-    pulse = Pulse(emit, payload.get("silence_s", 0.0))  # before the imports that take seconds
+    pulse = Pulse(
+        emit, payload.get("silence_s", 0.0)
+    ).start()  # before the imports that take seconds
     import torch
 
     from ddlflow.train.job import Job

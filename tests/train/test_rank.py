@@ -105,7 +105,8 @@ def test_a_rank_tells_its_events_and_what_user_code_prints_is_only_log(
     assert names[0] == "started"
     assert events[0]["pid"] == rank.process.pid
     assert names[-1] == "result"
-    assert [name for name in names[1:-1] if name not in {"progress", "beat"}] == ["epoch", "epoch"]
+    told = [name for name in names[1:-1] if name not in {"progress", "beat"}]
+    assert told == ["digest", "epoch", "digest", "epoch"]
     assert "first words of the user's module" in log
     assert '{"event": "result", "value": "this is only log"}' in log
     # The process of its own computes what this one does.
