@@ -40,6 +40,7 @@ def run(
     """
     from ddlflow.check import precheck
     from ddlflow.check.site import prefect_answers
+    from ddlflow.report.screen import Screen
 
     changes = as_changes(set)
     precheck(load(pipeline, on, changes))  # wrong input is said before Prefect takes its seconds
@@ -47,6 +48,9 @@ def run(
         if finding.level == "error":
             raise SpecError(finding.text)
     _settle_prefect()
+    server = os.environ.get("PREFECT_API_URL")
+    starts = "starts a server for this run (PREFECT_API_URL names one that runs already)"
+    Screen().say(f"prefect: {server or starts}")
     flow = _load_flow()
     result: dict[str, Any] = flow(pipeline=pipeline, on=on, changes=changes, fresh=fresh)
     return result

@@ -255,9 +255,9 @@ def git_commit(folder: Path) -> str:
 
 
 def rows_per_s(trained: Stage) -> float:
-    """Rows of all epochs over the seconds of training (validation and checkpoints included)."""
-    value = trained.value
-    return float(value["rows"] * value["epochs"] / max(value["seconds"], 1e-9))
+    """Rows trained on a second, over all epochs; validation is not counted in."""
+    speeds = [row["rows_per_s"] for row in trained.value["history"]]
+    return len(speeds) / sum(1 / speed for speed in speeds) if speeds else 0.0
 
 
 def summary(
