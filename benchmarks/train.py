@@ -25,7 +25,7 @@ BARE = """
 import json, sys, time
 from pathlib import Path
 import numpy as np, torch
-from ddlflow.data.batches import Rows
+from ddlflow.data.rows import Rows
 from ddlflow.data.manifest import Manifest
 from ddlflow.train.training import standardisation_of
 folder = Path(sys.argv[1])

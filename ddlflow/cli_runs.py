@@ -1,11 +1,16 @@
-"""Commands on runs that are recorded: reproduce, compare, audit."""
+"""Commands on runs that are recorded: reproduce and compare."""
 
+import itertools
+import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from ddlflow.output import print_json, stdout_for_result
 
+WIDTH, BEFORE = 24, 6  # characters of a table's cell; of what is equal before a difference
+ALL_DIGITS = 17  # of a 64-bit number
 RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="MLflow's id of a run.")]
 On = Annotated[str, typer.Option("--on", help="The site: a name in conf/, or a YAML file.")]
 Changes = Annotated[
@@ -19,7 +24,7 @@ Json = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands of this file to the command line."""
-    for command in (reproduce, compare):
+    for command in (reproduce, audit, compare):
         app.command()(command)
 
 
@@ -57,14 +62,48 @@ def reproduce(
     raise typer.Exit(0 if verdict.verdict == "identical" else 1)
 
 
+def audit(run_id: RunId, on: On = "local", as_json: Json = False) -> None:
+    """Prove from the ranks' ledgers that every row entered one batch of every epoch."""
+    from datetime import UTC, datetime
+
+    from ddlflow.audit import audit as prove
+    from ddlflow.report.screen import Screen
+
+    with stdout_for_result(as_json):
+        found = prove(run_id, on=on)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        rows = [
+            (
+                datetime.fromtimestamp(int(a.name) / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+                str(a.world),
+                f"{a.first[0]}.{a.first[1]}",
+                f"{a.last[0]}.{a.last[1]}",
+                f"{a.steps:,}",
+                f"{a.steps - a.kept:,}",
+            )
+            for a in found.attempts
+        ]
+        screen = Screen(sys.stdout)
+        columns = ["attempt (UTC)", "ranks", "first epoch.step", "last", "steps", "done again"]
+        screen.table("", columns, rows)
+        for fault in found.faults:
+            screen.say(f"FAULT {fault}")
+        if not found.faults:
+            screen.say(
+                f"{found.epochs} epochs, {found.steps:,} steps: each of the {found.rows:,} rows "
+                "entered one batch of each epoch."
+            )
+    raise typer.Exit(1 if found.faults else 0)
+
+
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="MLflow's run ids.")],
     on: On = "local",
     as_json: Json = False,
 ) -> None:
     """Show what differs between runs: settings, data, versions and results, with a plot."""
-    import sys
-
     from ddlflow.compare import compare as beside
     from ddlflow.report.screen import Screen
 
@@ -77,7 +116,7 @@ def compare(
     names = [f"{run['name']} ({run['run_id'][:8]})" for run in found.runs]
     groups = list(dict.fromkeys(row.group for row in found.rows))
     for group in groups:
-        rows = [(row.name, *map(_shown, row.values)) for row in found.rows if row.group == group]
+        rows = [(row.name, *_shown(row.values)) for row in found.rows if row.group == group]
         screen.table(group, ["", *names], rows)
         screen.say("")
     screen.say(f"{found.same} settings, tags and metrics are the same.")
@@ -86,8 +125,23 @@ def compare(
     screen.say(f"MLflow's own page: {found.page}")
 
 
-def _shown(value: str | float | None) -> str:
+def _shown(values: Sequence[str | float | None]) -> list[str]:
+    """Cells of a row: as short as they can be while what differs can be seen."""
+    digits = 6
+    different = len(set(values))
+    while digits < ALL_DIGITS and len({_text(value, digits) for value in values}) < different:
+        digits += 1
+    texts = [_text(value, digits) for value in values]
+    if max(map(len, texts)) <= WIDTH:
+        return texts
+    if len({text[:WIDTH] for text in texts}) < len(set(texts)):  # they differ further on
+        equal = next(k for k in itertools.count(1) if len({text[:k] for text in texts}) > 1) - 1
+        start = max(0, equal - BEFORE)
+        texts = [f"...{text[start:]}" if start else text for text in texts]
+    return [text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..." for text in texts]
+
+
+def _text(value: str | float | None, digits: int) -> str:
     if value is None:
         return "-"
-    text = f"{value:.6g}" if isinstance(value, float) else value
-    return text if len(text) <= 24 else f"{text[:21]}..."
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

@@ -6,28 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from ddlflow.errors import SpecError
-from ddlflow.session import storage_of
+from ddlflow.record import PACKAGES
+from ddlflow.session import hashed, storage_of
 from ddlflow.spec.load import load_site
 from ddlflow.tracking.read import Reader, Recorded
 from ddlflow.tracking.store import compare_page
 
-# Of a run's tags, those that say what it was made of; the rest name it.
-VERSION_TAGS = (
-    "version",
-    "python",
-    "torch",
-    "numpy",
-    "pyarrow",
-    "dask",
-    "distributed",
-    "prefect",
-    "mlflow",
-    "torchmetrics",
-    "machine",
-    "git_commit",
-)
-DATA_TAGS = ("data_digest",)
-RESULT_TAGS = ("model_digest", "virtual_ranks", "threads", "world", "device", "best_epoch")
+# A run's tags by what they say; the rest name it.
+TAGS = {
+    "settings": ("virtual_ranks", "threads", "device"),
+    "data": ("data_digest",),
+    "versions": ("version", "python", *PACKAGES, "machine", "git_commit"),
+    "results": ("model_digest", "world", "steps", "best_epoch"),
+}
+NAMED = 6  # runs whose ids fit into a plot's file name
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +63,19 @@ def compare(run_ids: Sequence[str], *, on: str = "local") -> Comparison:
     """Compares two runs or more.
 
     Raises:
-        SpecError: fewer than two.
-        TrackingError: one that is not recorded.
+        SpecError: fewer than two, or one that is not recorded.
+        TrackingError: the store does not answer.
     """
-    if len(set(run_ids)) < 2:
+    run_ids = list(dict.fromkeys(run_ids))
+    if len(run_ids) < 2:
         raise SpecError("compare takes two different runs or more: ddlflow compare RUN RUN")
     site = load_site(on)
     reader = Reader(site.tracking.uri)
     found = [reader.run(run_id) for run_id in run_ids]
     rows, same = differing(found)
-    folder = storage_of(site) / "compare"
-    plot = _plot(reader, found, folder / ("-".join(run_id[:8] for run_id in run_ids) + ".png"))
+    name = "-".join(run_id[:8] for run_id in run_ids[:NAMED])
+    rest = f"-{hashed(run_ids)}" if len(run_ids) > NAMED else ""
+    plot = _plot(reader, found, storage_of(site) / "compare" / f"{name}{rest}.png")
     return Comparison(
         runs=[{"run_id": run.run_id, "name": run.name, "status": run.status} for run in found],
         rows=rows,
@@ -93,39 +87,53 @@ def compare(run_ids: Sequence[str], *, on: str = "local") -> Comparison:
 
 def differing(runs: Sequence[Recorded]) -> tuple[list[Row], int]:
     """What differs between runs, and how much is the same."""
-    sources: list[tuple[str, list[dict[str, Any]]]] = [
-        ("settings", [dict(run.params) for run in runs]),
-        ("data", [{k: run.tags[k] for k in DATA_TAGS if k in run.tags} for run in runs]),
-        ("versions", [{k: run.tags[k] for k in VERSION_TAGS if k in run.tags} for run in runs]),
-        ("results", [{k: run.tags[k] for k in RESULT_TAGS if k in run.tags} for run in runs]),
-        ("results", [_results(run) for run in runs]),
-    ]
     rows, same = [], 0
-    for group, columns in sources:
+    for group, tags in TAGS.items():
+        columns: list[dict[str, Any]] = [
+            {name: run.tags[name] for name in tags if name in run.tags} for run in runs
+        ]
+        for column, run in zip(columns, runs, strict=True):
+            if group == "settings":
+                column.update(run.params)
+            elif group == "results":
+                metrics = run.metrics.items()
+                column.update({k: v for k, v in metrics if not k.startswith("system/")})
         for name in dict.fromkeys(key for column in columns for key in column):
             values = [column.get(name) for column in columns]
-            if all(value == values[0] for value in values):
+            if all(_equal(value, values[0]) for value in values):
                 same += 1
             else:
                 rows.append(Row(group, name, values))
     return rows, same
 
 
-def _results(run: Recorded) -> dict[str, float]:
-    return {k: v for k, v in run.metrics.items() if not k.startswith("system/")}
+def _equal(one: Any, other: Any) -> bool:
+    return bool(one == other) or (one != one and other != other)  # noqa: PLR0124 - two NaNs
 
 
 def _plot(reader: Reader, runs: Sequence[Recorded], path: Path) -> Path | None:
     """Draws each metric by epoch, a line a run; the losses first."""
-    histories: dict[str, list[tuple[str, list[tuple[int, float]]]]] = {}
-    for run in runs:
-        for name in run.metrics:
-            if name == "loss" or name.startswith("val_"):
-                entry = (f"{run.name} ({run.run_id[:8]})", reader.history(run.run_id, name))
-                histories.setdefault(name, []).append(entry)
-    if not histories:
+    names = sorted(
+        {name for run in runs for name in run.metrics if name == "loss" or name.startswith("val_")},
+        key=lambda name: (name != "loss", name != "val_loss", name),
+    )
+    if not names:
         return None
     from ddlflow.report.lines import write_lines
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_lines(path, histories)
+    histories = {
+        name: [
+            (f"{run.name} ({run.run_id[:8]})", reader.history(run.run_id, name))
+            for run in runs
+            if name in run.metrics
+        ]
+        for name in names
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_lines(path, histories)
+    except OSError as error:
+        raise SpecError(
+            f"storage {path.parents[1]}: the plot {path} cannot be written: {error.strerror}. Free "
+            "space or permissions there, or set storage in the site file."
+        ) from error

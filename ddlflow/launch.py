@@ -1,13 +1,15 @@
 """A training as a gang on the session's engine: how many ranks, what they say, how they fail."""
 
 import json
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ddlflow.errors
-from ddlflow.engines import Failure, GangJob
+from ddlflow.engines import Failure, GangJob, GangResult
 from ddlflow.errors import EngineError, TrainingError
 from ddlflow.session import Session, write_json
 from ddlflow.spec.site import Engine
@@ -16,8 +18,12 @@ from ddlflow.train.world import fitting_world
 
 Tell = Callable[[dict[str, Any]], None]
 COME_BACK_S = 4.0  # a nanny starts a worker again in 1 to 3 s; waiting for it keeps the world
+# Kinds of a failure after which no attempt is made, and those where a rank was lost and no code
+# raised: that may happen again and again.
 FINAL_KINDS = frozenset({"SpecError", "DataError", "TrainingError", "CheckpointError"})
-LOSSES = frozenset({"Killed", "Exited", "WorkerLost", "Hung", "StartTimeout"})  # no code raised
+LOSSES = frozenset({"Killed", "Exited", "WorkerLost", "Hung", "StartTimeout", "Stopped"})
+MESSAGE_CHARACTERS = 300  # of a cause in a line; the whole of it stands in the rank's log
+_FRAME = re.compile(r'^ *File "(?P<file>.+)", line (?P<line>\d+), in (?P<name>.+)$', re.MULTILINE)
 
 
 def plural(number: int, noun: str) -> str:
@@ -74,35 +80,63 @@ def launch(session: Session, job: Job, world: int, rows: int, tell: Tell) -> dic
         job: what to train.
         world: how many ranks are wanted.
         rows: of one epoch, for the progress bar.
-        tell: gets each epoch's row of history, and an "attempt" event as each begins.
+        tell: gets each epoch's row of history, and an "attempt" event as each begins, and again,
+            with ``ended_by``, when it ended before the training did.
 
     Returns:
-        What rank 0 says at the end, and ``attempts``: each one's world and first cause of its end.
+        What rank 0 says at the end, and ``attempts``: each one's number, world, the step that it
+        went on from (0: the start) and the first cause of its end, ``ended_by``.
 
     Raises:
         TrainingError: no attempt is left, or another one would end the same way.
+        EngineError: too few workers are left, or the cluster is.
         Interrupted: a signal came; the checkpoint is written.
     """
-    site = session.plan.site.engine
+    most = session.plan.site.engine.max_restarts + 1
     attempts: list[dict[str, Any]] = []
     before: Failure | None = None
     with session.screen.bar("train", rows * job.train_spec.epochs, "rows") as show:
         while True:
             ranks = world if not attempts else _ranks_left(session, world)
-            attempt: dict[str, Any] = {"number": len(attempts) + 1, "world": ranks}
+            attempt: dict[str, Any] = {"number": len(attempts) + 1, "world": ranks, "from_step": 0}
             attempts.append(attempt)
             tell({"event": "attempt", **attempt})
-            result = session.gang(_gang_job(job, site), ranks, _listener(session, tell, show))
+            result = _attempt(session, job, attempt, tell, show)
             if result.values is not None:
                 return {**result.values[0], "attempts": attempts}
-            failure = result.failure
-            if failure is None:
-                raise TrainingError("The training was stopped from outside. Start it again.")
+            failure = result.failure or _asked_to_stop(job, ranks)
+            # The rank may have raised before it told of a step of this attempt.
+            failure = replace(failure, step=max(failure.step or 0, attempt["from_step"]))
             attempt["ended_by"] = cause = describe(failure)
+            tell({"event": "attempt", **attempt})
             session.screen.say(f"train: attempt {len(attempts)} ended: {cause}")
-            if _is_final(failure) or _is_same(failure, before) or len(attempts) > site.max_restarts:
-                raise _error_of(failure, len(attempts))
+            if _is_final(failure) or _is_same(failure, before) or len(attempts) >= most:
+                raise _error_of(failure, len(attempts), job)
             before = failure
+
+
+def _attempt(
+    session: Session, job: Job, attempt: dict[str, Any], tell: Tell, show: Callable[..., None]
+) -> GangResult:
+    """One gang's life; a cluster that loses a worker as it starts is a failure as any other."""
+    named = replace(job, attempt=f"{time.time_ns():020d}")  # names sort as times do
+    gang_job = _gang_job(named, session.plan.site.engine)
+    on_event = _listener(session, attempt, tell, show)
+    try:
+        return session.gang(gang_job, attempt["world"], on_event)
+    except EngineError as error:
+        if attempt["number"] == 1:
+            raise
+        name = session.engine.name
+        failure = Failure(0, name, None, "EngineError", str(error), "", gang_job.log_folder)
+        return GangResult(None, failure, stopped=False)
+
+
+def _asked_to_stop(job: Job, world: int) -> Failure:
+    """A rank was sent SIGTERM by someone else, as when its machine is emptied."""
+    ranks = plural(world, "rank")
+    message = f"one of {ranks} was asked to stop from outside (SIGTERM)"
+    return Failure(0, "its worker", None, "Stopped", message, "", str(Path(job.folder) / "logs"))
 
 
 def _gang_job(job: Job, site: Engine) -> GangJob:
@@ -118,7 +152,9 @@ def _gang_job(job: Job, site: Engine) -> GangJob:
     )
 
 
-def _listener(session: Session, tell: Tell, show: Callable[..., None]) -> Tell:
+def _listener(
+    session: Session, attempt: dict[str, Any], tell: Tell, show: Callable[..., None]
+) -> Tell:
     """What is done with the events of one attempt's ranks: rank 0 speaks for all."""
 
     def on_event(event: dict[str, Any]) -> None:
@@ -129,6 +165,7 @@ def _listener(session: Session, tell: Tell, show: Callable[..., None]) -> Tell:
             words = f"epoch {event['epoch']}, loss {event['loss']:.4f}, {speed:.2f} M rows/s"
             show(event["done"], words)
         elif event["event"] == "resumed":
+            attempt["from_step"] = event["step"]
             session.screen.say(f"train: goes on from step {event['step']}")
         elif event["event"] in {"epoch", "digest"}:
             tell(event)
@@ -159,13 +196,18 @@ def _ranks_left(session: Session, world: int) -> int:
 
 def describe(failure: Failure) -> str:
     """One line: who, where, when, what."""
-    at = f" at step {failure.step}" if failure.step else ""
-    return f"rank {failure.rank} on {failure.host}{at}: {failure.kind}: {failure.message}"
+    after = f" after step {failure.step}" if failure.step else ""
+    message = " ".join(failure.message.split())
+    if len(message) > MESSAGE_CHARACTERS:
+        message = f"{message[: MESSAGE_CHARACTERS - 3]}..."
+    said = f"{failure.kind}: {message}" if message else failure.kind
+    return f"rank {failure.rank} on {failure.host}{after}: {said}"
 
 
 def _is_final(failure: Failure) -> bool:
     """Whether the error is of the input or of the numbers: another attempt would meet it again."""
-    return failure.kind in FINAL_KINDS
+    ours = f"{ddlflow.errors.__name__}.{failure.kind}"  # user code may have a DataError of its own
+    return failure.kind in FINAL_KINDS and ours in failure.traceback
 
 
 def _is_same(failure: Failure, before: Failure | None) -> bool:
@@ -179,17 +221,31 @@ def _is_same(failure: Failure, before: Failure | None) -> bool:
     )
 
 
-def _error_of(failure: Failure, attempts: int) -> Exception:
+def _error_of(failure: Failure, attempts: int, job: Job) -> Exception:
     """The error that a user sees for the last attempt's first cause."""
-    if failure.kind in FINAL_KINDS:
+    if _is_final(failure):
         kind: type[Exception] = getattr(ddlflow.errors, failure.kind)
         return kind(failure.message)
-    lines = [line.strip() for line in failure.traceback.splitlines() if line.strip()]
-    place = next((line for line in reversed(lines) if line.startswith("File ")), "")
+    if failure.kind == EngineError.__name__:
+        return EngineError(failure.message)
     after = f" after {plural(attempts, 'attempt')}" if attempts > 1 else ""
-    error = TrainingError(
-        f"The training failed{after}: {describe(failure)} {f'({place}). ' if place else ''}Log: "
-        f"{failure.log}. The same command goes on from the last checkpoint."
-    )
+    said = f"The training failed{after}: {describe(failure).rstrip('.')}"
+    frames = [] if failure.kind in LOSSES else list(_FRAME.finditer(failure.traceback))
+    own = [frame for frame in frames if _own_file(frame["file"], job)]
+    if own:
+        file = _own_file(own[-1]["file"], job)
+        place, next_step = f"{file}:{own[-1]['line']} in {own[-1]['name']}", f"Correct {file}."
+    else:
+        place = f"{frames[-1]['file']}:{frames[-1]['line']}" if frames else ""
+        next_step = "The same command goes on from the last checkpoint."
+    at = f" ({place})" if place else ""
+    error = TrainingError(f"{said}{at}. Log: {failure.log}. {next_step}")
     error.add_note(failure.traceback)
     return error
+
+
+def _own_file(file: str, job: Job) -> str:
+    """A file of the pipeline's own code as its author names it; empty for any other file."""
+    folders = [Path(job.code), Path(job.code).resolve()] if job.code else []
+    inside = [str(Path(file).relative_to(f)) for f in folders if Path(file).is_relative_to(f)]
+    return inside[0] if inside else ""

@@ -100,6 +100,7 @@ class Record:
             {"train_seconds": trained.value["seconds"], "train_rows_per_s": rows_per_s(trained)}, 0
         )
         self.run.log_file(Path(trained.value["model"]) / "train.json", "training")
+        self.run.log_file(Path(trained.folder) / "ledger", "training/ledger")
 
     def evaluated(self, prepared: Stage, trained: Stage, evaluated: Stage) -> Path:
         """The metrics and the plots; returns the report's folder."""

@@ -6,20 +6,33 @@ looked at.
 """
 
 import json
+import os
 import platform
+import tempfile
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
+import ddlflow
 from ddlflow import stages
 from ddlflow.errors import SpecError
-from ddlflow.record import machine, versions
+from ddlflow.record import flat, machine, versions
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session, Stage, storage_of
+from ddlflow.session import Session, Stage
 from ddlflow.spec.load import Plan, load, load_site
+from ddlflow.spec.site import Site
+from ddlflow.tracking.pending import send_pending
 from ddlflow.tracking.read import Reader, Recorded
 from ddlflow.tracking.run import open_run
+
+# What decides the bits of a model by itself, and what only may.
+CAUSES = (("setting", "threads", "data"), ("version", "machine"))
+SHOWN = 3  # ranges that a sentence names
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +73,11 @@ class Verdict:
 
     @property
     def cause(self) -> str:
-        """The likeliest reason of a difference, in words."""
-        for what in ("data", "setting", "threads", "version", "machine"):
-            found = [d.text for d in self.differences if d.what == what]
+        """The likeliest reasons of a difference, in words."""
+        for group in CAUSES:
+            found = [difference.text for difference in self.differences if difference.what in group]
             if found:
-                return found[0]
+                return "; ".join(found)
         return (
             "nothing that ddlflow records differs: look for randomness or time in code of your "
             "own, or for another kernel of a library"
@@ -90,54 +103,71 @@ def reproduce(
         workers: ranks, instead of the site's.
 
     Raises:
-        SpecError: the run cannot be trained again, with the reason.
-        TrackingError: there is no such run.
+        SpecError, DataError: the run cannot be trained again, with the reason.
+        TrackingError: the store does not answer.
+        TrainingError, EngineError: the new training failed.
     """
-    screen = Screen()
-    uri = load_site(on, [c for c in changes if c.startswith("tracking.")]).tracking.uri
-    reader = Reader(uri)
+    of_site = [change for change in changes if _section(change) in Site.model_fields]
+    reader = Reader(load_site(on, of_site).tracking.uri)
     recorded = reader.run(run_id)
-    place = storage_of(load_site(on)) / "reproduce-from" / run_id
-    place.mkdir(parents=True, exist_ok=True)
-    trained = _trail_of(reader, recorded, place)
-    plan = _plan(reader, recorded, place, on=on, changes=changes, workers=workers)
-    verdict = Verdict(run_id, "")
-    verdict.differences += _surroundings(reader, recorded, plan, place, changes)
-    with Session(plan, screen) as session:
-        prepared = stages.prepare(session)
-        verdict.differences += _data(reader, recorded, prepared, place)
-        for difference in verdict.differences:
-            screen.say(f"differs: {difference.text}")
-        if not verdict.differences:
-            screen.say("nothing that is recorded differs: data, settings, versions, machine")
-        spool = session.storage / "tracking" / f"reproduce-{run_id}-{prepared.key}"
-        with open_run(
-            uri,
-            spool,
-            experiment=recorded.tags.get("pipeline", plan.pipeline.name),
-            name=f"reproduce {recorded.name}",
-            tags={"ddlflow.reproduces": run_id},
-            parent=run_id,
-            say=screen.say,
-        ) as run:
-            verdict.child_run_id = run.run_id or run.local_id
-            _train(session, prepared, trained["trail"], verdict)
-            same = verdict.model_digest == recorded.tags.get("model_digest")
-            if verdict.first_difference is not None or not same:
-                verdict.verdict = "different"
-            run.log_tags({"ddlflow.verdict": verdict.verdict})
-            run.log_text(json.dumps(verdict.to_json(), indent=1), "reproduce.json")
+    with tempfile.TemporaryDirectory(prefix="ddlflow-reproduce-") as folder:
+        place = Path(folder)
+        trail = _trail_of(reader, recorded, place)
+        plan = _plan(reader, recorded, place, on=on, changes=changes, workers=workers)
+        with Session(plan, Screen()) as session:
+            return _again(session, reader, recorded, trail, place)
+
+
+def _again(
+    session: Session, reader: Reader, recorded: Recorded, trail: list[dict[str, Any]], place: Path
+) -> Verdict:
+    """Says what differs, trains under a child run, and compares."""
+    plan, screen = session.plan, session.screen
+    verdict = Verdict(recorded.run_id, "")
+    verdict.differences += _surroundings(session, reader, recorded, place)
+    prepared = stages.prepare(session)
+    verdict.differences += _data(reader, recorded, prepared, place)
+    for difference in verdict.differences:
+        screen.say(f"differs: {difference.text}")
+    if not verdict.differences:
+        screen.say("nothing that is recorded differs: data, settings, versions, machine")
+    root = session.storage / "tracking"
+    for sentence in send_pending(root, plan.site.tracking.uri):
+        screen.say(sentence)
+    with open_run(
+        plan.site.tracking.uri,
+        root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-reproduce",
+        experiment=recorded.tags.get("pipeline", plan.pipeline.name),
+        name=f"reproduce {recorded.name}",
+        tags={"ddlflow.reproduces": recorded.run_id},
+        parent=recorded.run_id,
+        say=screen.say,
+    ) as run:
+        verdict.child_run_id = run.run_id or run.local_id
+        _train(session, prepared, trail, verdict)
+        same = verdict.model_digest == recorded.tags["model_digest"]
+        if verdict.first_difference is not None or not same:
+            verdict.verdict = "different"
+        run.log_tags({"ddlflow.verdict": verdict.verdict})
+        run.log_text(json.dumps(verdict.to_json(), indent=1), "reproduce.json")
     return verdict
 
 
-def _trail_of(reader: Reader, recorded: Recorded, place: Path) -> dict[str, Any]:
-    if recorded.status != "FINISHED" or "model_digest" not in recorded.tags:
+def _section(change: str) -> str:
+    """``train`` of ``train.epochs=3``."""
+    return change.partition("=")[0].partition(".")[0].strip()
+
+
+def _trail_of(reader: Reader, recorded: Recorded, place: Path) -> list[dict[str, Any]]:
+    missing = {"model_digest", "virtual_ranks", "threads", "device"} - set(recorded.tags)
+    if recorded.status != "FINISHED" or missing:
         raise SpecError(
             f"Run {recorded.run_id} is {recorded.status} and holds no trained model: there is "
             "nothing to compare with. Give a run that `ddlflow run` finished."
         )
-    trained: dict[str, Any] = reader.json(recorded.run_id, "training/train.json", place)
-    return trained
+    trained = reader.json(recorded.run_id, "training/train.json", place)
+    trail: list[dict[str, Any]] = trained["trail"]
+    return trail
 
 
 def _plan(
@@ -150,13 +180,15 @@ def _plan(
     workers: int | None,
 ) -> Plan:
     """The recorded pipeline with its code, on a site of today."""
-    reader.files(recorded.run_id, "pipeline.yaml", place)
+    own = place / "pipeline"
+    own.mkdir()
+    reader.files(recorded.run_id, "pipeline.yaml", own)
     if reader.has(recorded.run_id, "code"):
         code = reader.files(recorded.run_id, "code", place)
         for path in sorted(code.rglob("*.py")):
-            target = place / path.relative_to(code)
+            target = own / path.relative_to(code)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
+            path.rename(target)
     fixed = [
         f"train.virtual_ranks={recorded.tags['virtual_ranks']}",
         f"engine.threads={recorded.tags['threads']}",
@@ -164,35 +196,47 @@ def _plan(
     ]
     if workers is not None:
         fixed.append(f"engine.workers={workers}")
-    return load(str(place / "pipeline.yaml"), on, [*fixed, *changes])
+    return load(str(own / "pipeline.yaml"), on, [*fixed, *changes])
 
 
 def _surroundings(
-    reader: Reader, recorded: Recorded, plan: Plan, place: Path, changes: Sequence[str]
+    session: Session, reader: Reader, recorded: Recorded, place: Path
 ) -> list[Difference]:
-    """What differs in settings, versions and the machine."""
-    found = []
-    for change in changes:
-        key, _, value = change.partition("=")
-        if key == "engine.threads" and value != recorded.tags["threads"]:
-            text = f"threads of a rank were {recorded.tags['threads']}, now {value}"
-            found.append(Difference("threads", text))
-        elif key.split(".")[0] in {"data", "model", "train"}:
-            was = recorded.params.get(key, "not set")
-            found.append(Difference("setting", f"{key} was {was}, now {value}"))
+    """What differs in settings, threads, versions and the machine."""
+    tags = recorded.tags
+    found = [
+        Difference("setting", f"{name} was {was}, now {is_}")
+        for name, was, is_ in _settings(session.plan, recorded, place)
+    ]
+    threads = str(session.resources.threads)
+    if threads != tags["threads"]:
+        text = f"threads of a rank were {tags['threads']}, now {threads}"
+        found.append(Difference("threads", text))
     before: Mapping[str, str] = reader.json(recorded.run_id, "versions.json", place)
-    now = versions()
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
-            text = f"{name} was {before.get(name, 'not there')}, now {now.get(name, 'not there')}"
-            found.append(Difference("version", text))
-    if recorded.tags.get("python") != platform.python_version():
-        text = f"Python was {recorded.tags.get('python')}, now {platform.python_version()}"
-        found.append(Difference("version", text))
-    if recorded.tags.get("machine") != machine():
-        text = f"the processor was {recorded.tags.get('machine')}, now {machine()}"
+    before = {"ddlflow": tags.get("version", ""), "Python": tags.get("python", ""), **before}
+    now = {"ddlflow": ddlflow.__version__, "Python": platform.python_version(), **versions()}
+    found += [
+        Difference("version", f"{name} was {was or 'not there'}, now {is_ or 'not there'}")
+        for name in sorted({*before, *now})
+        if (was := before.get(name, "")) != (is_ := now.get(name, ""))
+    ]
+    if tags.get("machine") != machine():
+        text = f"the processor was {tags.get('machine', 'not recorded')}, now {machine()}"
         found.append(Difference("machine", text))
     return found
+
+
+def _settings(plan: Plan, recorded: Recorded, place: Path) -> list[tuple[str, Any, Any]]:
+    """(name, then, now) of what the pipeline of today does not have as the recorded one."""
+    before = flat(yaml.safe_load((place / "pipeline" / "pipeline.yaml").read_text()))
+    now = flat(plan.pipeline.model_dump(mode="json", by_alias=True))
+    before["train.virtual_ranks"] = int(recorded.tags["virtual_ranks"])  # it may be `auto` there
+    before["device"], now["device"] = recorded.tags["device"], plan.site.device
+    return [
+        (name, before.get(name, "not set"), now.get(name, "not set"))
+        for name in dict.fromkeys([*before, *now])
+        if before.get(name) != now.get(name)
+    ]
 
 
 def _data(reader: Reader, recorded: Recorded, prepared: Stage, place: Path) -> list[Difference]:
@@ -204,14 +248,26 @@ def _data(reader: Reader, recorded: Recorded, prepared: Stage, place: Path) -> l
     old = {shard["path"]: shard["sha256"] for shard in before}
     new = {shard["path"]: shard["sha256"] for shard in now}
     changed = sorted(path for path in {*old, *new} if old.get(path) != new.get(path))
-    shown = ", ".join(Path(path).stem for path in changed[:3])
-    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-    location = prepared.value["location"]
+    # shards/train/00003-00000.arrow: the first piece of what range 3 gives to the training rows.
+    ranges = [f"{number} ({split})" for split, number in map(_range_of, changed)]
+    shown = ", ".join(dict.fromkeys(ranges[:SHOWN]))
+    more = f" and {len(ranges) - SHOWN} more" if len(ranges) > SHOWN else ""
+    counts = [Counter[str](), Counter[str]()]
+    for count, shards in zip(counts, (before, now), strict=True):
+        for shard in shards:
+            count[shard["split"]] += shard["rows"]
+    was, is_ = (" + ".join(f"{rows:,} {name}" for name, rows in c.items()) for c in counts)
+    rows = "" if was == is_ else f"; rows were {was}, now {is_}"
     text = (
-        f"the data changed: {location} gives {len(changed)} of {len(new)} shards with other bytes "
-        f"(ranges {shown}{more})"
+        f"the data changed: {prepared.value['location']} gives {len(changed)} of {len(new)} shards "
+        f"with other bytes, in its range {shown}{more}{rows}"
     )
     return [Difference("data", text)]
+
+
+def _range_of(path: str) -> tuple[str, int]:
+    """A shard's split, and the number of the range of the source that it was made of."""
+    return Path(path).parent.name, int(Path(path).stem.partition("-")[0])
 
 
 def _train(
@@ -219,6 +275,7 @@ def _train(
 ) -> None:
     """Trains, and ends at the first entry of the trail that differs."""
     expected = {entry["step"]: entry for entry in trail}
+    equal: set[int] = set()  # an attempt that goes on from a checkpoint tells some steps again
 
     def tell(event: dict[str, Any]) -> None:
         if event["event"] != "digest" or event["step"] not in expected:
@@ -231,7 +288,8 @@ def _train(
                 "loss": [was["loss"], event["loss"]],
             }
             raise Parted
-        verdict.steps_compared += 1
+        equal.add(event["step"])
+        verdict.steps_compared = len(equal)
 
     try:
         done = stages.train(session, prepared, tell, again=verdict.run_id)

@@ -10,7 +10,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
-from sklearn.linear_model import ElasticNet, Lasso, LogisticRegression, Ridge
+from sklearn.linear_model import ElasticNet, Lasso, LinearRegression, LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
@@ -28,11 +28,12 @@ PROJECT = Path(__file__).resolve().parents[1]
 Values = dict[str, Any]
 Run = Callable[..., tuple[Values, Path]]
 
-# Few rows and a convex loss: the whole of them in a step, a step that falls to nothing.
-CONVEX: Values = {
-    "epochs": 400,
-    "batch_rows": 7_000,
-    "optimizer": {"use": "adam", "lr": 0.05},
+# A logistic regression as scikit-learn's: to its end, with steps that fall to nothing there.
+LOGISTIC: Values = {
+    "objective": "binary",
+    "epochs": 60,
+    "batch_rows": 500,
+    "optimizer": {"use": "adam", "lr": 0.02},
     "schedule": {"use": "cosine"},
 }
 
@@ -97,7 +98,7 @@ def test_linear_scores_as_logistic_regression(run: Run, real_data: Path) -> None
                 "split": {"validation": 0},
             },
             "model": {"use": "linear"},
-            "train": {"objective": "binary", **CONVEX},
+            "train": LOGISTIC,
         },
         real_data,
     )
@@ -130,9 +131,7 @@ def test_penalised_coefficients_are_scikit_learns(
 ) -> None:
     diabetes = load_diabetes(scaled=False)
     names = list(diabetes.feature_names)
-    pq.write_table(
-        table_of(diabetes.data, names, diabetes.target), tmp_path / "diabetes.parquet"
-    )
+    pq.write_table(table_of(diabetes.data, names, diabetes.target), tmp_path / "diabetes.parquet")
     _, folder = run(
         {
             "data": {
@@ -144,28 +143,25 @@ def test_penalised_coefficients_are_scikit_learns(
             "train": {
                 "objective": "regression",
                 "penalty": penalty,
-                **CONVEX,
-                "epochs": 3_000,
-                "batch_rows": ROWS,
+                "epochs": 400,
+                "batch_rows": ROWS,  # plain sgd on all rows: the lasso's zeros are exact
                 "optimizer": {"use": "sgd", "lr": 0.1},
-                "schedule": {"use": "constant"},
             },
         }
     )
-    expected = peer.fit(StandardScaler().fit_transform(diabetes.data), diabetes.target)
+    standardised = StandardScaler().fit_transform(diabetes.data)
+    expected = peer.fit(standardised, diabetes.target)
+    plain = LinearRegression().fit(standardised, diabetes.target)
     model = load_model(folder)
     assert model.columns.numeric == tuple(names)
     found = model.predictor.net.weight.detach().numpy()[0]
     largest = np.abs(expected.coef_).max()
     np.testing.assert_allclose(found, expected.coef_, rtol=0, atol=0.01 * largest)
+    np.testing.assert_array_equal(found == 0, expected.coef_ == 0)
     intercept = float(model.predictor.net.bias.detach()[0])
     assert intercept == pytest.approx(expected.intercept_, abs=0.01 * largest)
-    # An unpenalised fit is farther away than that: the penalty is what is compared.
-    assert np.abs(expected.coef_ - _ordinary(diabetes)).max() > 0.05 * largest
-
-
-def _ordinary(diabetes: Any) -> np.ndarray:
-    return Ridge(alpha=0).fit(StandardScaler().fit_transform(diabetes.data), diabetes.target).coef_
+    # The fit without a penalty is far from that: it is the penalty that is compared.
+    assert np.abs(expected.coef_ - plain.coef_).max() > 0.1 * largest
 
 
 # ---- digits and tumours --------------------------------------------------------------------
@@ -183,12 +179,12 @@ def test_digits_are_read(run: Run, tmp_path: Path) -> None:
                 "split": {"validation": 0, "test": 0.2},
                 "seed": 7,
             },
-            "model": {"use": "mlp", "hidden": [100], "dropout": 0.3},
+            "model": {"use": "mlp", "hidden": [200, 200], "dropout": 0.4, "batch_norm": True},
             "train": {
                 "objective": "multiclass",
-                "epochs": 60,
+                "epochs": 40,
                 "batch_rows": 64,
-                "optimizer": {"use": "adam", "lr": 0.003},
+                "optimizer": {"use": "adamw", "lr": 0.005, "weight_decay": 1.0},
                 "schedule": {"use": "cosine"},
             },
         }
@@ -215,11 +211,12 @@ def test_text_labels_of_tumours_are_learned_and_given_back(run: Run, tmp_path: P
                 "split": {"validation": 0},
             },
             "model": {"use": "linear"},
-            "train": {"objective": "binary", **CONVEX, "epochs": 150, "batch_rows": 455},
+            "train": LOGISTIC,
         }
     )
     assert scored["split"] == "test"
-    assert scored["metrics"]["accuracy"] > 0.94
+    assert scored["metrics"]["auroc"] > 0.97
+    assert scored["metrics"]["accuracy"] > 0.92
     model = load_model(folder)
     assert model.classes == ("benign", "malignant")  # sorted: the second is the positive class
     batch = table_of(cancer.data[held_out], names, label[held_out]).drop(["label"])

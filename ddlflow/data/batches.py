@@ -7,98 +7,19 @@ copies. Memory is that of four windows, however many rows there are. Where the r
 a GPU's free memory they are kept there and gathered there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ddlflow.data import order
-from ddlflow.data.shard import map_shard
+from ddlflow.data.rows import COLUMNS, Array, Arrays, Rows
 
-Array = npt.NDArray[np.generic]
-Arrays = dict[str, Array]
 Tensors = dict[str, torch.Tensor]
-COLUMNS = ("features", "categories", "label")  # what training reads of a shard
-
-
-@dataclass(frozen=True, slots=True)
-class Standardisation:
-    """(x - mean) * scale and NaN -> 0, as the model's own buffers have it.
-
-    Attributes:
-        mean: float32 [F].
-        scale: float32 [F].
-        has_missing: whether any row holds a NaN; where none does, nothing looks for one.
-    """
-
-    mean: npt.NDArray[np.float32]
-    scale: npt.NDArray[np.float32]
-    has_missing: bool
-
-
-class Rows:
-    """The rows of some shards, one after the other, mapped and never read as a whole.
-
-    Args:
-        paths: the shards' files.
-        standardisation: put on features as they are copied; none: they stay as they are.
-
-    Attributes:
-        rows: how many there are.
-        columns: the names that the shards have, of `COLUMNS`.
-    """
-
-    def __init__(self, paths: Sequence[Path], standardisation: Standardisation | None) -> None:
-        self._shards = [map_shard(path) for path in paths]
-        for shard in self._shards:  # models are called with features first, even with none of them
-            shard.setdefault("features", np.empty((len(shard["label"]), 0), np.float32))
-        sizes = [len(shard["label"]) for shard in self._shards]
-        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        self.rows = int(self._starts[-1])
-        self.columns = [name for name in COLUMNS if self._shards and name in self._shards[0]]
-        self._standardisation = standardisation
-        if standardisation is not None:
-            # Tiled to a block's length: an operation on flat arrays of one length runs at memory
-            # speed, one that broadcasts 28 columns runs at a third of it (measured).
-            self._mean = np.tile(standardisation.mean, order.BLOCK_ROWS)
-            self._scale = np.tile(standardisation.scale, order.BLOCK_ROWS)
-
-    def empty(self, rows: int) -> Arrays:
-        """Uninitialised arrays for so many rows, one a column."""
-        shapes = {name: self._shards[0][name] for name in self.columns}
-        return {name: np.empty((rows, *a.shape[1:]), a.dtype) for name, a in shapes.items()}
-
-    def read(self, start: int, stop: int, out: Arrays, at: int) -> None:
-        """Copies rows [start, stop) to ``out[column][at:]``, features standardised."""
-        shard = int(np.searchsorted(self._starts, start, side="right")) - 1
-        while start < stop:
-            end = min(stop, int(self._starts[shard + 1]), start + order.BLOCK_ROWS)
-            low, high = start - self._starts[shard], end - self._starts[shard]
-            for name in self.columns:
-                source, target = (
-                    self._shards[shard][name][low:high],
-                    out[name][at : at + end - start],
-                )
-                if name == "features" and self._standardisation is not None:
-                    self._standardise(source, target)
-                else:
-                    np.copyto(target, source)
-            at += end - start
-            start = end
-            if start == self._starts[shard + 1]:
-                shard += 1
-
-    def _standardise(self, source: Array, target: Array) -> None:
-        assert self._standardisation is not None
-        flat = target.reshape(-1)
-        np.subtract(source.reshape(-1), self._mean[: flat.size], out=flat)
-        np.multiply(flat, self._scale[: flat.size], out=flat)
-        if self._standardisation.has_missing:
-            np.copyto(flat, 0, where=np.isnan(flat))
+Marks = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +32,7 @@ class Chunk:
         batch_rows: rows of each of these global batches, over all ranks.
         slices: for each step, for each virtual rank of this rank: (features, label), with
             categories between them where the data has them. A slice may be empty.
+        marks: uint64, one a step: which rows of the source these slices are made of (`mark`).
         ends_epoch: whether the epoch's last step is here.
     """
 
@@ -118,6 +40,7 @@ class Chunk:
     step: int
     batch_rows: int
     slices: list[tuple[torch.Tensor, ...]]
+    marks: Marks
     ends_epoch: bool
 
 
@@ -143,6 +66,7 @@ class Batches:
         seed: int,
         device: torch.device,
     ) -> None:
+        self._source = rows
         self._rows = rows.rows
         self._batch_rows = min(batch_rows, max(rows.rows, 1))
         self._virtual_ranks = virtual_ranks
@@ -167,24 +91,36 @@ class Batches:
         """This rank's stream of rows, cut into steps; a window's rest goes with the next."""
         rows, size = self._rows, self._batch_rows
         sizes, rest = self._sizes(size), rows % size
-        position, over = min(step * size, rows), 0
+        position, left = min(step * size, rows), np.empty(0, np.int64)
         if position == rows:  # stopped after the epoch's last step, before its end was dealt with
-            yield Chunk(epoch, step, size, [], True)
+            yield Chunk(epoch, step, size, [], mark(left.reshape(0, 1)), True)
         for window in order.windows(rows, seed=self._seed, epoch=epoch, position=position):
             stop = window.start + window.rows
             at = self._mine_between(max(position, window.start), stop) - window.start
-            columns = self._gather(window, at, over)
-            steps = min((over + len(at)) // sum(sizes), rows // size - step)
+            columns = self._gather(window, at, len(left))
+            ids = np.concatenate([left, self._ids(window, at)])
+            steps = min(len(ids) // sum(sizes), rows // size - step)
             used = steps * sum(sizes)
             ends = stop == rows and not rest
             if steps or ends:  # the last window may hold rows of other ranks alone
                 self._gather.lend()
-                yield Chunk(epoch, step, size, _cut(columns, 0, sizes * steps), ends)
+                marks = mark(ids[:used].reshape(steps, -1 if steps else 1))
+                yield Chunk(epoch, step, size, _cut(columns, 0, sizes * steps), marks, ends)
             step += steps
+            left = ids[used:]
             if stop == rows and rest:
                 self._gather.lend()
-                yield Chunk(epoch, step, rest, _cut(columns, used, self._sizes(rest)), True)
-            position, over = stop, over + len(at) - used
+                slices = _cut(columns, used, self._sizes(rest))
+                yield Chunk(epoch, step, rest, slices, mark(left.reshape(1, -1)), True)
+            position = stop
+
+    def _ids(self, window: order.Window, at: order.Indices) -> order.Indices:
+        """The numbers in the source of the rows ``at`` places of a window."""
+        found, filled = np.empty(window.rows, np.int64), 0
+        for start, stop in window.blocks.tolist():
+            self._source.read(start, stop, {"row": found}, filled)
+            filled += stop - start
+        return found[window.order[at]]
 
     def _sizes(self, batch_rows: int) -> list[int]:
         """Rows of each of this rank's slices of a global batch."""
@@ -271,6 +207,23 @@ class Resident:
 
     def lend(self) -> None:
         """Fresh tensors are nobody else's."""
+
+
+def mark(rows: order.Indices) -> Marks:
+    """What tells sets of rows apart: uint64 [n] of row numbers [n, m].
+
+    The sum modulo 2^64 of each row number's SplitMix64 hash: it does not depend on the order, and
+    marks of parts add up to the mark of the whole.
+
+    Source: Steele et al. 2014, "Fast splittable pseudorandom number generators".
+    """
+    mixed = (rows.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed ^= mixed >> np.uint64(shift)
+        mixed *= np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    total: Marks = mixed.sum(axis=1, dtype=np.uint64)
+    return total
 
 
 def load(rows: Rows, device: torch.device) -> Tensors:

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# Read a column chunk through a buffer of this size, so that a row group of any size passes in
-# bounded memory. Measured: no slower than reading each chunk whole.
+# A row group up to this size is read chunk by chunk, each whole: a fifth faster. The chunks of a
+# larger one are read through buffers, so that a row group of any size passes in bounded memory.
+WHOLE_BYTES = 128 << 20
 BUFFER_BYTES = 1 << 20
 
 
@@ -22,7 +23,11 @@ def parquet_batches(
     handle: pa.NativeFile, start: int, stop: int, columns: Sequence[str], rows: int
 ) -> Iterator[pa.RecordBatch]:
     """Row groups [start, stop), in batches of at most ``rows``."""
-    with pq.ParquetFile(handle, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
+    with pq.ParquetFile(handle) as file:
+        metadata = file.metadata
+    largest = max(metadata.row_group(i).total_byte_size for i in range(start, stop))
+    size = 0 if largest <= WHOLE_BYTES else BUFFER_BYTES
+    with pq.ParquetFile(handle, metadata=metadata, buffer_size=size, pre_buffer=False) as file:
         yield from file.iter_batches(
             batch_size=rows,
             row_groups=list(range(start, stop)),

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ddlflow.data.matrix import Float32, interleave
 from ddlflow.data.roles import Labels
-from ddlflow.data.schema import nearest
+from ddlflow.data.schema import meant
 from ddlflow.errors import DataError
 
 Value = bool | int | float | str
@@ -132,6 +132,12 @@ def float_values(array: pa.Array, name: str) -> Float32:
     Raises:
         DataError: the column is no number.
     """
+    with np.errstate(over="ignore"):  # beyond float32: infinite, and counted as such
+        return number_values(array, name).astype(np.float32, copy=False)
+
+
+def number_values(array: pa.Array, name: str) -> npt.NDArray[Any]:
+    """As ``float_values``, in the type that the column has: without a copy where it has no null."""
     array = _plain(array)
     type_ = array.type
     if pa.types.is_boolean(type_):
@@ -146,10 +152,8 @@ def float_values(array: pa.Array, name: str) -> Float32:
             f"Column {name} holds {shown} (type {type_}), where numbers are expected. "
             "Give the numbers, or leave the value out if it is missing."
         )
-    values = array.to_numpy(zero_copy_only=False)
-    with np.errstate(over="ignore"):  # beyond float32: infinite, and counted as such
-        converted: Float32 = values.astype(np.float32, copy=False)
-    return converted
+    values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    return values
 
 
 def category_codes(array: pa.Array, category: Category) -> npt.NDArray[np.int32]:
@@ -201,11 +205,16 @@ def label_values(array: pa.Array, label: Label) -> npt.NDArray[Any]:
         raise DataError(
             f"Label {label.name} is of type {array.type}; the classes are {_shown(known)}."
         )
+    dtype = np.float32 if label.kind == "binary" else np.int64
+    if len(known) == 2 and not keys.null_count and not pa.types.is_string(keys.type):
+        values = keys.to_numpy(zero_copy_only=False)
+        is_second = values == known[1]
+        if (is_second | (values == known[0])).all():  # faster than a look-up of each value
+            return is_second.astype(dtype)
     indices = pc.index_in(keys, value_set=pa.array(known).cast(keys.type, safe=False))
     if indices.null_count:
         value = keys.filter(indices.is_null())[0].as_py()
         raise DataError(f"Label {label.name} holds {value!r}; the classes are {_shown(known)}.")
-    dtype = np.float32 if label.kind == "binary" else np.int64
     encoded: npt.NDArray[Any] = indices.to_numpy(zero_copy_only=False).astype(dtype)
     return encoded
 
@@ -242,6 +251,6 @@ def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
     if index < 0:
         raise DataError(
             f"The source lacks column {name}, which the model needs."
-            f"{nearest(name, batch.schema.names)}"
+            f"{meant(name, batch.schema.names)}"
         )
     return batch.column(index)

@@ -82,19 +82,23 @@ def check_refused(refused: dict[str, dict[str, int]]) -> None:
     """Ends the stage if any value was refused.
 
     Raises:
-        DataError: names columns and counts.
+        DataError: names columns and counts, for every reason that there is.
     """
+    found = []
     for reason, columns in refused.items():
         if not columns:
             continue
         shown = ", ".join(f"{name} ({count})" for name, count in list(columns.items())[:10])
         shown += ", ..." if len(columns) > 10 else ""
         if reason == "label":
-            raise DataError(
+            found.append(
                 f"The label is missing or infinite in some rows: {shown}. "
                 "Set data.missing: drop to leave these rows out, or correct the source."
             )
-        raise DataError(
-            f"Features hold {reason} values: {shown}; data.{reason} is refuse. "
-            f"Set data.{reason} to impute or drop, or correct the source."
-        )
+        else:
+            found.append(
+                f"Features hold {reason} values: {shown}; data.{reason} is refuse. "
+                f"Set data.{reason} to impute or drop, or correct the source."
+            )
+    if found:
+        raise DataError(" ".join(found))

@@ -20,7 +20,8 @@ def learn(scans: list[ScanTask], scanned: list[Json]) -> tuple[Columns, dict[str
     """What the first pass found: vocabularies, classes, and dropped rows by reason.
 
     Raises:
-        DataError: refused values, no row, unknown splits, or classes that do not fit the objective.
+        DataError: refused values, no row, unknown splits, a label with one value alone, or
+            classes that do not fit the objective.
     """
     refused: dict[str, Counter[str]] = {}
     dropped: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
@@ -40,6 +41,7 @@ def learn(scans: list[ScanTask], scanned: list[Json]) -> tuple[Columns, dict[str
         left = f" of {sum(dropped.values())} rows none is kept" if dropped.total() else " no row"
         raise DataError(f"The source holds{left}. Correct data.source or data.missing.")
     task = scans[0]
+    _check_target(scans, scanned)
     unknown = sorted(set(splits) - set(split.SPLITS))
     if unknown:
         raise DataError(
@@ -77,6 +79,23 @@ def _classes(task: ScanTask, counts: Counter[Value]) -> tuple[Value, ...]:
             "Correct data.label, or set train.objective to regression."
         )
     return classes
+
+
+def _check_target(scans: list[ScanTask], scanned: list[Json]) -> None:
+    """A regression's label has more than one value."""
+    extents = [
+        piece["extent"]
+        for scan, result in zip(scans, scanned, strict=True)
+        for piece in result["pieces"]
+        if piece["extent"] and not scan.is_test
+    ]
+    low = min((extent[0] for extent in extents), default=0.0)
+    high = max((extent[1] for extent in extents), default=1.0)
+    if low == high:
+        raise DataError(
+            f"Label {scans[0].roles.label} is {low:g} in every row: there is nothing to learn. "
+            "Correct data.label or data.source."
+        )
 
 
 def _category(task: ScanTask, name: str, scanned: list[Json]) -> Category:

@@ -21,7 +21,7 @@ from ddlflow.data.manifest import FORMAT, NAME, Group, Manifest, Shard
 from ddlflow.data.plan import learn, write_tasks
 from ddlflow.data.roles import Labels, Roles, choose
 from ddlflow.data.scan import ScanTask, scan_range
-from ddlflow.data.schema import kind_of, nearest
+from ddlflow.data.schema import kind_of, meant
 from ddlflow.data.source import Source, open_source, ranges
 from ddlflow.data.statistics import Statistics, empty, merge
 from ddlflow.data.storage import writing
@@ -134,19 +134,29 @@ def _manifest(
             f"Missing in every training row: {', '.join(nowhere)}. List it in data.exclude."
         )
     constant = [columns.numeric[i] for i in np.flatnonzero(train.minimum == train.maximum)]
-    constant += [category.name for category in columns.categories if not category.values]
+    rare = [category.name for category in columns.categories if not category.values]
     return replace(
-        manifest, constant=tuple(constant), warnings=tuple(_warnings(manifest, constant, train))
+        manifest,
+        constant=(*constant, *rare),
+        warnings=tuple(_warnings(manifest, constant, rare, train)),
     )
 
 
-def _warnings(manifest: Manifest, constant: list[str], train: Statistics) -> list[str]:
+def _warnings(
+    manifest: Manifest, constant: list[str], rare: list[str], train: Statistics
+) -> list[str]:
     """What a user should read, though the data can be used."""
     found = []
     if constant:
         found.append(
             f"Constant in every training row, so of no use: {', '.join(constant)}. "
             "List it in data.exclude."
+        )
+    if rare:
+        found.append(
+            f"No value is in data.rare_below ({manifest.settings['rare_below']}) rows or more, so "
+            f"all are one category and of no use: {', '.join(rare)}. "
+            "Lower data.rare_below, or list it in data.exclude."
         )
     classes = manifest.label.classes
     absent = [str(classes[i]) for i in np.flatnonzero(train.class_counts == 0)]
@@ -169,7 +179,7 @@ def _check_test_source(test: Source, source: Source, roles: Roles) -> None:
     for name in [roles.label, *roles.features]:
         if name not in test.schema:
             raise DataError(
-                f"data.test_source {test.location} lacks column {name}.{nearest(name, test.schema)}"
+                f"data.test_source {test.location} lacks column {name}.{meant(name, test.schema)}"
             )
         theirs, ours = test.schema[name], source.schema[name]
         if kind_of(theirs) != kind_of(ours):

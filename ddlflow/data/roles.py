@@ -5,7 +5,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from ddlflow.data.schema import kind_of, nearest
+from ddlflow.data.schema import kind_of, meant
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 
@@ -58,8 +58,7 @@ def choose(schema: dict[str, pa.DataType], spec: Data, labels: Labels) -> Roles:
         for name in names:
             if name not in schema:
                 raise DataError(
-                    f"data.{key} names column {name}, which the source lacks."
-                    f"{nearest(name, schema)}"
+                    f"data.{key} names column {name}, which the source lacks.{meant(name, schema)}"
                 )
     if spec.features == "all":
         left_out = {spec.label, *spec.exclude, split}

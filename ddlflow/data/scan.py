@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -75,7 +76,8 @@ def scan_range(task: ScanTask) -> dict[str, Any]:
     """Reads a range once and writes down what the plan needs.
 
     Returns:
-        JSON: pieces (rows, kept, classes as [value, count]), categories, splits, dropped, refused.
+        JSON: pieces (rows, kept, classes as [value, count], extent of a regression's label),
+        categories, splits, dropped, refused.
 
     Raises:
         DataError: a damaged file, a value that does not fit, too many classes or categories.
@@ -99,7 +101,7 @@ def scan_range(task: ScanTask) -> dict[str, Any]:
         classes = [] if task.labels == "regression" else _classes(task, batch)
         pieces.append(
             {"rows": batch.num_rows + sum(kept.dropped.values()), "kept": batch.num_rows}
-            | {"classes": classes}
+            | {"classes": classes, "extent": _extent(task, batch)}
         )
         for name, counts in vocabularies.items():
             _count(task, batch, name, counts)
@@ -174,6 +176,15 @@ def _classes(task: ScanTask, batch: pa.RecordBatch) -> list[list[Value]]:
         for v, count in found
         if v is not None and (not isinstance(v, float) or math.isfinite(v))
     ]
+
+
+def _extent(task: ScanTask, batch: pa.RecordBatch) -> list[float]:
+    """The least and the largest label of a piece of a regression; nothing where there is none."""
+    if task.labels != "regression":
+        return []
+    label = float_values(batch.column(task.roles.label), task.roles.label)
+    finite = label[np.isfinite(label)]
+    return [float(finite.min()), float(finite.max())] if finite.size else []
 
 
 def _count(task: ScanTask, batch: pa.RecordBatch, name: str, counts: Counter[Value]) -> None:

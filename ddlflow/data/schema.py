@@ -1,23 +1,20 @@
 """The columns of a source: their names and types, and that all its files agree on them."""
 
-import difflib
 from collections.abc import Iterable
 
 import pyarrow as pa
 
 from ddlflow.data.files import File
 from ddlflow.errors import DataError
+from ddlflow.spec.explain import nearest
 from ddlflow.spec.pipeline import Data
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Words that name the column meant by a misspelt one: " Did you mean m_jj?", or the list."""
+def meant(name: str, known: Iterable[str]) -> str:
+    """For a misspelt column: `` Did you mean 'm_jj'?``, or the list where no name is near."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    if close:
-        return f" Did you mean {close[0]}?"
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    return f" The columns are: {shown}."
+    return nearest(name, names) or f" The columns are: {shown}."
 
 
 def check_names(file: File, schema: pa.Schema) -> None:
@@ -74,6 +71,13 @@ def kind_of(type_: pa.DataType) -> str:
     return str(type_)
 
 
+def is_feature(name: str, spec: Data) -> bool:
+    """Whether a column of the source is a feature, by name alone."""
+    if name in (spec.label, spec.split.column):
+        return False
+    return name not in spec.exclude if spec.features == "all" else name in spec.features
+
+
 def text_type(name: str, type_: pa.DataType, spec: Data) -> pa.DataType:
     """The type a text column is parsed as: what was seen in the first block, made wide enough.
 
@@ -81,9 +85,7 @@ def text_type(name: str, type_: pa.DataType, spec: Data) -> pa.DataType:
     """
     if name in spec.categorical:
         return pa.string() if pa.types.is_null(type_) else type_
-    used = name == spec.label or (
-        name not in spec.exclude if spec.features == "all" else name in spec.features
-    )
+    used = name == spec.label or is_feature(name, spec)
     if used and (pa.types.is_integer(type_) or pa.types.is_null(type_)):
         return pa.float64()
     return pa.string() if pa.types.is_null(type_) else type_

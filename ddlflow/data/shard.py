@@ -4,8 +4,11 @@ The file is an uncompressed Arrow IPC file with one record batch; its columns ar
 tensors (Arrow's canonical extension type), so any Arrow reader understands it.
 """
 
+import contextlib
+import errno
 import hashlib
 import mmap
+import resource
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ddlflow.data.storage import replacing
-from ddlflow.errors import DataError
+from ddlflow.errors import DataError, DdlflowError
 
 Tensor = npt.NDArray[Any]
 
@@ -82,10 +85,10 @@ def map_shard(path: Path) -> dict[str, Tensor]:
 
     Raises:
         DataError: the file is missing or damaged.
+        DdlflowError: more files are open than this process may have.
     """
     try:
-        with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        mapped = _mapped(path)
         whole = pa.py_buffer(mapped)
         batch = pa.ipc.open_file(whole).get_batch(0)
         tensors: dict[str, Tensor] = {}
@@ -103,6 +106,35 @@ def map_shard(path: Path) -> dict[str, Tensor]:
             f"{path} is missing or damaged: {error}. Prepare the data again with --fresh."
         ) from error
     return tensors
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    """The file as memory. Each mapping keeps a descriptor, which Python gives no way to close.
+
+    So where they run out, the limit is raised as far as the system lets any process raise it.
+    """
+    try:
+        return _mapped_now(path)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(ValueError, OSError):  # macOS takes no unlimited one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        return _mapped_now(path)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise DdlflowError(
+            f"{path} cannot be opened: this process may have {hard} files open. Raise the limit "
+            "(ulimit -n), or prepare the data from fewer, larger files or row groups."
+        ) from error
+
+
+def _mapped_now(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def sha256(path: Path) -> str:

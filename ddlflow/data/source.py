@@ -22,6 +22,7 @@ import pyarrow as pa
 from ddlflow.data import columnar, text
 from ddlflow.data import schema as schema_
 from ddlflow.data.files import File, list_files, open_file, resolve
+from ddlflow.data.stray import refuse_strays
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 
@@ -92,7 +93,7 @@ def open_source(location: str, spec: Data, data_root: Path) -> Source:
     schemas: list[pa.Schema] = []
     for number, file in enumerate(files):
         with _reading(file.path):
-            schema, units = _layout(address, file, dialect)
+            schema, units = _layout(address, file, dialect, spec)
         files[number] = replace(file, units=units)
         schema_.check_names(file, schema)
         if schemas:
@@ -163,7 +164,9 @@ def read(source: Source, part: Range, columns: Sequence[str]) -> Iterator[pa.Rec
                 yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
 
 
-def _layout(address: str, file: File, dialect: text.Dialect) -> tuple[pa.Schema, tuple[int, ...]]:
+def _layout(
+    address: str, file: File, dialect: text.Dialect, spec: Data
+) -> tuple[pa.Schema, tuple[int, ...]]:
     if file.size == 0:
         raise DataError(f"{file.path} is empty. Remove it from data.source, or write it again.")
     with open_file(address, file) as handle:
@@ -174,7 +177,9 @@ def _layout(address: str, file: File, dialect: text.Dialect) -> tuple[pa.Schema,
         block = text.first_block(text.stream_of(handle, file.name, 0, file.size))
         if not block.strip():
             raise DataError(f"{file.path} is empty. Remove it from data.source, or write it again.")
-        return text.infer(block, dialect, file.path), ()
+        rows = text.first_rows(block, dialect, file.path)
+        refuse_strays(rows, block, dialect, file.path, spec)
+        return rows.schema, ()
 
 
 def _extents(source: Source, file: File) -> list[tuple[int, int]]:

@@ -157,8 +157,9 @@ def assign(
     if not (validation.any() or test.any()):
         return splits
     num_classes = len(counts)
-    if num_classes == 1:
-        rows, bounds = np.arange(len(classes)), np.array([0, len(classes)])
+    if num_classes <= 4:  # a pass a class is faster than a sort
+        each = [np.flatnonzero(classes == c) for c in range(num_classes)]
+        rows, bounds = np.concatenate(each), np.cumsum([0, *map(len, each)])
     else:
         small = classes.astype(np.uint16 if num_classes <= 1 << 16 else np.int64)
         rows = np.argsort(small, kind="stable")  # a radix sort for 16 bits
@@ -169,7 +170,7 @@ def assign(
     for group in groups:
         start, stop = bounds[group[0]], bounds[group[-1] + 1]
         of = group if len(group) == 1 else classes[rows[start:stop]]
-        rank = np.arange(start, stop) - bounds[of] + before[of]
+        rank = np.arange(start, stop) + (before[of] - bounds[of])
         place = places(rank.astype(np.uint64), counts[of].astype(np.uint64), keys[:, of])
         held_out = (test[of] + validation[of]).astype(np.uint64)
         code = np.where(place < held_out, np.uint8(VALIDATION), np.uint8(TRAIN))

@@ -74,22 +74,22 @@ def header_bytes(block: bytes, dialect: Dialect) -> int:
     return int(len(block) if end < 0 else end + 1)
 
 
-def infer(block: bytes, dialect: Dialect, name: str) -> pa.Schema:
-    """The column names and the types of a file's first block.
+def first_rows(block: bytes, dialect: Dialect, name: str) -> pa.Table:
+    """The rows of a file's first block, with the types that they suggest.
 
     Raises:
         DataError: rows that do not fit, with the line.
     """
     try:
-        return _infer(block, dialect)
+        return _first_rows(block, dialect)
     except pa.ArrowInvalid as error:
         raise DataError(_explain(str(error), name, 0, (), {})) from error
 
 
-def _infer(block: bytes, dialect: Dialect) -> pa.Schema:
+def _first_rows(block: bytes, dialect: Dialect) -> pa.Table:
     if dialect.format == "jsonl":
         options = pa.json.ReadOptions(use_threads=False, block_size=len(block) + 1)
-        return pa.json.read_json(io.BytesIO(block), read_options=options).schema
+        return pa.json.read_json(io.BytesIO(block), read_options=options)
     table = pa.csv.read_csv(
         io.BytesIO(block),
         read_options=pa.csv.ReadOptions(
@@ -100,10 +100,9 @@ def _infer(block: bytes, dialect: Dialect) -> pa.Schema:
         parse_options=pa.csv.ParseOptions(delimiter=dialect.delimiter),
         convert_options=pa.csv.ConvertOptions(strings_can_be_null=True),
     )
-    names = table.schema.names
     if not dialect.header:
-        names = [f"c{i}" for i in range(len(names))]
-    return pa.schema(list(zip(names, table.schema.types, strict=True)))
+        table = table.rename_columns([f"c{i}" for i in range(table.num_columns)])
+    return table
 
 
 def cuts(handle: pa.NativeFile, start: int, size: int, step: int) -> list[tuple[int, int]]:

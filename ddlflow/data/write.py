@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ddlflow.data import matrix, split
-from ddlflow.data.columns import Columns, category_codes, float_values, label_values
+from ddlflow.data.columns import Columns, category_codes, label_values, number_values
 from ddlflow.data.keep import keep
 from ddlflow.data.scan import ScanTask
 from ddlflow.data.shard import write_shard
@@ -145,7 +145,8 @@ def _write_piece(
     if columns.categories:
         codes = [category_codes(batch.column(c.name), c)[order] for c in columns.categories]
         tensors["categories"] = np.stack(codes, axis=1)
-    tensors |= {"label": label[order], "row": source_rows[order]}
+    tensors["label"] = np.take(label, order, mode="clip")
+    tensors["row"] = np.take(source_rows, order, mode="clip")
 
     shards = []
     for s, name in enumerate(split.SPLITS):
@@ -180,8 +181,9 @@ def _features(
     for first in range(0, len(names), 2):
         pair = pairs[first // 2]
         for lane, name in enumerate(names[first : first + 2]):
-            matrix.lanes(scratch)[:, lane] = float_values(batch.column(name), name)
-        np.take(scratch, order, out=pair, mode="clip")  # twice as fast as mode="raise"
+            with np.errstate(over="ignore"):  # beyond float32: infinite, as in float_values
+                matrix.lanes(scratch)[:, lane] = number_values(batch.column(name), name)
+        np.take(scratch, order, out=pair, mode="clip")
         for lane in range(len(names[first : first + 2])):
             column = matrix.lanes(pair)[:, lane]
             values = column.copy()  # contiguous: the passes over it are several times faster
@@ -224,9 +226,9 @@ def _order(
     seed = task.scan.spec.seed & (2**64 - 1)
     key = np.array([seed, task.scan.number << 32 | piece], dtype=np.uint64)
     shuffled = np.random.Generator(np.random.Philox(key=key)).permutation(len(splits))
-    of = splits[shuffled]
-    counts = np.bincount(of, minlength=len(split.SPLITS))
-    return shuffled[np.argsort(of, kind="stable")], np.cumsum([0, *counts])
+    of = np.take(splits, shuffled, mode="clip")  # twice as fast as mode="raise", here and below
+    parts = [shuffled[of == s] for s in range(len(split.SPLITS))]  # faster than a sort of them
+    return np.concatenate(parts), np.cumsum([0, *map(len, parts)])
 
 
 def _statistics(rows: int, facts: npt.NDArray[np.float64], class_counts: Int64) -> Statistics:

@@ -1,18 +1,15 @@
 """A run that is recorded in MLflow, read back as plain values."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from mlflow import MlflowClient
-from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
-
-from ddlflow.errors import TrackingError
-from ddlflow.tracking.connect import connect
-from ddlflow.tracking.store import redacted
+from ddlflow.errors import SpecError, TrackingError
+from ddlflow.tracking.connect import REFUSALS, connect, one_sentence
+from ddlflow.tracking.store import database_path, redacted
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +36,34 @@ class Recorded:
 
 
 class Reader:
-    """Reads runs of one tracking store."""
+    """Reads runs of one tracking store.
+
+    Raises:
+        SpecError: a database that does not exist; reading makes none.
+    """
 
     def __init__(self, uri: str) -> None:
+        path = database_path(uri)
+        if path is not None and not path.exists():
+            raise SpecError(
+                f"{redacted(uri)} does not exist: no run is recorded there. Set tracking.uri in "
+                "the site file (--on SITE), or stand in the project's folder."
+            )
         self._uri = uri
-        self._client: MlflowClient = connect(uri)
+        self._client = connect(uri)
 
     def run(self, run_id: str) -> Recorded:
         """A run by its id.
 
         Raises:
-            TrackingError: there is none, or the store does not answer.
+            SpecError: there is none.
+            TrackingError: the store does not answer.
         """
-        try:
-            found: Run = self._client.get_run(run_id)
-        except MlflowException as error:
-            raise TrackingError(
-                f"{redacted(self._uri)} has no run {run_id}: {str(error).splitlines()[0]} Take an "
-                "id that `ddlflow run` printed, or one from MLflow's page."
-            ) from None
+        with self._asked(
+            f"{redacted(self._uri)} has no run {run_id}.",
+            "Take an id that `ddlflow run` printed, or one from MLflow's page.",
+        ):
+            found = self._client.get_run(run_id)
         prefix = "ddlflow."
         return Recorded(
             run_id=run_id,
@@ -74,32 +80,67 @@ class Reader:
         )
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
-        """(step, value) of a metric, in order."""
-        found = self._client.get_metric_history(run_id, metric)
+        """(step, value) of a metric, in order.
+
+        Raises:
+            SpecError: there is no such run.
+            TrackingError: the store does not answer.
+        """
+        with self._asked(f"{redacted(self._uri)} has no run {run_id}.", "Take another id."):
+            found = self._client.get_metric_history(run_id, metric)
         return sorted((entry.step, entry.value) for entry in found)
 
     def has(self, run_id: str, path: str) -> bool:
-        """Whether a run has an artifact of this name at its top."""
-        return any(entry.path == path for entry in self._client.list_artifacts(run_id))
+        """Whether a run has an artifact of this name at its top.
+
+        Raises:
+            SpecError: there is no such run.
+            TrackingError: the store does not answer.
+        """
+        with self._asked(f"{redacted(self._uri)} has no run {run_id}.", "Take another id."):
+            return any(entry.path == path for entry in self._client.list_artifacts(run_id))
 
     def files(self, run_id: str, path: str, to: Path) -> Path:
         """Downloads an artifact, a file or a folder, and returns where it lies.
 
         Raises:
-            TrackingError: the run has none of that name.
+            SpecError: the run has none of that name.
+            TrackingError: the store does not answer.
         """
-        try:
+        with self._asked(
+            f"Run {run_id} has no {path} among its artifacts in {redacted(self._uri)}.",
+            "It was not made by `ddlflow run`, or its artifacts were deleted: take another run.",
+        ):
             return Path(self._client.download_artifacts(run_id, path, str(to)))
-        except (MlflowException, OSError) as error:
-            raise TrackingError(
-                f"Run {run_id} has no {path} among its artifacts in {redacted(self._uri)}: "
-                f"{str(error).splitlines()[0]}"
-            ) from None
 
     def json(self, run_id: str, path: str, to: Path) -> Any:
-        """A JSON artifact's value."""
-        return json.loads(self.files(run_id, path, to).read_text())
+        """A JSON artifact's value.
 
-    def yaml(self, run_id: str, path: str, to: Path) -> Any:
-        """A YAML artifact's value."""
-        return yaml.safe_load(self.files(run_id, path, to).read_text())
+        Raises:
+            SpecError: the run has none of that name, or it is no JSON.
+            TrackingError: the store does not answer.
+        """
+        text = self.files(run_id, path, to).read_bytes()
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise SpecError(
+                f"{path} of run {run_id} is damaged: it is no JSON ({error}). Take another run."
+            ) from None
+
+    @contextmanager
+    def _asked(self, missing: str, instead: str) -> Iterator[None]:
+        """Says what is missing where the store has not got it, else why it did not answer."""
+        # At the top it would come before what connect.py sets for MLflow's import.
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            known = getattr(error, "error_code", "")
+            if known in REFUSALS or isinstance(error, FileNotFoundError):
+                raise SpecError(f"{missing} {instead}") from None
+            raise TrackingError(
+                f"{redacted(self._uri)} does not answer: {one_sentence(error, self._uri)} The same "
+                "command may succeed later."
+            ) from None

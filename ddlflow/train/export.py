@@ -10,10 +10,14 @@ import json
 import shutil
 from typing import Any
 
+import numpy as np
 import torch
 
 import ddlflow
+from ddlflow.data import order
+from ddlflow.data.batches import mark
 from ddlflow.data.manifest import Manifest
+from ddlflow.data.rows import Rows
 from ddlflow.models.standardise import Predictor, Standardise
 from ddlflow.train.digests import digest
 from ddlflow.train.job import Job
@@ -22,7 +26,17 @@ from ddlflow.train.state import State
 FORMAT = 1
 
 
-def save_model(job: Job, manifest: Manifest, state: State) -> dict[str, Any]:
+def rows_mark(rows: Rows) -> int:
+    """The mark (``data.batches.mark``) of all rows trained on: what each epoch's has to be."""
+    ids, total = np.empty(order.WINDOW_ROWS, np.int64), 0
+    for start in range(0, rows.rows, order.WINDOW_ROWS):
+        stop = min(rows.rows, start + order.WINDOW_ROWS)
+        rows.read(start, stop, {"row": ids}, 0)
+        total += int(mark(ids[: stop - start].reshape(1, -1))[0])
+    return total % 2**64
+
+
+def save_model(job: Job, manifest: Manifest, rows: Rows, state: State) -> dict[str, Any]:
     """Writes ``job.model_folder`` as a whole (by rename) and returns the training's result.
 
     With early stopping these are the best epoch's weights, else the last ones.
@@ -39,7 +53,8 @@ def save_model(job: Job, manifest: Manifest, state: State) -> dict[str, Any]:
         "epochs": state.epoch,
         "best_epoch": last,
         "steps": state.steps,
-        "rows": manifest.rows("train"),
+        "rows": rows.rows,
+        "rows_mark": rows_mark(rows),
         "seconds": state.seconds,
         "metrics": {k.removeprefix("val_"): v for k, v in row.items() if k.startswith("val_")},
         "history": state.history,

@@ -26,6 +26,7 @@ class Job:
         threads: of each rank.
         device: where to compute.
         code: the folder of the user's modules, or None.
+        attempt: the name of this attempt's ledgers; later ones sort behind.
         silence_s: how long a rank's work may stand still before it counts as hung; 0: for ever.
     """
 
@@ -40,6 +41,7 @@ class Job:
     device: Literal["cpu", "cuda"]
     code: str | None = None
     silence_s: float = 0.0
+    attempt: str = "0"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,6 +61,10 @@ class Job:
     @property
     def checkpoints(self) -> Path:
         return Path(self.folder) / "checkpoints"
+
+    @property
+    def ledgers(self) -> Path:
+        return Path(self.folder) / "ledger"
 
     @property
     def model_folder(self) -> Path:

@@ -14,6 +14,7 @@ from ddlflow.errors import TrainingError
 from ddlflow.spec.pipeline import Train
 from ddlflow.train.checkpoint import Writer
 from ddlflow.train.gradients import Gradients
+from ddlflow.train.ledger import Ledger
 from ddlflow.train.metrics import BETTER
 from ddlflow.train.penalty import add_penalty_gradient, penalised, stop_at_zero
 from ddlflow.train.pulse import Pulse
@@ -41,6 +42,7 @@ class Surroundings:
     must_stop: Callable[[], bool]
     pulse: Pulse  # marked at each step: the rank is alive
     name_rows: Callable[[int, int], str]  # the rows of (epoch, step), for the message
+    ledger: Ledger  # of the rows that this rank puts into each batch
     writer: Writer | None  # rank 0 alone keeps checkpoints and the digest trail
     settings: dict[str, Any]  # of this training: a checkpoint is good for the same ones alone
     rows: int
@@ -69,9 +71,11 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
     net.train()
     ahead = around.batches.stream(epoch=state.epoch, step=state.step, epochs=spec.epochs)
     for chunk in () if state.ended else ahead:
+        around.ledger.begin(chunk, around.mine)
         parts = min(around.virtual_ranks, chunk.batch_rows)
         for at in range(0, len(chunk.slices), around.mine):
             slices = chunk.slices[at : at + around.mine]
+            around.ledger.count()
             loss = around.gradients(slices, step=state.steps, rows=chunk.batch_rows, parts=parts)
             signs = add_penalty_gradient(weights, spec.penalty) if weights else ()
             if spec.clip_norm is not None:

@@ -25,16 +25,19 @@ class Pulse:
     Attributes:
         at: when the work last moved, monotonic; the work sets it.
         step: the last step done; the work sets it.
+        resting: set while something without steps goes on, such as writing the model: standing
+            still is no fault then.
     """
 
-    __slots__ = ("_emit", "_limit_s", "_longest_s", "_thread", "at", "step")
+    __slots__ = ("_emit", "_limit_s", "_longest_s", "_seen", "_thread", "at", "resting", "step")
 
     def __init__(self, emit: Callable[[dict[str, Any]], None], limit_s: float) -> None:
-        self.at = time.monotonic()
+        self.at = self._seen = time.monotonic()
         self.step = 0
+        self.resting = False
         self._emit = emit
         self._limit_s = limit_s
-        self._longest_s = 0.0
+        self._longest_s: float | None = None  # None until the first step is done
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
 
     def start(self) -> "Pulse":
@@ -42,16 +45,30 @@ class Pulse:
         self._thread.start()
         return self
 
+    def tell(self) -> None:
+        """One beat now; before an error is told of, so that its step is exact."""
+        self._emit(self.look(time.monotonic()))
+
+    def look(self, now: float) -> dict[str, Any]:
+        """The beat of this moment.
+
+        Args:
+            now: monotonic.
+        """
+        moved_at = self.at
+        if moved_at != self._seen:
+            # What came before the first step (imports, meeting the others) measures no step.
+            waited_s = 0.0 if self._longest_s is None else moved_at - self._seen - BEAT_S
+            self._longest_s = max(self._longest_s or 0.0, waited_s)
+            self._seen = moved_at
+        limit_s = max(self._limit_s, FACTOR * (self._longest_s or 0.0))
+        if self._longest_s is None:
+            limit_s = max(limit_s, FIRST_S)
+        idle_s = now - moved_at
+        stuck = bool(self._limit_s) and not self.resting and idle_s > limit_s
+        return {"event": "beat", "step": self.step, "idle_s": idle_s, "stuck": stuck}
+
     def _beat(self) -> None:
-        first, seen = self.step, self.at
         while True:
             time.sleep(BEAT_S)
-            if self.at != seen:
-                self._longest_s = max(self._longest_s, self.at - seen - BEAT_S)
-                seen = self.at
-            idle_s = time.monotonic() - seen
-            limit_s = max(self._limit_s, FACTOR * self._longest_s)
-            if self.step == first:
-                limit_s = max(limit_s, FIRST_S)
-            stuck = bool(self._limit_s) and idle_s > limit_s
-            self._emit({"event": "beat", "step": self.step, "idle_s": idle_s, "stuck": stuck})
+            self.tell()

@@ -8,9 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ddlflow.data.batches import Batches, Rows, Standardisation
+from ddlflow.data.batches import Batches
 from ddlflow.data.manifest import Manifest, SplitName
 from ddlflow.data.order import virtual_ranks_of
+from ddlflow.data.rows import Rows, Standardisation
 from ddlflow.errors import TrainingError
 from ddlflow.models import build
 from ddlflow.models.standardise import Standardise
@@ -21,6 +22,7 @@ from ddlflow.train.bad_batch import name_rows
 from ddlflow.train.export import save_model
 from ddlflow.train.gradients import Gradients, seed_random
 from ddlflow.train.job import Job
+from ddlflow.train.ledger import Ledger
 from ddlflow.train.loop import Surroundings, train
 from ddlflow.train.objectives import Objective, objective_for
 from ddlflow.train.optimizers import make_optimizer
@@ -98,6 +100,7 @@ def run(
         name_rows=lambda epoch, step: name_rows(
             folder, batch_rows=spec.batch_rows, seed=spec.seed, epoch=epoch, step=step
         ),
+        ledger=Ledger(job.ledgers, job.attempt, rank, world),
         writer=writer,
         settings=settings(job),
         rows=rows.rows,
@@ -109,7 +112,7 @@ def run(
     finally:
         if writer is not None:
             writer.close()
-    return save_model(job, manifest, state) if rank == 0 else {}
+    return save_model(job, manifest, rows, state) if rank == 0 else {}
 
 
 def settings(job: Job) -> dict[str, Any]:

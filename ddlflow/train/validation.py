@@ -7,8 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ddlflow.data.batches import Rows, Tensors
+from ddlflow.data.batches import Tensors
 from ddlflow.data.manifest import Manifest
+from ddlflow.data.rows import Rows
 from ddlflow.data.shard import map_shard
 from ddlflow.train.metrics import Scores, metric_names, scores_for
 from ddlflow.train.objectives import Objective

@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ddlflow.data import batches, order
-from ddlflow.data.batches import Batches, Chunk, Rows, Standardisation
+from ddlflow.data.batches import Batches, Chunk
+from ddlflow.data.rows import Rows, Standardisation
 from ddlflow.data.shard import write_shard
 from ddlflow.models.standardise import Standardise
 
@@ -302,9 +303,10 @@ def test_rows_are_read_over_the_edges_of_shards_and_left_as_they_are(tmp_path: P
 def test_data_without_categories_or_without_numbers(tmp_path: Path) -> None:
     label = np.arange(5, dtype=np.float32)
     features = np.arange(10, dtype=np.float32).reshape(5, 2)
-    write_shard(tmp_path / "numbers", {"features": features, "label": label})
+    row = np.arange(5)
+    write_shard(tmp_path / "numbers", {"features": features, "label": label, "row": row})
     codes = np.arange(5, dtype=np.int32).reshape(5, 1)
-    write_shard(tmp_path / "codes", {"categories": codes, "label": label})
+    write_shard(tmp_path / "codes", {"categories": codes, "label": label, "row": row})
     for name, columns in (("numbers", [features]), ("codes", [codes])):
         rows = Rows([tmp_path / name], None)
         (chunk,) = stream(rows, batch_rows=5, virtual_ranks=1, seed=0, epochs=1)

@@ -1,5 +1,7 @@
 """What is written is mapped without a copy; damage is told, a failure leaves nothing."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +60,39 @@ def test_a_damaged_or_missing_shard_is_told(tmp_path: Path) -> None:
             map_shard(tmp_path / "s.arrow")
     with pytest.raises(DataError, match="is missing or damaged"):
         map_shard(tmp_path / "none.arrow")
+
+
+_MANY = """
+import resource, sys
+import subprocess
+import sys
+from pathlib import Path
+from ddlflow.data.shard import map_shard
+from ddlflow.errors import DdlflowError
+
+resource.setrlimit(resource.RLIMIT_NOFILE, tuple(map(int, sys.argv[2:])))
+try:
+    held = [map_shard(Path(sys.argv[1])) for _ in range(1500)]
+except DdlflowError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+print(sum(int(shard["row"].sum()) for shard in held))
+"""
+
+
+def _map_many(path: Path, soft: int, hard: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", _MANY, str(path), str(soft), str(hard)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_more_shards_than_a_process_may_open_at_first(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s.arrow", _tensors(5))
+    done = _map_many(tmp_path / "s.arrow", 256, 2000)
+    assert (done.returncode, done.stdout) == (0, f"{1500 * 10}\n"), done.stderr
+
+
+def test_more_shards_than_a_process_may_ever_open(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s.arrow", _tensors(5))
+    done = _map_many(tmp_path / "s.arrow", 256, 300)
+    assert done.returncode == 1
+    assert "DdlflowError: " in done.stderr
+    assert "s.arrow cannot be opened: this process may have 300 files open. Raise" in done.stderr

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from ddlflow.train.reduction import Reduction
 from ddlflow.train.schedules import factor
 from ddlflow.train.state import State
 
+NO_MARKS = np.zeros(0, np.uint64)
 ROWS, SIZE = 22, 5
 STEPS = 5  # in an epoch; the last batch has two rows
 
@@ -42,9 +44,10 @@ class InOrder:
             first = step if e == epoch else 0
             for at in range(first, STEPS - 1, 2):
                 stop = min(at + 2, STEPS - 1)
-                yield Chunk(e, at, SIZE, steps[at:stop], False)
+                yield Chunk(e, at, SIZE, steps[at:stop], NO_MARKS, False)
             # No step is left where a checkpoint was made after the epoch's last one.
-            yield Chunk(e, max(first, STEPS - 1), ROWS % SIZE, steps[max(first, STEPS - 1) :], True)
+            last = max(first, STEPS - 1)
+            yield Chunk(e, last, ROWS % SIZE, steps[last:], NO_MARKS, True)
 
 
 class Kept:
@@ -84,6 +87,7 @@ def around(state: State, **values: Any) -> Surroundings:
         "pulse": SimpleNamespace(at=0.0, step=0),
         "name_rows": lambda epoch, step: f"<rows of {epoch}, {step}>",
         "writer": Kept(),
+        "ledger": SimpleNamespace(begin=lambda chunk, slices: None, count=lambda: None),
         "settings": {"a": 1},
         "rows": ROWS,
         "virtual_ranks": 1,

@@ -1,0 +1,294 @@
+"""A recorded run trained again: identical, or what differs, or why it cannot be."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from ddlflow import cli, stages
+from ddlflow.record import recorded
+from ddlflow.report.screen import Screen
+from ddlflow.session import Session
+from ddlflow.spec.load import load
+from ddlflow.tracking import open_run
+
+# MLflow 3.17 calls what SQLAlchemy 2.1 deprecates.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy:DeprecationWarning",
+    "ignore::ResourceWarning",  # MLflow leaves connections to its database to the collector
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+)
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = 1_500
+PIPELINE = {
+    "name": "small",
+    "data": {"source": "t", "label": "y", "seed": 3},
+    "model": {"use": "net:Wide", "width": 8},
+    "train": {
+        "objective": "binary",
+        "epochs": 2,
+        "batch_rows": 100,
+        "virtual_ranks": 4,
+        "digest_every": 3,
+        "optimizer": {"use": "adam", "lr": 0.01},
+    },
+}
+NET = """
+import torch
+
+
+class Wide(torch.nn.Sequential):
+    def __init__(self, num_features, num_outputs, width):
+        super().__init__(
+            torch.nn.Linear(num_features, width),
+            torch.nn.ReLU(),
+            torch.nn.Dropout(0.3),
+            torch.nn.Linear(width, num_outputs),
+            torch.nn.Flatten(0),
+        )
+"""
+
+
+class Project:
+    """A project with a folder pipeline; commands run in this process, as from its folder."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+        self.folder, self._monkeypatch, self._capfd = folder, monkeypatch, capfd
+        monkeypatch.chdir(folder)
+
+    def ddlflow(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit status, standard output, standard error."""
+        self._monkeypatch.setattr(sys, "argv", ["ddlflow", *arguments])
+        self._capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = self._capfd.readouterr()
+        status = ended.value.code
+        assert isinstance(status, int)
+        return status, said.out, said.err
+
+    def reproduce(self, run_id: str, *more: str) -> tuple[int, dict[str, Any]]:
+        status, out, err = self.ddlflow("reproduce", run_id, "--json", *more)
+        assert out.count("\n") == 1, (out, err)
+        verdict: dict[str, Any] = json.loads(out)
+        assert status == (0 if verdict["verdict"] == "identical" else 1)
+        for difference in verdict["differences"]:
+            assert f"differs: {difference['text']}\n" in err
+        return status, verdict
+
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        return mlflow.MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
+
+
+def lay_out(folder: Path) -> None:
+    """conf/local.yaml, pipelines/small/ and data/t/."""
+    (folder / "conf").mkdir()
+    site = {
+        "engine": {"use": "local", "workers": 2, "threads": 1},
+        "device": "cpu",
+        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
+    }
+    (folder / "conf" / "local.yaml").write_text(yaml.safe_dump(site))
+    (folder / "pipelines" / "small").mkdir(parents=True)
+    (folder / "pipelines" / "small" / "pipeline.yaml").write_text(yaml.safe_dump(PIPELINE))
+    (folder / "pipelines" / "small" / "net.py").write_text(NET)
+    (folder / "data" / "t").mkdir(parents=True)
+    rng = np.random.default_rng(5)
+    for number in range(3):
+        a, b = rng.standard_normal((2, ROWS // 3))
+        y = (a - b + 0.5 * rng.standard_normal(ROWS // 3) > 0).astype(int)
+        table = pa.table({"a": a, "b": b, "y": y})
+        pq.write_table(table, folder / "data" / "t" / f"{number}.parquet", row_group_size=250)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A project and the id of a run of it; all of the run but MLflow's record is gone."""
+    folder = tmp_path_factory.mktemp("project")
+    lay_out(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        with Session(load("small", "local"), Screen()) as session:
+            prepared = stages.prepare(session)
+            with recorded(session, prepared) as record:
+                record.trained(stages.train(session, prepared, record.tell))
+    shutil.rmtree(folder / ".ddlflow")
+    shutil.rmtree(folder / "pipelines")
+    return folder, record.run_id
+
+
+@pytest.fixture
+def project(
+    first: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Project:
+    return Project(first[0], monkeypatch, capfd)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_identical_on_any_number_of_workers(
+    project: Project, first: tuple[Path, str], workers: int
+) -> None:
+    """With nothing but MLflow's record and the source, on one worker and on two."""
+    status, verdict = project.reproduce(first[1], "--workers", str(workers))
+    assert status == 0
+    assert verdict["differences"] == []
+    assert verdict["first_difference"] is None
+    assert verdict["cause"] is None
+    run = project.client.get_run(first[1])
+    assert verdict["model_digest"] == run.data.tags["ddlflow.model_digest"]
+    assert verdict["steps_compared"] == 8  # 12 steps an epoch: every third of 24
+    child = project.client.get_run(verdict["child_run_id"])
+    assert child.info.status == "FINISHED"
+    assert child.info.experiment_id == run.info.experiment_id
+    assert child.data.tags["mlflow.parentRunId"] == first[1]
+    assert child.data.tags["ddlflow.reproduces"] == first[1]
+    assert child.data.tags["ddlflow.verdict"] == "identical"
+    kept = {file.path for file in project.client.list_artifacts(child.info.run_id)}
+    assert "reproduce.json" in kept
+
+
+def test_a_learning_rate_in_the_tenth_digit(project: Project, first: tuple[Path, str]) -> None:
+    change = "train.optimizer.lr=0.01000000001"
+    status, out, err = project.ddlflow("reproduce", first[1], "--set", change)
+    named = "train.optimizer.lr was 0.01, now 0.01000000001"
+    assert status == 1
+    assert f"differs: {named}\n" in err
+    different, cause = out.splitlines()
+    assert different.startswith("different: first seen at step 3, after 0 equal entries")
+    assert "mean loss 0." in different
+    assert cause == f"likely cause: {named}"
+    children = project.client.search_runs(
+        [project.client.get_run(first[1]).info.experiment_id],
+        "tags.`ddlflow.verdict` = 'different'",
+    )
+    assert [run.data.tags["mlflow.parentRunId"] for run in children] == [first[1]]
+    assert children[0].info.status == "FINISHED"
+
+
+def test_a_setting_given_as_it_was_is_no_difference(
+    project: Project, first: tuple[Path, str]
+) -> None:
+    changes = ["--set", "train.optimizer.lr=0.0100", "--set", "engine.threads=1"]
+    status, verdict = project.reproduce(first[1], *changes)
+    assert (status, verdict["differences"]) == (0, [])
+
+
+def test_threads_and_versions_are_named(project: Project, first: tuple[Path, str]) -> None:
+    client = project.client
+    folder = Path(client.get_run(first[1]).info.artifact_uri.removeprefix("file://"))
+    before = (folder / "versions.json").read_text()
+    changed = json.loads(before) | {"numpy": "1.0.0", "gone": "2.0"}
+    (folder / "versions.json").write_text(json.dumps(changed))
+    try:
+        _, verdict = project.reproduce(first[1], "--set", "engine.threads=2")
+    finally:
+        (folder / "versions.json").write_text(before)
+    assert verdict["differences"] == [
+        {"what": "threads", "text": "threads of a rank were 1, now 2"},
+        {"what": "version", "text": "gone was 2.0, now not there"},
+        {"what": "version", "text": f"numpy was 1.0.0, now {np.__version__}"},
+    ]
+
+
+def test_one_row_of_the_source_changed(project: Project, first: tuple[Path, str]) -> None:
+    path = project.folder / "data" / "t" / "1.parquet"
+    kept, before = path.read_bytes(), pq.read_table(path)
+    values = before["a"].to_numpy().copy()
+    values[300] += 1e-3  # in this file's second row group: range 3 of the source
+    changed = before.set_column(0, "a", pa.array(values))
+    pq.write_table(changed, path, row_group_size=250)
+    try:
+        status, verdict = project.reproduce(first[1])
+    finally:
+        path.write_bytes(kept)
+    assert status == 1
+    (difference,) = verdict["differences"]
+    assert difference["what"] == "data"
+    assert difference["text"].startswith("the data changed: t gives 1 of ")
+    assert ", in its range 3 (" in difference["text"]
+    assert verdict["cause"] == difference["text"]
+    assert verdict["first_difference"]["step"] == 3
+    assert verdict["model_digest"] is None
+
+
+def test_rows_that_were_added_are_counted(project: Project, first: tuple[Path, str]) -> None:
+    path = project.folder / "data" / "t" / "3.parquet"
+    pq.write_table(pq.read_table(path.with_name("2.parquet")).slice(0, 100), path)
+    try:
+        status, verdict = project.reproduce(first[1])
+    finally:
+        path.unlink()
+    assert status == 1
+    assert "; rows were 1,200 train + " in verdict["cause"]
+    assert ", now 1,280 train + " in verdict["cause"]
+
+
+def test_what_cannot_be_reproduced_is_one_line(
+    project: Project, first: tuple[Path, str], tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{project.folder}/mlflow.db"
+    tags = {"ddlflow.model_digest": "x"}
+    with open_run(uri, tmp_path / "spool", experiment="small", name="r", tags=tags) as run:
+        run.set_terminated("FAILED")
+    assert run.run_id is not None
+    source = project.folder / "data" / "t"
+    away = source.rename(source.with_name("away"))
+    seen = {path for path in project.folder.rglob("*") if path.is_dir()}
+    try:
+        for run_id, word in {
+            "0" * 32: f"{uri} has no run {'0' * 32}.",
+            run.run_id: "is FAILED and holds no trained model",
+            first[1]: str(source),
+        }.items():
+            status, out, err = project.ddlflow("reproduce", run_id)
+            assert (status, out) == (2, "")
+            (said,) = [line for line in err.splitlines() if line.startswith("ddlflow: ")]
+            assert word in said
+            assert "Traceback" not in err
+    finally:
+        away.rename(source)
+    assert {path for path in project.folder.rglob("*") if path.is_dir()} == seen
+
+
+def test_after_a_whole_run_of_the_command(tmp_path: Path) -> None:
+    """Prefect, MLflow and all: run, lose the storage, reproduce, compare."""
+    lay_out(tmp_path)
+
+    def ddlflow(*arguments: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "ddlflow", *arguments, "--json"],
+            cwd=tmp_path,
+            env=os.environ,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    result = ddlflow("run", "small")
+    for stage in ("train", "prepare"):
+        (tmp_path / ".ddlflow" / stage).rename(tmp_path / stage)
+    verdict = ddlflow("reproduce", result["run_id"], "--workers", "1")
+    assert verdict["verdict"] == "identical"
+    assert verdict["differences"] == []
+    assert verdict["model_digest"] == result["model_digest"]
+    compared = ddlflow("compare", result["run_id"], verdict["child_run_id"])
+    assert [run["run_id"] for run in compared["runs"]] == [
+        result["run_id"],
+        verdict["child_run_id"],
+    ]
+    assert Path(compared["plot"]).is_file()
