@@ -25,6 +25,9 @@ from ddlflow.train.state import State, copied
 READ_EVERY_STEPS = 64
 READ_EVERY_S = 0.25
 EVENT_EVERY_S = 0.5
+# The end of an epoch is saved too, but not oftener than this: a shorter epoch is done again faster
+# than its history is written.
+SAVE_EPOCH_S = 1.0
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the training was asked to stop, and did
@@ -127,8 +130,10 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
         end_epoch(state, spec, metrics, rows_per_s)
         state.seconds = clock() - began
         around.emit({"event": "epoch", **state.history[-1]})
-        save(state, around)
-        epoch_began, epoch_from = (saved := clock()), 0
+        epoch_began, epoch_from = clock(), 0
+        if state.ended or epoch_began - saved >= SAVE_EPOCH_S:
+            saved = epoch_began
+            save(state, around)
         if state.ended:
             break
 

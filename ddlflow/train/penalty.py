@@ -9,8 +9,9 @@ L1-regularized log-linear models", 2007), the second also known as truncation (L
 2009):
 - a weight at zero stays there while the loss pulls less than l1, and feels only the excess;
 - a weight that a step would carry across zero stops at zero.
-Measured on the diabetes data: plain sgd on all rows finds scikit-learn's zeros exactly; with
-momentum, Adam or small batches they end near zero (coefficients within 0.6 % of the largest).
+Measured on the diabetes data: plain sgd on all rows finds scikit-learn's zeros exactly. With
+momentum, Adam or small batches use a cosine schedule: weights end near zero (coefficients within
+0.3 % of the largest), while a constant learning rate left errors of 1 to 11 %.
 
 scikit-learn minimises half the mean squared error, so on standardised features
     ElasticNet(alpha, l1_ratio)     l1 = 2 * alpha * l1_ratio, l2 = alpha * (1 - l1_ratio)

@@ -201,8 +201,16 @@ def test_a_rank_without_a_writer_keeps_neither_checkpoints_nor_steps_digests() -
     assert [row["loss"] for row in state.history] == [row["loss"] for row in other.history]
 
 
-def test_a_checkpoint_at_each_epochs_end_and_when_it_is_time() -> None:
-    for every_s, at in ((1e6, [5, 10, 15]), (1e-9, list(range(1, 16)))):
+def test_a_checkpoint_at_each_epochs_end_and_when_it_is_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Epochs shorter than SAVE_EPOCH_S are saved at the training's end alone.
+    for every_s, epoch_s, at in (
+        (1e6, 0.0, [5, 10, 15]),
+        (1e6, 1e6, [15]),
+        (1e-9, 1e6, list(range(1, 16))),
+    ):
+        monkeypatch.setattr("ddlflow.train.loop.SAVE_EPOCH_S", epoch_s)
         wanted, writer = spec(checkpoint_every_s=every_s, digest_every=1), Kept()
         state = begun(wanted)
         train(state, wanted, around(state, writer=writer))
