@@ -8,9 +8,9 @@ looked at.
 import json
 import os
 import platform
+import re
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,8 +30,7 @@ from ddlflow.tracking.pending import send_pending
 from ddlflow.tracking.read import Reader, Recorded
 from ddlflow.tracking.run import open_run
 
-# What decides the bits of a model by itself, and what only may.
-CAUSES = (("setting", "threads", "data"), ("version", "machine"))
+CAUSES = (("setting", "threads", "data"), ("version", "machine"))  # the likelier first
 SHOWN = 3  # ranges that a sentence names
 
 
@@ -107,7 +106,7 @@ def reproduce(
         TrackingError: the store does not answer.
         TrainingError, EngineError: the new training failed.
     """
-    of_site = [change for change in changes if _section(change) in Site.model_fields]
+    of_site = [change for change in changes if re.split("[.=]", change)[0] in Site.model_fields]
     reader = Reader(load_site(on, of_site).tracking.uri)
     recorded = reader.run(run_id)
     with tempfile.TemporaryDirectory(prefix="ddlflow-reproduce-") as folder:
@@ -126,7 +125,7 @@ def _again(
     verdict = Verdict(recorded.run_id, "")
     verdict.differences += _surroundings(session, reader, recorded, place)
     prepared = stages.prepare(session)
-    verdict.differences += _data(reader, recorded, prepared, place)
+    verdict.differences += _data(session, reader, recorded, prepared, place)
     for difference in verdict.differences:
         screen.say(f"differs: {difference.text}")
     if not verdict.differences:
@@ -145,17 +144,11 @@ def _again(
     ) as run:
         verdict.child_run_id = run.run_id or run.local_id
         _train(session, prepared, trail, verdict)
-        same = verdict.model_digest == recorded.tags["model_digest"]
-        if verdict.first_difference is not None or not same:
+        if verdict.model_digest != recorded.tags["model_digest"]:  # None after a difference
             verdict.verdict = "different"
         run.log_tags({"ddlflow.verdict": verdict.verdict})
         run.log_text(json.dumps(verdict.to_json(), indent=1), "reproduce.json")
     return verdict
-
-
-def _section(change: str) -> str:
-    """``train`` of ``train.epochs=3``."""
-    return change.partition("=")[0].partition(".")[0].strip()
 
 
 def _trail_of(reader: Reader, recorded: Recorded, place: Path) -> list[dict[str, Any]]:
@@ -165,9 +158,8 @@ def _trail_of(reader: Reader, recorded: Recorded, place: Path) -> list[dict[str,
             f"Run {recorded.run_id} is {recorded.status} and holds no trained model: there is "
             "nothing to compare with. Give a run that `ddlflow run` finished."
         )
-    trained = reader.json(recorded.run_id, "training/train.json", place)
-    trail: list[dict[str, Any]] = trained["trail"]
-    return trail
+    trained: dict[str, Any] = reader.json(recorded.run_id, "training/train.json", place)
+    return list(trained["trail"])
 
 
 def _plan(
@@ -239,7 +231,9 @@ def _settings(plan: Plan, recorded: Recorded, place: Path) -> list[tuple[str, An
     ]
 
 
-def _data(reader: Reader, recorded: Recorded, prepared: Stage, place: Path) -> list[Difference]:
+def _data(
+    session: Session, reader: Reader, recorded: Recorded, prepared: Stage, place: Path
+) -> list[Difference]:
     """Whether the source still gives the same shards, and where it does not."""
     if recorded.tags.get("data_digest") == prepared.value["digest"]:
         return []
@@ -249,14 +243,12 @@ def _data(reader: Reader, recorded: Recorded, prepared: Stage, place: Path) -> l
     new = {shard["path"]: shard["sha256"] for shard in now}
     changed = sorted(path for path in {*old, *new} if old.get(path) != new.get(path))
     # shards/train/00003-00000.arrow: the first piece of what range 3 gives to the training rows.
-    ranges = [f"{number} ({split})" for split, number in map(_range_of, changed)]
+    files = _files(session, prepared.value["location"])
+    found = [(int(Path(p).stem.partition("-")[0]), Path(p).parent.name) for p in changed]
+    ranges = [f"{number} ({split}{files.get(number, '')})" for number, split in found]
     shown = ", ".join(dict.fromkeys(ranges[:SHOWN]))
     more = f" and {len(ranges) - SHOWN} more" if len(ranges) > SHOWN else ""
-    counts = [Counter[str](), Counter[str]()]
-    for count, shards in zip(counts, (before, now), strict=True):
-        for shard in shards:
-            count[shard["split"]] += shard["rows"]
-    was, is_ = (" + ".join(f"{rows:,} {name}" for name, rows in c.items()) for c in counts)
+    was, is_ = map(_rows, (before, now))
     rows = "" if was == is_ else f"; rows were {was}, now {is_}"
     text = (
         f"the data changed: {prepared.value['location']} gives {len(changed)} of {len(new)} shards "
@@ -265,9 +257,19 @@ def _data(reader: Reader, recorded: Recorded, prepared: Stage, place: Path) -> l
     return [Difference("data", text)]
 
 
-def _range_of(path: str) -> tuple[str, int]:
-    """A shard's split, and the number of the range of the source that it was made of."""
-    return Path(path).parent.name, int(Path(path).stem.partition("-")[0])
+def _rows(shards: list[dict[str, Any]]) -> str:
+    """The rows of each split."""
+    splits = dict.fromkeys(shard["split"] for shard in shards)
+    rows = {name: sum(s["rows"] for s in shards if s["split"] == name) for name in splits}
+    return " + ".join(f"{rows[name]:,} {name}" for name in splits)
+
+
+def _files(session: Session, location: str) -> dict[int, str]:
+    """By range of the source, its file in words."""
+    from ddlflow.data.source import open_source, ranges
+
+    found = open_source(location, session.plan.pipeline.data, session.data_root)
+    return {part.index: f", {found.files[part.file].name}" for part in ranges(found)}
 
 
 def _train(

@@ -67,7 +67,7 @@ def test_what_differs_stands_in_its_group_and_the_rest_is_counted() -> None:
         Row("results", "test_auroc", [0.5, 0.6]),
     ]
     assert same == 2  # the seed, and a loss that is no number in both
-    assert differing([one, one]) == ([], 8 - 1)
+    assert differing([one, one]) == ([], 2 + 3 + 1 + 2)
 
 
 def test_cells_show_what_differs() -> None:
@@ -76,11 +76,7 @@ def test_cells_show_what_differs() -> None:
     assert _shown([0.123456781, 0.123456782]) == ["0.123456781", "0.123456782"]
     assert _shown(["x" * 30, "y"]) == ["x" * 21 + "...", "y"]
     one, two = _shown(["a, " * 20 + "b, " + "c" * 40, "a, " * 20 + "d"])
-    assert (one, two) == ("...a, a, b, cccccccccccc...", "...a, a, d") or one != two
-    assert len(one) <= 24
-    assert one.startswith("...")
-    assert "b" in one
-    assert "d" in two
+    assert (one, two) == ("...a, a, b, ccccccccc...", "...a, a, d")
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +121,7 @@ def test_two_runs_and_one_that_failed(runs: tuple[Path, list[str]]) -> None:
         Row("versions", "torch", ["2.0", "2.1", "2.2"]),
         Row("results", "loss", [1 / 3, 1 / 4, None]),
         Row("results", "val_auroc", [0.5, 0.6, None]),
-    ] or {row.name for row in found.rows} == {"train.optimizer.lr", "torch", "loss", "val_auroc"}
+    ]
     assert found.same == 2  # train.epochs and ddlflow's version
     assert found.plot is not None
     assert Path(found.plot).parent == folder / ".ddlflow" / "compare"

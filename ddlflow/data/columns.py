@@ -133,7 +133,8 @@ def float_values(array: pa.Array, name: str) -> Float32:
         DataError: the column is no number.
     """
     with np.errstate(over="ignore"):  # beyond float32: infinite, and counted as such
-        return number_values(array, name).astype(np.float32, copy=False)
+        converted: Float32 = number_values(array, name).astype(np.float32, copy=False)
+    return converted
 
 
 def number_values(array: pa.Array, name: str) -> npt.NDArray[Any]:
@@ -210,7 +211,8 @@ def label_values(array: pa.Array, label: Label) -> npt.NDArray[Any]:
         values = keys.to_numpy(zero_copy_only=False)
         is_second = values == known[1]
         if (is_second | (values == known[0])).all():  # faster than a look-up of each value
-            return is_second.astype(dtype)
+            second: npt.NDArray[Any] = is_second.astype(dtype)
+            return second
     indices = pc.index_in(keys, value_set=pa.array(known).cast(keys.type, safe=False))
     if indices.null_count:
         value = keys.filter(indices.is_null())[0].as_py()

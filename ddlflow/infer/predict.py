@@ -67,7 +67,10 @@ def infer(
                 f"Key {name!r} has the name of a column of the predictions. Leave it out of the "
                 "keys, or rename it in the source."
             )
-    source = open_source(location, model.data.model_copy(update={"format": "auto"}), data_root)
+    # What the model does not read may hold anything.
+    reads = {"features": model.inputs, "exclude": [], "format": "auto"}
+    reads["categorical"] = [category.name for category in model.columns.categories]
+    source = open_source(location, model.data.model_copy(update=reads), data_root)
     for names, role in ((model.inputs, "that the model reads"), (keys, "to keep as a key")):
         for name in names:
             if name not in source.schema:

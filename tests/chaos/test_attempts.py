@@ -6,9 +6,12 @@ The short form of the chaos suite: seeded, on the local engine and on Dask.
 import contextlib
 import io
 import itertools
+import json
 import random
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from distributed import Client
 
 from ddlflow import stages
 from ddlflow.errors import EngineError, TrainingError
@@ -35,7 +39,7 @@ PIPELINE = {
     "model": {"use": "mlp", "hidden": [8], "dropout": 0.3},
     "train": {
         "objective": "binary",
-        "epochs": 10,
+        "epochs": 8,
         "batch_rows": 64,
         "virtual_ranks": 4,
         "digest_every": 5,
@@ -58,18 +62,19 @@ class Net(torch.nn.Module):
             torch.nn.Linear(num_features, 8), torch.nn.Dropout(0.3), torch.nn.Linear(8, num_outputs)
         )
         self.folder, self.pause_s = Path(folder), pause_s
-        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x):
         time.sleep(self.pause_s)
         if self.training and (self.folder / "raise-once").exists():
             (self.folder / "raise-once").unlink(missing_ok=True)
             raise ValueError("this once")
-        if self.training and (self.folder / "raise-always").exists():
-            time.sleep(1.5)
+        if self.training and x.abs().max() > 9 and (self.folder / "raise-always").exists():
+            time.sleep(1.5)  # until a beat has told of the step
             raise ValueError("this\\nalways")
         if self.training and (self.folder / "nan").exists():
             x = x * float("nan")
+        if not self.training and (self.folder / "slow-validation").exists():
+            time.sleep(5)
         return self.inner(x).squeeze(-1)
 """
 ids = itertools.count()
@@ -82,6 +87,7 @@ class Bench:
         self.folder = folder
         rng = np.random.default_rng(4)
         a, b = rng.standard_normal((2, ROWS))
+        a[ROWS // 2] = 20.0  # the row that `raise-always` means
         y = (a - b + 0.5 * rng.standard_normal(ROWS) > 0).astype(int)
         (folder / "data").mkdir()
         pq.write_table(pa.table({"a": a, "b": b, "y": y}), folder / "data" / "t.parquet")
@@ -137,14 +143,14 @@ class Ended:
     """How a training ended."""
 
     def __init__(self, told: list[dict[str, Any]], said: io.StringIO, watch: "Watch") -> None:
-        self.told, self._said, self.watch = told, said, watch
+        self.told, self.said, self.watch = told, said, watch
         self.value: dict[str, Any] = {}
         self.error: Exception | None = None
 
     @property
     def lines(self) -> list[str]:
         """What the user saw of attempts."""
-        return [line for line in self._said.getvalue().splitlines() if "attempt" in line]
+        return [line for line in self.said.getvalue().splitlines() if "attempt" in line]
 
 
 class Watch:
@@ -197,13 +203,13 @@ class Watch:
         process.send_signal(number)
 
 
-def hit_a_rank(number: int, seed: int) -> Callable[[Watch], None]:
+def hit_a_rank(number: int, seed: int, after_s: float = 0.0) -> Callable[[Watch], None]:
     """Sends a signal to a rank at a random moment after the first checkpoint."""
 
     def disturb(watch: Watch) -> None:
         chance = random.Random(seed)
         watch.wait_for_checkpoint()
-        time.sleep(chance.uniform(0, 0.6))
+        time.sleep(after_s + chance.uniform(0, 0.6))
         ranks = sorted(watch.ranks(), key=lambda process: process.pid)
         watch.hit(chance.choice(ranks), number)
 
@@ -218,7 +224,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture(scope="module")
 def undisturbed(bench: Bench) -> str:
     """The digest that every disturbed training has to end with; of one rank."""
-    done = bench.train(workers=1)
+    done = bench.train("model.pause_s=0", workers=1)
     assert [a["world"] for a in done.value["attempts"]] == [1]
     assert "ended_by" not in done.value["attempts"][0]
     digest: str = done.value["model_digest"]
@@ -240,9 +246,8 @@ def mark(bench: Bench) -> Iterator[Callable[[str], Path]]:
         path.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_rank_is_killed(bench: Bench, undisturbed: str, seed: int) -> None:
-    ended = bench.train(disturb=hit_a_rank(signal.SIGKILL, seed))
+def test_a_rank_is_killed(bench: Bench, undisturbed: str) -> None:
+    ended = bench.train(disturb=hit_a_rank(signal.SIGKILL, 1))
     assert ended.error is None
     assert ended.value["model_digest"] == undisturbed
     first, second = ended.value["attempts"]
@@ -256,7 +261,7 @@ def test_a_rank_is_killed(bench: Bench, undisturbed: str, seed: int) -> None:
     assert second["from_step"] > 0
     assert "ended_by" not in second
     assert ended.lines == [f"train: attempt 1 ended: {first['ended_by']}"]
-    assert f"goes on from step {second['from_step']}" in ended._said.getvalue()
+    assert f"goes on from step {second['from_step']}" in ended.said.getvalue()
     told = [event for event in ended.told if event["event"] == "attempt"]
     assert [(e["number"], e.get("ended_by")) for e in told] == [
         (1, None),
@@ -267,10 +272,12 @@ def test_a_rank_is_killed(bench: Bench, undisturbed: str, seed: int) -> None:
 
 
 def test_a_rank_is_stopped_for_ever(bench: Bench, undisturbed: str) -> None:
-    ended = bench.train(disturb=hit_a_rank(signal.SIGSTOP, 3), silence_s=2)
+    # Later than a beat after the first step: until then a rank may be silent for longer.
+    disturb = hit_a_rank(signal.SIGSTOP, 3, after_s=1.2)
+    ended = bench.train("model.pause_s=0.012", disturb=disturb, silence_s=2)
     assert ended.value["model_digest"] == undisturbed
     first, second = ended.value["attempts"]
-    assert re.search(r": Hung: no sign of life for \d s$", first["ended_by"])
+    assert re.search(r": Hung: no sign of life for \d+ s$", first["ended_by"])
     assert second["from_step"] > 0
     assert not ended.watch.ranks()  # the stopped one too
     print(f"recovered after {ended.watch.recovered_s:.1f} s (local, stopped rank)")
@@ -302,18 +309,27 @@ def test_user_code_that_raises_always_is_given_up_at_the_second_time(
     bench: Bench, mark: Callable[[str], Path]
 ) -> None:
     mark("raise-always")
-    ended = bench.train()
+    ended = bench.train(workers=1)
     assert isinstance(ended.error, TrainingError)
     said = str(ended.error)
     assert "\n" not in said
     line = NET[: NET.index('raise ValueError("this\\n')].count("\n") + 1
     assert re.fullmatch(
-        r"The training failed after 2 attempts: rank [01] on 127\.0\.0\.1: ValueError: this always "
-        rf"\(net\.py:{line} in forward\)\. Log: \S+\.log\. Correct net\.py\.",
+        r"The training failed after 2 attempts: rank 0 on 127\.0\.0\.1 after step \d+: ValueError: "
+        rf"this always \(net\.py:{line} in forward\)\. Log: \S+\.log\. Correct net\.py\.",
         said,
     ), said
     assert "ValueError" in ended.error.__notes__[0]
-    assert len(ended.lines) == 2
+    first, second = ended.lines
+    assert first.partition("ended: ")[2] == second.partition("ended: ")[2]
+
+
+@pytest.mark.xfail(strict=True, reason="the loop does not set pulse.resting while it validates")
+def test_a_long_validation_is_no_hang(bench: Bench, mark: Callable[[str], Path]) -> None:
+    mark("slow-validation")
+    changes = ["train.epochs=2", "model.pause_s=0"]
+    ended = bench.train(*changes, workers=1, silence_s=2, max_restarts=0)
+    assert ended.error is None
 
 
 def test_no_restart_is_allowed(bench: Bench) -> None:
@@ -328,7 +344,7 @@ def test_a_loss_that_is_not_finite_would_be_so_again(
     bench: Bench, mark: Callable[[str], Path]
 ) -> None:
     mark("nan")
-    ended = bench.train()
+    ended = bench.train(workers=1)
     assert isinstance(ended.error, TrainingError)
     assert str(ended.error).startswith("The loss is nan at epoch 1, step 1.")
     assert len(ended.lines) == 1
@@ -360,14 +376,14 @@ def test_workers_that_do_not_come_back(bench: Bench, undisturbed: str, tmp_path:
             watch.wait_for_checkpoint()
             watch.hit(psutil.Process(workers.pop()), signal.SIGKILL)
 
-        at = {"use": "dask", "address": address, "workers": "auto", "start_timeout_s": 8}
-        ended = bench.train(disturb=disturb, **at)
+        at = {"use": "dask", "address": address, "start_timeout_s": 10}
+        ended = bench.train(disturb=disturb, workers=3, **at)
         assert ended.error is None
         assert ended.value["model_digest"] == undisturbed
         assert [a["world"] for a in ended.value["attempts"]] == [3, 2]
         print(f"recovered after {ended.watch.recovered_s:.1f} s (dask, one worker less)")
 
-        ended = bench.train(disturb=disturb, min_workers=2, **at)
+        ended = bench.train(disturb=disturb, workers=2, min_workers=2, **at)
         assert isinstance(ended.error, EngineError)
         assert str(ended.error) == (
             "1 worker left, and engine.min_workers is 2. Start more workers, and then the same "
@@ -378,9 +394,6 @@ def test_workers_that_do_not_come_back(bench: Bench, undisturbed: str, tmp_path:
 @contextlib.contextmanager
 def dask_without_nannies(folder: Path, num_workers: int) -> Iterator[tuple[str, list[int]]]:
     """A scheduler and worker processes by command line: its address, their process ids."""
-    import subprocess
-    import sys
-
     at = folder / "scheduler.json"
     dask = [sys.executable, "-m", "dask"]
     more = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--scheduler-file", str(at)]
@@ -391,15 +404,11 @@ def dask_without_nannies(folder: Path, num_workers: int) -> Iterator[tuple[str, 
         commands += [[*dask, "worker", "--name", str(k), *more] for k in range(num_workers)]
         processes = [subprocess.Popen(command, **options) for command in commands]
         try:
-            import json
-
             give_up = time.monotonic() + 60
             while not at.exists() or not at.read_text().strip():
                 assert time.monotonic() < give_up
                 time.sleep(0.05)
             address = json.loads(at.read_text())["address"]
-            from distributed import Client
-
             with Client(address) as client:
                 client.wait_for_workers(num_workers, timeout=60)
             yield address, [process.pid for process in processes[1:]]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -294,9 +295,14 @@ def test_gaps_are_imputed_counted_or_dropped(tmp_path: Path, name: str) -> None:
     kept = np.concatenate([rows_of(tmp_path / "ds", manifest, s)["row"] for s in SPLITS])
     assert np.array_equal(np.sort(kept), [i for i in range(200) if i % 10 > 1])
     assert [manifest.rows(s) for s in SPLITS] == [128, 16, 16]  # type: ignore[arg-type]
-    for key in ("missing", "infinite"):
-        with pytest.raises(DataError, match=rf"{key} values: a \(20\); data.{key} is refuse"):
+    told = {key: f"{key} values: a (20); data.{key} is refuse" for key in ("missing", "infinite")}
+    for key, words in told.items():
+        with pytest.raises(DataError, match=re.escape(words)) as caught:
             made(tmp_path, data(source=name, **{key: "refuse"}))
+        assert "data.missing" not in str(caught.value) or "data.infinite" not in str(caught.value)
+    with pytest.raises(DataError) as caught:
+        made(tmp_path, data(source=name, missing="refuse", infinite="refuse"))
+    assert all(words in str(caught.value) for words in told.values())
 
 
 @pytest.mark.parametrize(
@@ -321,7 +327,10 @@ def test_constant_features_are_kept_and_told(tmp_path: Path) -> None:
     pq.write_table(rows, tmp_path / "t.parquet")
     manifest = made(tmp_path, data())
     assert manifest.constant == ("a", "key")
-    assert "a, key" in manifest.warnings[0]
+    constant, rare = manifest.warnings
+    assert constant.startswith("Constant in every training row, so of no use: a. ")
+    assert rare.startswith("No value is in data.rare_below (10) rows or more, ")
+    assert "of no use: key. Lower data.rare_below, or list it in data.exclude." in rare
 
 
 # ---- what is wrong: one sentence, nothing left ----------------------------------------------
@@ -333,6 +342,7 @@ def test_constant_features_are_kept_and_told(tmp_path: Path) -> None:
         ({"y": [1] * 60}, "binary", r"one class alone \(1: 60 rows\)"),
         ({"y": [0, 1, 2] * 20}, "binary", r"has 3 classes \(0: 20, 1: 20, 2: 20 rows\)"),
         ({"y": ["x"] * 60}, "multiclass", "one class alone"),
+        ({"y": [2.5] * 60}, "regression", "Label y is 2.5 in every row: there is nothing to learn"),
         (
             {"y": list(range(60)), "a": [None] * 60},
             "regression",

@@ -43,10 +43,10 @@ def test_listed_features_keep_their_order() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"label": "yy"}, r"data\.label names column yy.*Did you mean y\?"),
-        ({"features": ["mas"]}, r"data\.features names column mas.*Did you mean mass\?"),
+        ({"label": "yy"}, r"data\.label names column yy.*Did you mean 'y'\?"),
+        ({"features": ["mas"]}, r"data\.features names column mas.*Did you mean 'mass'\?"),
         ({"exclude": ["qqqq"]}, "The columns are: id, mass"),
-        ({"split": {"column": "prt"}}, "Did you mean part"),
+        ({"split": {"column": "prt"}}, "Did you mean 'part'"),
         ({"features": ["mass", "y"]}, "lists the label y"),
         ({"exclude": []}, r"when is of type timestamp\[s\].*data\.exclude"),
         ({"features": ["nested"]}, "nested is of type list"),
