@@ -123,9 +123,12 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
         read_losses(state, around)
         check_weights(state, around)
         rows_per_s = (around.rows - epoch_from) / max(clock() - epoch_began, 1e-9)
+        around.pulse.resting = True  # no step is done for as long as this takes
         net.eval()
         metrics = around.validate()
         net.train()
+        around.pulse.at = clock()
+        around.pulse.resting = False
         mark(state, around)
         end_epoch(state, spec, metrics, rows_per_s)
         state.seconds = clock() - began

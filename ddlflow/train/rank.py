@@ -59,9 +59,8 @@ def main() -> int:
 def _run(payload: dict[str, Any], rank: int, world: int, emit: Emit, stop: threading.Event) -> None:
     from ddlflow.train.pulse import Pulse
 
-    pulse = Pulse(
-        emit, payload.get("silence_s", 0.0)
-    ).start()  # before the imports that take seconds
+    # Before the imports, which take seconds.
+    pulse = Pulse(emit, payload.get("silence_s", 0.0)).start()
     import torch
 
     from ddlflow.train.job import Job
@@ -86,6 +85,9 @@ def _run(payload: dict[str, Any], rank: int, world: int, emit: Emit, stop: threa
     except Stopped:
         emit({"event": "stopped"})
         return
+    except Exception:
+        pulse.tell()  # the exact step, before the error is told of
+        raise
     emit({"event": "result", "value": result})
 
 

@@ -110,6 +110,7 @@ def run(
     try:
         train(state, spec, around)
     finally:
+        around.pulse.resting = True  # the last checkpoint and the model are written
         if writer is not None:
             writer.close()
     return save_model(job, manifest, rows, state) if rank == 0 else {}
