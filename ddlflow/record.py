@@ -79,7 +79,8 @@ class Record:
             return  # the whole trail is logged at the end
         if event["event"] == "attempt":
             ranks = f"{event['world']} ranks" if event["world"] > 1 else "1 rank"
-            self.run.log_tags({f"ddlflow.attempt.{event['number']}": ranks})
+            ended = f", ended: {event['ended_by']}" if "ended_by" in event else ""
+            self.run.log_tags({f"ddlflow.attempt.{event['number']}": ranks + ended})
             return
         values = {k: v for k, v in event.items() if isinstance(v, int | float) and _is_metric(k)}
         self.run.log_metrics(values, step=int(event["epoch"]))

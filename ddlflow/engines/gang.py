@@ -176,12 +176,11 @@ class _Gang:
         if not self.job.silence_s or self.asked:
             return
         now = time.monotonic()
+        started = any(member.step for member in self.members)
+        limit_s = self.job.silence_s if started else max(self.job.silence_s, _START_SILENCE_S)
         for member in self.members:
             silent_s = now - member.beaten
             gone = member.ended or member.failed or member.stopped or member.results
-            limit_s = (
-                self.job.silence_s if member.step else max(self.job.silence_s, _START_SILENCE_S)
-            )
             if member.beaten and not gone and silent_s > limit_s:
                 self.blame(member, "Hung", f"no sign of life for {silent_s:.0f} s")
 

@@ -324,7 +324,6 @@ def test_user_code_that_raises_always_is_given_up_at_the_second_time(
     assert first.partition("ended: ")[2] == second.partition("ended: ")[2]
 
 
-@pytest.mark.xfail(strict=True, reason="the loop does not set pulse.resting while it validates")
 def test_a_long_validation_is_no_hang(bench: Bench, mark: Callable[[str], Path]) -> None:
     mark("slow-validation")
     changes = ["train.epochs=2", "model.pause_s=0"]
