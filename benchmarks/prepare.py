@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-FORMATS = ("parquet float32", "parquet float64", "csv")
+FORMATS = ("parquet float32", "parquet float32 snappy", "parquet float64 snappy", "csv")
 
 
 def float32(table: pa.Table) -> pa.Table:
@@ -83,6 +83,8 @@ def source_of(kind: str, rows: int) -> Path:
             table = pq.read_table(file)
             if kind == "csv":
                 pa_csv.write_csv(table, folder / f"{file.stem}.csv")
+            elif kind == "parquet float32 snappy":  # pyarrow's defaults
+                pq.write_table(table, folder / file.name)
             else:
                 wide = pa.schema([pa.field(name, pa.float64()) for name in table.column_names])
                 pq.write_table(table.cast(wide), folder / file.name)
