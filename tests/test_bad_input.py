@@ -448,7 +448,10 @@ def test_a_whole_command_that_meets_bad_rows(write: Write) -> None:
         "Correct data.label or data.source."
     ]
     others = [line for line in done.stderr.splitlines() if line not in said]
-    assert others == ["engine: local, 1 x 1 threads on this machine"]
+    assert others == [
+        "prefect: starts a server for this run (PREFECT_API_URL names one that runs already)",
+        "engine: local, 1 x 1 threads on this machine",
+    ]
     assert tree() == before
 
 
