@@ -43,7 +43,7 @@ def bare_file(task: tuple[Path, Path, Path]) -> int:
             torch.sigmoid(
                 net((x - state["standardise.mean"]) * state["standardise.scale"]).squeeze(1)
             )
-            for x in torch.from_numpy(features).split(16_384)
+            for x in torch.from_numpy(features).split(2_048)
         ]
     probability = torch.cat(found).numpy()
     columns = {"prediction": (probability >= 0.5).astype(np.float64), "probability": probability}

@@ -16,8 +16,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-# Measured with 28 float32 a row on 2 cores: blocks of 2,048 rows are copied at memory speed, and a
-# window of 524,288 rows (59 MB) shuffles at 60 M rows/s and mixes 256 places of the data.
+# Measured with 28 float32 a row on one core: copying blocks of 2,048 rows takes 1.03 of the time of
+# one copy, and a window of 524,288 rows (59 MB) is gathered at 36 M rows/s. It mixes 256 places of
+# the data.
 BLOCK_ROWS = 2_048
 WINDOW_ROWS = 524_288
 

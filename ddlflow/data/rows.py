@@ -53,7 +53,7 @@ class Rows:
         self._standardisation = standardisation
         if standardisation is not None:
             # Tiled to a block's length: an operation on flat arrays of one length runs at memory
-            # speed, one that broadcasts 28 columns runs at a third of it (measured).
+            # speed, one that broadcasts 28 columns runs at half of it (measured).
             self._mean = np.tile(standardisation.mean, order.BLOCK_ROWS)
             self._scale = np.tile(standardisation.scale, order.BLOCK_ROWS)
 

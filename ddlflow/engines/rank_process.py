@@ -50,7 +50,6 @@ class RankProcess:
 
     def __init__(self, job: GangJob, rank: int, world: int, host: str) -> None:
         self._job = job
-        self._rank = rank
         self._host = host
         self._log = log_path(job, rank)
         self._log_start = 0

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-# A step's work is 6 floating-point operations a parameter and row (2 forward, 4 backward). One core
-# did 30 to 40 GFLOP/s of it and a gradient sum over ranks cost 0.3 to 0.6 ms (2 cores, gloo on
-# loopback), so a share below 100 MFLOP is paid for by the sum: see benchmarks/README.md.
+# A step's work is 6 floating-point operations a parameter and row (2 forward, 4 backward). Measured
+# on 2 cores with gloo on loopback: two ranks were 0.73 as fast as one at 101 MFLOP a step and 1.33
+# as fast at 252, so a rank is worth it from about 100 MFLOP of its own on (benchmarks/ranks.py).
 FLOP_A_PARAMETER_AND_ROW = 6
 SHARE_FLOP = 100e6
 
