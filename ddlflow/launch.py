@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,25 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def setup(session: Session, folder: Path, rows: int, num_parameters: int) -> tuple[int, int, int]:
-    """Decides world, virtual ranks and threads of a training.
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How a training is spread.
+
+    Attributes:
+        world: ranks of the first attempt.
+        most: ranks that a later attempt may have, where workers were added meanwhile.
+        virtual_ranks: slices of a global batch, kept from the training's first start on.
+        threads: of a rank, kept likewise.
+    """
+
+    world: int
+    most: int
+    virtual_ranks: int
+    threads: int
+
+
+def setup(session: Session, folder: Path, rows: int, num_parameters: int) -> Setup:
+    """Decides how a training is spread.
 
     Args:
         session: whose site and pipeline say what is wanted.
@@ -42,34 +59,36 @@ def setup(session: Session, folder: Path, rows: int, num_parameters: int) -> tup
     """
     found = session.resources
     spec = session.plan.pipeline.train
-    world, why = found.world, found.why
+    batch_rows = min(spec.batch_rows, rows)
+    world, why, most = found.world, found.why, found.world
     if world is None:
-        choice = fitting_world(
-            cores=session.engine.slots,
-            num_parameters=num_parameters,
-            batch_rows=min(spec.batch_rows, rows),
-        )
+        size = {"num_parameters": num_parameters, "batch_rows": batch_rows}
+        choice = fitting_world(cores=session.engine.slots, **size)
         world, why = choice.world, choice.why
+        most = fitting_world(cores=batch_rows, **size).world
     kept = folder / "setup.json"
-    if kept.exists():
-        setup = json.loads(kept.read_text())
-    else:
-        virtual_ranks = spec.virtual_ranks if spec.virtual_ranks != "auto" else world
-        most = min(spec.batch_rows, rows)
-        setup = {"virtual_ranks": min(virtual_ranks, most), "threads": found.threads}
-        write_json(kept, setup)
-    virtual_ranks, threads = setup["virtual_ranks"], setup["threads"]
+    if not kept.exists():
+        virtual_ranks = spec.virtual_ranks
+        if virtual_ranks == "auto":
+            # In elastic mode a slice is what is in memory at once: more slices, smaller pieces.
+            micro = spec.micro_batch_rows if spec.determinism == "elastic" else None
+            virtual_ranks = max(world, -(-batch_rows // micro) if micro else 1)
+        write_json(
+            kept, {"virtual_ranks": min(virtual_ranks, batch_rows), "threads": found.threads}
+        )
+    known = json.loads(kept.read_text())
+    virtual_ranks, threads = known["virtual_ranks"], known["threads"]
     world = min(world, virtual_ranks, session.engine.slots)
-    words = [
-        plural(world, "rank"),
-        plural(threads, "thread"),
-        plural(virtual_ranks, "virtual rank"),
-    ]
+    words = [plural(world, "rank"), plural(threads, "thread")]
+    if spec.determinism == "elastic":
+        words.append(plural(virtual_ranks, "virtual rank"))
+    else:
+        words.append(f"determinism: {spec.determinism}")
     session.screen.say(f"train: {words[0]} x {words[1]}, {words[2]} ({why})")
-    return world, virtual_ranks, threads
+    return Setup(world, min(most or world, virtual_ranks), virtual_ranks, threads)
 
 
-def launch(session: Session, job: Job, world: int, rows: int, tell: Tell) -> dict[str, Any]:
+def launch(session: Session, job: Job, spread: Setup, rows: int, tell: Tell) -> dict[str, Any]:
     """Runs a training to its end, over as many attempts as it takes and may have.
 
     When a rank dies, hangs or raises, the next attempt goes on from the last checkpoint with the
@@ -78,7 +97,7 @@ def launch(session: Session, job: Job, world: int, rows: int, tell: Tell) -> dic
     Args:
         session: with the engine.
         job: what to train.
-        world: how many ranks are wanted.
+        spread: how many ranks are wanted.
         rows: of one epoch, for the progress bar.
         tell: gets each epoch's row of history, and an "attempt" event as each begins, and again,
             with ``ended_by``, when it ended before the training did.
@@ -97,7 +116,7 @@ def launch(session: Session, job: Job, world: int, rows: int, tell: Tell) -> dic
     before: Failure | None = None
     with session.screen.bar("train", rows * job.train_spec.epochs, "rows") as show:
         while True:
-            ranks = world if not attempts else _ranks_left(session, world)
+            ranks = _ranks_left(session, spread) if attempts else spread.world
             attempt: dict[str, Any] = {"number": len(attempts) + 1, "world": ranks, "from_step": 0}
             attempts.append(attempt)
             tell({"event": "attempt", **attempt})
@@ -120,6 +139,8 @@ def _attempt(
 ) -> GangResult:
     """One gang's life; a cluster that loses a worker as it starts is a failure as any other."""
     named = replace(job, attempt=f"{time.time_ns():020d}")  # names sort as times do
+    if job.train_spec.determinism != "elastic":
+        named = replace(named, virtual_ranks=attempt["world"])
     gang_job = _gang_job(named, session.plan.site.engine)
     on_event = _listener(session, attempt, tell, show)
     try:
@@ -173,15 +194,17 @@ def _listener(
     return on_event
 
 
-def _ranks_left(session: Session, world: int) -> int:
+def _ranks_left(session: Session, spread: Setup) -> int:
     """Ranks of the next attempt: of the workers that are there, or come back in a moment.
+
+    Workers that were added meanwhile are used too.
 
     Raises:
         EngineError: fewer than ``engine.min_workers`` came in ``engine.start_timeout_s``.
     """
     site, engine = session.plan.site.engine, session.engine
     began = time.monotonic()
-    while (found := min(world, engine.available())) < world:
+    while (found := min(spread.most, engine.available())) < spread.world:
         waited_s = time.monotonic() - began
         if waited_s >= COME_BACK_S and found >= site.min_workers:
             break

@@ -7,44 +7,28 @@ looked at.
 
 import json
 import os
-import platform
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-import ddlflow
 from ddlflow import stages
+from ddlflow.differences import Difference, data, surroundings
 from ddlflow.errors import SpecError
-from ddlflow.record import flat, machine, versions
 from ddlflow.report.screen import Screen
 from ddlflow.session import Session, Stage
-from ddlflow.spec.load import Plan, load, load_site
+from ddlflow.spec.load import load, load_site
 from ddlflow.spec.site import Site
 from ddlflow.tracking.pending import send_pending
 from ddlflow.tracking.read import Reader, Recorded
 from ddlflow.tracking.run import open_run
 
 CAUSES = (("setting", "threads", "data"), ("version", "machine"))  # the likelier first
-SHOWN = 3  # ranges that a sentence names
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Something that is not as it was.
-
-    Attributes:
-        what: data, setting, version, threads or machine.
-        text: a sentence: what it was and what it is.
-    """
-
-    what: str
-    text: str
 
 
 @dataclass(slots=True)
@@ -111,10 +95,11 @@ def reproduce(
     recorded = reader.run(run_id)
     with tempfile.TemporaryDirectory(prefix="ddlflow-reproduce-") as folder:
         place = Path(folder)
-        trail = _trail_of(reader, recorded, place)
-        plan = _plan(reader, recorded, place, on=on, changes=changes, workers=workers)
+        trained = _trained(reader, recorded, place)
+        fixed = _fixed(reader, recorded, trained, place, workers)
+        plan = load(str(place / "pipeline" / "pipeline.yaml"), on, [*fixed, *changes])
         with Session(plan, Screen()) as session:
-            return _again(session, reader, recorded, trail, place)
+            return _again(session, reader, recorded, trained["trail"], place)
 
 
 def _again(
@@ -123,9 +108,9 @@ def _again(
     """Says what differs, trains under a child run, and compares."""
     plan, screen = session.plan, session.screen
     verdict = Verdict(recorded.run_id, "")
-    verdict.differences += _surroundings(session, reader, recorded, place)
+    verdict.differences += surroundings(session, reader, recorded, place)
     prepared = stages.prepare(session)
-    verdict.differences += _data(session, reader, recorded, prepared, place)
+    verdict.differences += data(session, reader, recorded, prepared, place)
     for difference in verdict.differences:
         screen.say(f"differs: {difference.text}")
     if not verdict.differences:
@@ -151,7 +136,8 @@ def _again(
     return verdict
 
 
-def _trail_of(reader: Reader, recorded: Recorded, place: Path) -> list[dict[str, Any]]:
+def _trained(reader: Reader, recorded: Recorded, place: Path) -> dict[str, Any]:
+    """What the run's training said at its end, with its digest trail."""
     missing = {"model_digest", "virtual_ranks", "threads", "device"} - set(recorded.tags)
     if recorded.status != "FINISHED" or missing:
         raise SpecError(
@@ -159,19 +145,21 @@ def _trail_of(reader: Reader, recorded: Recorded, place: Path) -> list[dict[str,
             "nothing to compare with. Give a run that `ddlflow run` finished."
         )
     trained: dict[str, Any] = reader.json(recorded.run_id, "training/train.json", place)
-    return list(trained["trail"])
+    return trained
 
 
-def _plan(
+def _fixed(
     reader: Reader,
     recorded: Recorded,
+    trained: dict[str, Any],
     place: Path,
-    *,
-    on: str,
-    changes: Sequence[str],
     workers: int | None,
-) -> Plan:
-    """The recorded pipeline with its code, on a site of today."""
+) -> list[str]:
+    """Fetches the recorded pipeline and its code; what has to be set for the same bits.
+
+    Raises:
+        SpecError: the training cannot be repeated, or not with so many workers.
+    """
     own = place / "pipeline"
     own.mkdir()
     reader.files(recorded.run_id, "pipeline.yaml", own)
@@ -181,95 +169,44 @@ def _plan(
             target = own / path.relative_to(code)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
-    fixed = [
-        f"train.virtual_ranks={recorded.tags['virtual_ranks']}",
-        f"engine.threads={recorded.tags['threads']}",
-        f"device={recorded.tags['device']}",
-    ]
+    written = yaml.safe_load((own / "pipeline.yaml").read_text())
+    determinism = written["train"].get("determinism", "elastic")
+    _check_repeatable(recorded, determinism, trained, workers)
+    fixed = [f"engine.threads={recorded.tags['threads']}", f"device={recorded.tags['device']}"]
+    if determinism == "elastic":
+        fixed.append(f"train.virtual_ranks={recorded.tags['virtual_ranks']}")
+        fixed.append("train.micro_batch_rows=null")  # the virtual ranks were made from it
+    else:
+        workers = int(recorded.tags["world"])
     if workers is not None:
         fixed.append(f"engine.workers={workers}")
-    return load(str(own / "pipeline.yaml"), on, [*fixed, *changes])
+    return fixed
 
 
-def _surroundings(
-    session: Session, reader: Reader, recorded: Recorded, place: Path
-) -> list[Difference]:
-    """What differs in settings, threads, versions and the machine."""
-    tags = recorded.tags
-    found = [
-        Difference("setting", f"{name} was {was}, now {is_}")
-        for name, was, is_ in _settings(session.plan, recorded, place)
-    ]
-    threads = str(session.resources.threads)
-    if threads != tags["threads"]:
-        text = f"threads of a rank were {tags['threads']}, now {threads}"
-        found.append(Difference("threads", text))
-    before: Mapping[str, str] = reader.json(recorded.run_id, "versions.json", place)
-    before = {"ddlflow": tags.get("version", ""), "Python": tags.get("python", ""), **before}
-    now = {"ddlflow": ddlflow.__version__, "Python": platform.python_version(), **versions()}
-    found += [
-        Difference("version", f"{name} was {was or 'not there'}, now {is_ or 'not there'}")
-        for name in sorted({*before, *now})
-        if (was := before.get(name, "")) != (is_ := now.get(name, ""))
-    ]
-    if tags.get("machine") != machine():
-        text = f"the processor was {tags.get('machine', 'not recorded')}, now {machine()}"
-        found.append(Difference("machine", text))
-    return found
-
-
-def _settings(plan: Plan, recorded: Recorded, place: Path) -> list[tuple[str, Any, Any]]:
-    """(name, then, now) of what the pipeline of today does not have as the recorded one."""
-    before = flat(yaml.safe_load((place / "pipeline" / "pipeline.yaml").read_text()))
-    now = flat(plan.pipeline.model_dump(mode="json", by_alias=True))
-    before["train.virtual_ranks"] = int(recorded.tags["virtual_ranks"])  # it may be `auto` there
-    before["device"], now["device"] = recorded.tags["device"], plan.site.device
-    return [
-        (name, before.get(name, "not set"), now.get(name, "not set"))
-        for name in dict.fromkeys([*before, *now])
-        if before.get(name) != now.get(name)
-    ]
-
-
-def _data(
-    session: Session, reader: Reader, recorded: Recorded, prepared: Stage, place: Path
-) -> list[Difference]:
-    """Whether the source still gives the same shards, and where it does not."""
-    if recorded.tags.get("data_digest") == prepared.value["digest"]:
-        return []
-    before = reader.json(recorded.run_id, "data/manifest.json", place)["shards"]
-    now = json.loads((Path(prepared.folder) / "manifest.json").read_text())["shards"]
-    old = {shard["path"]: shard["sha256"] for shard in before}
-    new = {shard["path"]: shard["sha256"] for shard in now}
-    changed = sorted(path for path in {*old, *new} if old.get(path) != new.get(path))
-    # shards/train/00003-00000.arrow: the first piece of what range 3 gives to the training rows.
-    files = _files(session, prepared.value["location"])
-    found = [(int(Path(p).stem.partition("-")[0]), Path(p).parent.name) for p in changed]
-    ranges = [f"{number} ({split}{files.get(number, '')})" for number, split in found]
-    shown = ", ".join(dict.fromkeys(ranges[:SHOWN]))
-    more = f" and {len(ranges) - SHOWN} more" if len(ranges) > SHOWN else ""
-    was, is_ = map(_rows, (before, now))
-    rows = "" if was == is_ else f"; rows were {was}, now {is_}"
-    text = (
-        f"the data changed: {prepared.value['location']} gives {len(changed)} of {len(new)} shards "
-        f"with other bytes, in its range {shown}{more}{rows}"
-    )
-    return [Difference("data", text)]
-
-
-def _rows(shards: list[dict[str, Any]]) -> str:
-    """The rows of each split."""
-    splits = dict.fromkeys(shard["split"] for shard in shards)
-    rows = {name: sum(s["rows"] for s in shards if s["split"] == name) for name in splits}
-    return " + ".join(f"{rows[name]:,} {name}" for name in splits)
-
-
-def _files(session: Session, location: str) -> dict[int, str]:
-    """By range of the source, its file in words."""
-    from ddlflow.data.source import open_source, ranges
-
-    found = open_source(location, session.plan.pipeline.data, session.data_root)
-    return {part.index: f", {found.files[part.file].name}" for part in ranges(found)}
+def _check_repeatable(
+    recorded: Recorded, determinism: str, trained: dict[str, Any], workers: int | None
+) -> None:
+    """Without elastic determinism the same world alone gives the same bits, or none does."""
+    run_id, worlds = recorded.run_id, trained.get("worlds", [])
+    if determinism == "off":
+        raise SpecError(
+            f"Run {run_id} was trained with train.determinism: off; its bits cannot come again. "
+            "Train with elastic or world to be able to reproduce."
+        )
+    if determinism == "elastic":
+        return
+    if len(worlds) > 1:
+        raise SpecError(
+            f"Run {run_id} was trained with train.determinism: world, and its attempts had "
+            f"{' and '.join(map(str, worlds))} ranks: its bits cannot come again. Train with "
+            "elastic to be able to reproduce."
+        )
+    world = int(recorded.tags["world"])
+    if workers not in {None, world}:
+        raise SpecError(
+            f"Run {run_id} was trained with train.determinism: world on {world} rank(s); {workers} "
+            "give other bits. Leave --workers out."
+        )
 
 
 def _train(

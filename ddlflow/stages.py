@@ -142,15 +142,15 @@ def train(
             code=str(shipped) if shipped else None,
             silence_s=plan.site.engine.silence_s,
         )
-        world, virtual_ranks, threads = setup(session, folder, rows["train"], num_parameters(job))
-        job = replace(job, virtual_ranks=virtual_ranks, threads=threads)
-        result = launch(session, job, world, rows["train"], tell)
+        spread = setup(session, folder, rows["train"], num_parameters(job))
+        job = replace(job, virtual_ranks=spread.virtual_ranks, threads=spread.threads)
+        result = launch(session, job, spread, rows["train"], tell)
         trained = {key: result[key] for key in result if key != "trail"}
         return trained | {
             "model": str(job.model_folder),
-            "world": world,
-            "virtual_ranks": virtual_ranks,
-            "threads": threads,
+            "world": spread.world,
+            "virtual_ranks": spread.virtual_ranks,
+            "threads": spread.threads,
             "device": device,
         }
 

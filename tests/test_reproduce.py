@@ -102,9 +102,7 @@ def lay_out(folder: Path) -> None:
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
     }
     (folder / "conf" / "local.yaml").write_text(yaml.safe_dump(site))
-    (folder / "pipelines" / "small").mkdir(parents=True)
-    (folder / "pipelines" / "small" / "pipeline.yaml").write_text(yaml.safe_dump(PIPELINE))
-    (folder / "pipelines" / "small" / "net.py").write_text(NET)
+    lay_out_pipeline(folder)
     (folder / "data" / "t").mkdir(parents=True)
     rng = np.random.default_rng(5)
     for number in range(3):
@@ -112,6 +110,12 @@ def lay_out(folder: Path) -> None:
         y = (a - b + 0.5 * rng.standard_normal(ROWS // 3) > 0).astype(int)
         table = pa.table({"a": a, "b": b, "y": y})
         pq.write_table(table, folder / "data" / "t" / f"{number}.parquet", row_group_size=250)
+
+
+def lay_out_pipeline(folder: Path) -> None:
+    (folder / "pipelines" / "small").mkdir(parents=True)
+    (folder / "pipelines" / "small" / "pipeline.yaml").write_text(yaml.safe_dump(PIPELINE))
+    (folder / "pipelines" / "small" / "net.py").write_text(NET)
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +267,44 @@ def test_what_cannot_be_reproduced_is_one_line(
         assert {path for path in project.folder.rglob("*") if path.is_dir()} == seen
     finally:
         away.rename(source)
+
+
+@pytest.fixture(scope="module")
+def changed(first: tuple[Path, str]) -> dict[str, str]:
+    """Runs of the same project with other determinism; only their records are left."""
+    folder, _ = first
+    lay_out_pipeline(folder)
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in ("world", "off", "micro"):
+            what = "micro_batch_rows=30" if name == "micro" else f"determinism={name}"
+            changes = ["train.virtual_ranks=auto", f"train.{what}"]
+            with Session(load("small", "local", changes), Screen()) as session:
+                prepared = stages.prepare(session)
+                with recorded(session, prepared) as record:
+                    record.trained(stages.train(session, prepared, record.tell))
+            found[name] = record.run_id
+    shutil.rmtree(folder / ".ddlflow")
+    shutil.rmtree(folder / "pipelines")
+    return found
+
+
+def test_without_elastic_only_the_same_world(project: Project, changed: dict[str, str]) -> None:
+    status, verdict = project.reproduce(changed["world"])
+    assert (status, verdict["differences"]) == (0, [])
+    for name, more, word in (
+        ("world", ["--workers", "1"], "train.determinism: world on 2 rank(s); 1 give other bits."),
+        ("off", [], "trained with train.determinism: off; its bits cannot come again."),
+    ):
+        status, _, err = project.ddlflow("reproduce", changed[name], *more)
+        assert status == 2
+        assert word in err
+
+
+def test_micro_batches_on_another_world(project: Project, changed: dict[str, str]) -> None:
+    status, verdict = project.reproduce(changed["micro"], *ONE)
+    assert (status, verdict["differences"]) == (0, [])
 
 
 def test_after_a_whole_run_of_the_command(

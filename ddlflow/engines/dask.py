@@ -34,14 +34,17 @@ class DaskEngine:
         label: str,
         dashboard: str,
         slots: int,
+        may_grow: bool = False,
         patience_s: float,
         on_close: Callable[[], None],
     ) -> None:
         """Take over a connected client; it is closed with the engine, before ``on_close``.
 
-        A gang may have ``slots`` workers; ones that were lost have ``patience_s`` to come back.
+        A gang may have ``slots`` workers, or with ``may_grow`` all that are there; ones that were
+        lost have ``patience_s`` to come back.
         """
         self.slots = slots
+        self._may_grow = may_grow
         self._client = client
         self._cluster = Cluster(client, label)
         self._dashboard = dashboard
@@ -151,12 +154,13 @@ class DaskEngine:
             if time.monotonic() >= give_up:
                 break
             time.sleep(0.1)
-        if world <= min(self.slots, len(present)):
+        usable = len(present) if self._may_grow else min(self.slots, len(present))
+        if world <= usable:
             return present[:world]
         raise EngineError(
             f"{world} ranks were asked for at once, one a worker, but {self._cluster.label} has "
             f"{len(present)} workers ({', '.join(present) or 'none'}) of which ddlflow may use "
-            f"{min(self.slots, len(present))}. Set engine.workers to {world} in the site file (at "
+            f"{usable}. Set engine.workers to {world} in the site file (at "
             "an address: start more workers), or ask for fewer ranks."
         )
 

@@ -155,6 +155,7 @@ def connect_dask(address: str, wanted: int | None, threads: int, timeout_s: floa
         label=f"dask at {address}, {slots} of {num_workers} workers x {threads} threads",
         dashboard=client.dashboard_link,
         slots=slots,
+        may_grow=wanted is None,
         patience_s=timeout_s,
         on_close=show_log,
     )

@@ -255,7 +255,12 @@ class Train(Section):
     objective: ObjectiveName | UserObjective
     epochs: PositiveInt = 10
     batch_rows: PositiveInt = 1024  # the global batch: rows in one step over all ranks
-    virtual_ranks: Literal["auto"] | PositiveInt = "auto"
+    # elastic: the same bits for any world. world: torch's DistributedDataParallel, the same bits
+    # for the same world. off: besides, the fastest kernels; no two runs need be alike.
+    determinism: Literal["elastic", "world", "off"] = "elastic"
+    virtual_ranks: Literal["auto"] | PositiveInt = "auto"  # elastic: slices of a global batch
+    micro_batch_rows: PositiveInt | None = None  # rows in memory at once; gradients add up
+    precision: Literal["float32", "bf16"] = "float32"  # bf16: forward and backward autocast to it
     optimizer: AnyOptimizer = Adam(use="adam")
     schedule: Schedule = Schedule()
     penalty: Penalty = Penalty()
@@ -273,6 +278,31 @@ class Train(Section):
                 f'a loss of your own says how labels are read: {{use: "{value}", like: binary}}'
             )
         return value
+
+    @field_validator("determinism", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """YAML takes a bare ``off`` for false."""
+        return "off" if value is False else value
+
+    @model_validator(mode="after")
+    def _slices_are_one_story(self) -> "Train":
+        if self.virtual_ranks == "auto":
+            return self
+        if self.determinism != "elastic":
+            raise ValueError(
+                f"virtual_ranks {self.virtual_ranks} is for determinism: elastic; with "
+                f"{self.determinism} a rank has one slice. Remove one of them"
+            )
+        slice_rows = -(-self.batch_rows // self.virtual_ranks)
+        if self.micro_batch_rows is not None and slice_rows > self.micro_batch_rows:
+            least = -(-self.batch_rows // self.micro_batch_rows)
+            raise ValueError(
+                f"{self.virtual_ranks} virtual_ranks cut a batch into slices of {slice_rows} rows, "
+                f"more than micro_batch_rows {self.micro_batch_rows}. Set virtual_ranks to {least} "
+                "or more, or remove one of them"
+            )
+        return self
 
 
 # ---- the rest ------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from ddlflow.data.rows import Rows
 from ddlflow.models.standardise import Predictor, Standardise
 from ddlflow.train.digests import digest
 from ddlflow.train.job import Job
+from ddlflow.train.ledger import worlds
 from ddlflow.train.state import State
 
 FORMAT = 1
@@ -59,6 +60,7 @@ def save_model(job: Job, manifest: Manifest, rows: Rows, state: State) -> dict[s
         "metrics": {k.removeprefix("val_"): v for k, v in row.items() if k.startswith("val_")},
         "history": state.history,
         "trail": state.trail,
+        "worlds": worlds(job.ledgers),
     }
     described = {
         "format": FORMAT,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ddlflow.train.objectives import Objective
+from ddlflow.train.precision import LossOf
 from ddlflow.train.reduction import Reduction, Vector
 
 Slice = tuple[torch.Tensor, ...]
@@ -21,17 +21,16 @@ class Gradients:
 
     Args:
         net: the model.
-        objective: with the loss as a sum over rows.
+        loss_of: its loss as a sum over rows.
         reduction: over all virtual ranks.
         first: this rank's first virtual rank.
         seed: of the random numbers of dropout and the like.
     """
 
     def __init__(
-        self, net: nn.Module, objective: Objective, reduction: Reduction, *, first: int, seed: int
+        self, net: nn.Module, loss_of: LossOf, reduction: Reduction, *, first: int, seed: int
     ) -> None:
-        self._net = net
-        self._loss_sum = objective.loss_sum
+        self._loss_of = loss_of
         self._reduce = reduction
         self._first = first
         self._seed = seed
@@ -65,7 +64,7 @@ class Gradients:
             for parameter in self._parameters:
                 parameter.grad = None
             seed_random(self._device, self._seed, step, virtual_rank)
-            loss = self._loss_sum(self._net(*inputs), labels)
+            loss = self._loss_of(inputs, labels)
             loss.backward(share)  # type: ignore[no-untyped-call]
             grads = [
                 p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters

@@ -22,7 +22,8 @@ class Job:
         train: the pipeline's ``train`` section.
         data: the pipeline's ``data`` section: the model keeps it, to read further sources alike.
         labels: how labels are read.
-        virtual_ranks: slices of a global batch; at least the world.
+        virtual_ranks: slices of a global batch; at least the world, and with any determinism but
+            elastic the world itself.
         threads: of each rank.
         device: where to compute.
         code: the folder of the user's modules, or None.

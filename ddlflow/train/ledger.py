@@ -81,6 +81,11 @@ class Entry:
     records: npt.NDArray[np.void]
 
 
+def worlds(folder: Path) -> list[int]:
+    """How many ranks the attempts had whose ledgers lie in a folder; each number once."""
+    return sorted({int(path.stem.rsplit("-", 1)[1]) for path in folder.glob("*.ledger")})
+
+
 def read(folder: Path) -> Iterator[Entry]:
     """All ledgers of a folder, by attempt and rank.
 

@@ -18,6 +18,7 @@ from ddlflow.train.ledger import Ledger
 from ddlflow.train.metrics import BETTER
 from ddlflow.train.penalty import add_penalty_gradient, penalised, stop_at_zero
 from ddlflow.train.pulse import Pulse
+from ddlflow.train.replicas import Replicas
 from ddlflow.train.schedules import factor, is_constant
 from ddlflow.train.state import State, copied
 
@@ -39,7 +40,7 @@ class Surroundings:
     """What the loop is given beside its state; each is a plain callable or value."""
 
     batches: Batches
-    gradients: Gradients
+    gradients: Gradients | Replicas
     validate: Callable[[], dict[str, float]]  # the metrics of the validation split, or {}
     emit: Callable[[dict[str, Any]], None]  # an event, at most twice a second
     must_stop: Callable[[], bool]

@@ -71,7 +71,11 @@ def _run(payload: dict[str, Any], rank: int, world: int, emit: Emit, stop: threa
     if job.code is not None:
         sys.path.insert(0, job.code)
     torch.set_num_threads(job.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    fast = job.train_spec.determinism == "off"
+    torch.use_deterministic_algorithms(not fast, warn_only=True)
+    torch.backends.cudnn.benchmark = fast
+    if fast:
+        torch.set_float32_matmul_precision("high")  # TF32 on a GPU
     # Else every torch.empty would be filled with NaN, a pass over memory for nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     device = torch.device("cpu")

@@ -17,7 +17,7 @@ from ddlflow.models import build
 from ddlflow.models.standardise import Standardise
 from ddlflow.spec.code import resolve
 from ddlflow.spec.pipeline import UserCode
-from ddlflow.train import checkpoint
+from ddlflow.train import checkpoint, precision
 from ddlflow.train.bad_batch import name_rows
 from ddlflow.train.export import save_model
 from ddlflow.train.gradients import Gradients, seed_random
@@ -26,17 +26,21 @@ from ddlflow.train.ledger import Ledger
 from ddlflow.train.loop import Surroundings, train
 from ddlflow.train.objectives import Objective, objective_for
 from ddlflow.train.optimizers import make_optimizer
+from ddlflow.train.precision import LossOf
 from ddlflow.train.pulse import Pulse
 from ddlflow.train.reduction import Reduction
+from ddlflow.train.replicas import Replicas
 from ddlflow.train.state import State
 from ddlflow.train.validation import Validation, empty_scores
+
+Group = dist.ProcessGroup | None
 
 
 def run(
     job: Job,
     rank: int,
     world: int,
-    group: dist.ProcessGroup | None,
+    group: Group,
     device: torch.device,
     *,
     emit: Callable[[dict[str, Any]], None],
@@ -76,6 +80,7 @@ def run(
         group=group,
         device=device,
     )
+    loss_of = precision.loss_of(net, objective, spec.precision, job.device)
     writer = checkpoint.Writer(job.checkpoints) if rank == 0 else None
     around = Surroundings(
         batches=Batches(
@@ -86,13 +91,7 @@ def run(
             seed=spec.seed,
             device=device,
         ),
-        gradients=Gradients(
-            net,
-            objective,
-            Reduction(rank, world, job.virtual_ranks, group),
-            first=mine.start,
-            seed=spec.seed,
-        ),
+        gradients=_gradients(job, net, loss_of, rank=rank, world=world, group=group),
         validate=validation,
         emit=emit,
         must_stop=must_stop,
@@ -116,12 +115,38 @@ def run(
     return save_model(job, manifest, rows, state) if rank == 0 else {}
 
 
+def _gradients(
+    job: Job, net: nn.Module, loss_of: LossOf, *, rank: int, world: int, group: Group
+) -> Gradients | Replicas:
+    """What computes and adds up the ranks' gradients, by the pipeline's ``determinism``."""
+    spec = job.train_spec
+    if spec.determinism == "elastic":
+        first = virtual_ranks_of(rank, world, job.virtual_ranks).start
+        reduction = Reduction(rank, world, job.virtual_ranks, group)
+        return Gradients(net, loss_of, reduction, first=first, seed=spec.seed)
+    return Replicas(
+        net,
+        loss_of,
+        rank=rank,
+        world=world,
+        group=group,
+        seed=spec.seed,
+        micro_batch_rows=spec.micro_batch_rows,
+        seeds_steps=spec.determinism == "world",
+    )
+
+
 def settings(job: Job) -> dict[str, Any]:
-    """What decides the bits of a training; a checkpoint of other settings is not gone on from."""
+    """What decides the bits of a training; a checkpoint of other settings is not gone on from.
+
+    Virtual ranks count with ``determinism: elastic`` alone; else they are the attempt's ranks, and
+    a training that lost a worker goes on with other last bits.
+    """
+    is_elastic = job.train_spec.determinism == "elastic"
     return {
         "model": job.model,
         "train": {key: v for key, v in job.train.items() if key != "checkpoint_every_s"},
-        "virtual_ranks": job.virtual_ranks,
+        "virtual_ranks": job.virtual_ranks if is_elastic else None,
         "threads": job.threads,
         "device": job.device,
     }

@@ -47,6 +47,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("data.split.test", -0.5, "is -0.5; expected a number >= 0."),
         ("train.virtual_ranks", "many", "is 'many'; expected auto or a whole number."),
         ("train.virtual_ranks", 0, "is 0; expected auto or a whole number >= 1."),
+        ("train.precision", "fp16", "is 'fp16'; expected float32 or bf16."),
         # Text, lists, choices.
         ("data.label", None, "is empty; expected text. Set data.label."),
         ("data.label", 5, "is 5; expected text. Put it in quotes if it is a name."),

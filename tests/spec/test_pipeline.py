@@ -140,3 +140,30 @@ def test_the_whole_record_is_a_valid_pipeline(data: dict[str, Any]) -> None:
     spec = pipeline(data={"source": "a", "label": "y", **data})
     values = spec.model_dump(mode="json", by_alias=True)
     assert Pipeline.model_validate(values).model_dump() == spec.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        (
+            {"determinism": "world", "virtual_ranks": 4},
+            "virtual_ranks 4 is for determinism: elastic; with world a rank has one slice. Remove",
+        ),
+        (
+            {"batch_rows": 100, "virtual_ranks": 3, "micro_batch_rows": 30},
+            "3 virtual_ranks cut a batch into slices of 34 rows, more than micro_batch_rows 30. "
+            "Set virtual_ranks to 4 or more",
+        ),
+    ],
+)
+def test_settings_that_say_two_things_of_a_slice(train: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        pipeline(train={"objective": "binary", **train})
+
+
+def test_off_is_a_word_without_quotes() -> None:
+    """YAML 1.1 reads it as false."""
+    train = yaml.safe_load("{objective: binary, determinism: off}")
+    assert pipeline(train=train).train.determinism == "off"
+    with pytest.raises(ValidationError, match="determinism"):
+        pipeline(train={"objective": "binary", "determinism": True})

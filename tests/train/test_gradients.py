@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from ddlflow.models import build
 from ddlflow.spec import pipeline
 from ddlflow.train.gradients import Gradients, seed_random
 from ddlflow.train.objectives import Objective, objective_for
+from ddlflow.train.precision import loss_of
 from ddlflow.train.reduction import Reduction
 
 SIZES = [4, 9]  # codes of the categorical columns
@@ -64,6 +65,7 @@ def computed(
     group: Any = None,
     step: int = 5,
     objective: Objective | None = None,
+    precision: Literal["float32", "bf16"] = "float32",
 ) -> torch.Tensor:
     """One rank's call; returns the loss, gradients are the net's."""
     mine = virtual_ranks_of(rank, world, virtual_ranks)
@@ -71,7 +73,7 @@ def computed(
     slices = [tuple(column[a:b] for column in rows(number)) for a, b in edges]
     gradients = Gradients(
         net.train(),
-        objective or objective_for("binary"),
+        loss_of(net, objective or objective_for("binary"), precision, "cpu"),
         Reduction(rank, world, virtual_ranks, group),
         first=mine.start,
         seed=3,
@@ -147,6 +149,26 @@ def test_the_same_bits_for_every_world(
             assert found.keys() == wanted.keys()
             for key, tensor in found.items():
                 assert torch.equal(tensor, wanted[key]), key
+
+
+@pytest.mark.parametrize("name", ["mlp", "all"])
+def test_bf16_has_the_same_bits_for_every_world(ranks: Callable[..., Any], name: str) -> None:
+    def state(rank: int, world: int, group: Any) -> dict[str, torch.Tensor]:
+        net = model(name)
+        more = {"rank": rank, "world": world, "group": group}
+        loss = computed(net, 50, 4, precision="bf16", **more)
+        return {"loss": loss, **grads(net)}
+
+    (wanted,) = ranks(1, lambda rank, _: state(rank, 1, None))
+    for world in (2, 3, 4):
+        for found in ranks(world, lambda rank, group, world=world: state(rank, world, group)):
+            for key, tensor in found.items():
+                assert tensor.dtype == torch.float32
+                assert torch.equal(tensor, wanted[key]), key
+    net = model(name)
+    loss = computed(net, 50, 4)
+    assert not torch.equal(loss, wanted["loss"])
+    torch.testing.assert_close(loss, wanted["loss"], rtol=0.02, atol=0)
 
 
 def test_a_parameter_that_no_row_reaches_has_a_gradient_of_zero() -> None:

@@ -20,6 +20,7 @@ from ddlflow.train.loop import Stopped, Surroundings, end_epoch, progress, train
 from ddlflow.train.objectives import objective_for
 from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.penalty import penalised
+from ddlflow.train.precision import loss_of
 from ddlflow.train.reduction import Reduction
 from ddlflow.train.schedules import factor
 from ddlflow.train.state import State
@@ -79,7 +80,11 @@ def around(state: State, **values: Any) -> Surroundings:
     standard = {
         "batches": InOrder(),
         "gradients": Gradients(
-            state.net, objective_for("binary"), Reduction(0, 1, 1, None), first=0, seed=0
+            state.net,
+            loss_of(state.net, objective_for("binary"), "float32", "cpu"),
+            Reduction(0, 1, 1, None),
+            first=0,
+            seed=0,
         ),
         "validate": dict,
         "emit": lambda event: None,

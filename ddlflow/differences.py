@@ -1,0 +1,114 @@
+"""What is not as it was when a recorded run was trained: settings, versions, machine, data."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import ddlflow
+from ddlflow.record import flat, machine, versions
+from ddlflow.session import Session, Stage
+from ddlflow.spec.load import Plan
+from ddlflow.tracking.read import Reader, Recorded
+
+SHOWN = 3  # ranges that a sentence names
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that is not as it was.
+
+    Attributes:
+        what: data, setting, version, threads or machine.
+        text: a sentence: what it was and what it is.
+    """
+
+    what: str
+    text: str
+
+
+def surroundings(
+    session: Session, reader: Reader, recorded: Recorded, place: Path
+) -> list[Difference]:
+    """What differs in settings, threads, versions and the machine."""
+    tags = recorded.tags
+    found = [
+        Difference("setting", f"{name} was {was}, now {is_}")
+        for name, was, is_ in _settings(session.plan, recorded, place)
+    ]
+    threads = str(session.resources.threads)
+    if threads != tags["threads"]:
+        text = f"threads of a rank were {tags['threads']}, now {threads}"
+        found.append(Difference("threads", text))
+    before: Mapping[str, str] = reader.json(recorded.run_id, "versions.json", place)
+    before = {"ddlflow": tags.get("version", ""), "Python": tags.get("python", ""), **before}
+    now = {"ddlflow": ddlflow.__version__, "Python": platform.python_version(), **versions()}
+    found += [
+        Difference("version", f"{name} was {was or 'not there'}, now {is_ or 'not there'}")
+        for name in sorted({*before, *now})
+        if (was := before.get(name, "")) != (is_ := now.get(name, ""))
+    ]
+    if tags.get("machine") != machine():
+        text = f"the processor was {tags.get('machine', 'not recorded')}, now {machine()}"
+        found.append(Difference("machine", text))
+    return found
+
+
+def _settings(plan: Plan, recorded: Recorded, place: Path) -> list[tuple[str, Any, Any]]:
+    """(name, then, now) of what the pipeline of today does not have as the recorded one."""
+    before = flat(yaml.safe_load((place / "pipeline" / "pipeline.yaml").read_text()))
+    now = flat(plan.pipeline.model_dump(mode="json", by_alias=True))
+    if plan.pipeline.train.determinism == "elastic":
+        before["train.virtual_ranks"] = int(recorded.tags["virtual_ranks"])  # it may be `auto`
+        before.pop("train.micro_batch_rows", None)
+    before["device"], now["device"] = recorded.tags["device"], plan.site.device
+    return [
+        (name, before.get(name, "not set"), now.get(name, "not set"))
+        for name in dict.fromkeys([*before, *now])
+        if before.get(name) != now.get(name)
+    ]
+
+
+def data(
+    session: Session, reader: Reader, recorded: Recorded, prepared: Stage, place: Path
+) -> list[Difference]:
+    """Whether the source still gives the same shards, and where it does not."""
+    if recorded.tags.get("data_digest") == prepared.value["digest"]:
+        return []
+    before = reader.json(recorded.run_id, "data/manifest.json", place)["shards"]
+    now = json.loads((Path(prepared.folder) / "manifest.json").read_text())["shards"]
+    old = {shard["path"]: shard["sha256"] for shard in before}
+    new = {shard["path"]: shard["sha256"] for shard in now}
+    changed = sorted(path for path in {*old, *new} if old.get(path) != new.get(path))
+    # shards/train/00003-00000.arrow: the first piece of what range 3 gives to the training rows.
+    files = _files(session, prepared.value["location"])
+    found = [(int(Path(p).stem.partition("-")[0]), Path(p).parent.name) for p in changed]
+    ranges = [f"{number} ({split}{files.get(number, '')})" for number, split in found]
+    shown = ", ".join(dict.fromkeys(ranges[:SHOWN]))
+    more = f" and {len(ranges) - SHOWN} more" if len(ranges) > SHOWN else ""
+    was, is_ = map(_rows, (before, now))
+    rows = "" if was == is_ else f"; rows were {was}, now {is_}"
+    text = (
+        f"the data changed: {prepared.value['location']} gives {len(changed)} of {len(new)} shards "
+        f"with other bytes, in its range {shown}{more}{rows}"
+    )
+    return [Difference("data", text)]
+
+
+def _rows(shards: list[dict[str, Any]]) -> str:
+    """The rows of each split."""
+    splits = dict.fromkeys(shard["split"] for shard in shards)
+    rows = {name: sum(s["rows"] for s in shards if s["split"] == name) for name in splits}
+    return " + ".join(f"{rows[name]:,} {name}" for name in splits)
+
+
+def _files(session: Session, location: str) -> dict[int, str]:
+    """By range of the source, its file in words."""
+    from ddlflow.data.source import open_source, ranges
+
+    found = open_source(location, session.plan.pipeline.data, session.data_root)
+    return {part.index: f", {found.files[part.file].name}" for part in ranges(found)}
