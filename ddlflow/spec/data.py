@@ -1,0 +1,78 @@
+"""The pipeline's data section: where the rows are, and which columns mean what."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from ddlflow.spec.section import Fraction, Section, Seed
+
+MadeName = Literal["collider", "particles"]
+
+
+class Made(Section):
+    """A source that is made (``ddlflow.data.made``) and kept under the storage."""
+
+    use: MadeName
+    rows: PositiveInt
+    seed: Seed = 1
+
+
+class Split(Section):
+    """Fractions (seeded, exactly stratified where the label is a class), or a column of names."""
+
+    validation: Fraction = 0.1
+    test: Fraction = 0.1
+    column: str | None = None  # holds train, validation or test in each row
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Split":
+        if self.column is not None:
+            for name in ("validation", "test"):
+                if name not in self.model_fields_set:
+                    self.__dict__[name] = 0.0  # written out, the section stays valid
+            if self.validation or self.test:
+                raise ValueError("a split is either fractions or a column. Remove one of them")
+        if self.column is None and self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation {self.validation:g} and test {self.test:g} leave no row to train on; "
+                "their sum has to be below 1"
+            )
+        return self
+
+
+class Data(Section):
+    """Where the rows are and which columns mean what."""
+
+    source: str | Made  # a file, glob, folder or fsspec URL; relative to the site's data_root
+    test_source: str | None = None  # a table of its own that is the test split
+    format: Literal["auto", "parquet", "csv", "arrow", "jsonl"] = "auto"
+    header: bool = True  # CSV: does the first line name the columns? else c0, c1, ...
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    label: str
+    features: Literal["all"] | Annotated[list[str], Field(min_length=1)] = "all"
+    exclude: list[
+        str
+    ] = []  # columns that "all" leaves out (keys, the split column is left out too)
+    categorical: list[str] = []  # columns of whole numbers to read as categories; text always is
+    rare_below: PositiveInt = 10  # categories seen in fewer rows share the bucket of unseen ones
+    missing: Literal["impute", "refuse", "drop"] = "impute"  # null and NaN in a feature
+    infinite: Literal["impute", "refuse", "drop"] = "impute"  # impute: as if it were missing
+    split: Split = Split()
+    seed: Seed = 7
+
+    @model_validator(mode="after")
+    def _test_once(self) -> "Data":
+        if self.test_source is not None:
+            if "test" not in self.split.model_fields_set:
+                self.__dict__["split"] = self.split.model_copy(update={"test": 0.0})
+            if self.split.test or self.split.column is not None:
+                raise ValueError(
+                    "test_source and a split that makes test rows exclude each other. Remove "
+                    "test_source, or split.test and split.column"
+                )
+        return self
+
+    @property
+    def test_fraction(self) -> float:
+        """The part of the source's rows that is the test split."""
+        return self.split.test

@@ -1,0 +1,39 @@
+"""The pipeline's model section: a built-in family by name, or code of the user's."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, PositiveInt, Tag
+
+from ddlflow.spec.section import Fraction, Section, UserCode
+
+
+class Linear(Section):
+    """A linear or logistic regression: one affine map."""
+
+    use: Literal["linear"]
+    embedding: PositiveInt | None = None  # width of a category's vector; none: one-hot
+
+
+class Mlp(Section):
+    """A multilayer perceptron."""
+
+    use: Literal["mlp"]
+    hidden: Annotated[list[PositiveInt], Field(min_length=1)] = [100]
+    activation: Literal["relu", "tanh", "sigmoid", "gelu"] = "relu"
+    dropout: Fraction = 0.0
+    batch_norm: bool = False
+    start: Literal["xavier", "he"] = "he"
+    embedding: PositiveInt | None = None  # width of a category's vector; none: by its vocabulary
+
+
+def _built_in_or_user(value: Any) -> str:
+    use = value.get("use") if isinstance(value, dict) else getattr(value, "use", None)
+    return "user" if isinstance(use, str) and ":" in use else str(use)
+
+
+Model = Annotated[
+    Annotated[Linear, Tag("linear")]
+    | Annotated[Mlp, Tag("mlp")]
+    | Annotated[UserCode, Tag("user")],
+    Discriminator(_built_in_or_user),
+]
