@@ -17,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import data
 
@@ -63,19 +65,33 @@ def bare(folder: Path, batch: int, threads: int, epochs: int) -> float:
     return max(map(json.loads, done.stdout.split()))
 
 
-def ours(folder: Path, batch: int, threads: int, epochs: int, world: int = 1) -> float:
-    """Rows per second of the best epoch, of a gang on the local engine."""
+def ours(
+    folder: Path,
+    batch: int,
+    threads: int,
+    epochs: int,
+    *,
+    world: int = 1,
+    hidden: Sequence[int] = (100,),
+    **settings: Any,
+) -> float:
+    """Rows per second of the best epoch, of a gang on the local engine; ``settings`` of train."""
     from ddlflow.engines import GangJob
     from ddlflow.engines.local import LocalEngine
     from ddlflow.spec.pipeline import Train
     from ddlflow.train.job import Job
 
     made = tempfile.mkdtemp(prefix="ddlflow-bench-")
-    train = Train(objective="binary", epochs=epochs, batch_rows=batch, checkpoint_every_s=5)
+    train = Train(
+        objective="binary",
+        epochs=epochs,
+        batch_rows=batch,
+        **({"checkpoint_every_s": 5} | settings),
+    )
     job = Job(
         dataset=str(folder),
         folder=made,
-        model={"use": "mlp", "hidden": [100]},
+        model={"use": "mlp", "hidden": list(hidden)},
         train=train.model_dump(mode="json"),
         data={},
         labels="binary",

@@ -5,15 +5,21 @@ number of ranks. Here the V vectors of a step (one a virtual rank) are added alo
 over [0, V) that V alone decides. A rank adds the whole subtrees that lie in its own range; the few
 subtree sums that are left are gathered by all ranks, and each adds them along the rest of the tree.
 With one rank nothing is sent; with V = world each rank sends one vector.
+
+Large vectors over more than two ranks are cut into a piece a rank instead: each rank gets all
+ranks' sums of its own piece, adds them along the tree, and gathers the other pieces. That is what a
+ring all-reduce sends, about two vectors a rank however many ranks there are, and as every number is
+added along the same tree, the bits are the same.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
 
 from ddlflow.data.order import virtual_ranks_of
 
+CUT_FROM = 1 << 18  # numbers; below, one message costs more than the bytes that two save
 Node = tuple[int, int]  # the virtual ranks [start, stop) whose sum it is
 Vector = list[torch.Tensor]  # one virtual rank's gradients and whatever else is summed with them
 
@@ -87,29 +93,47 @@ class Reduction:
         sums = [tree_sum(node, leaf) for node in self._mine]
         if self._world == 1:
             return sums[0]
-        gathered = [self._gather(position, sums) for position in _same_dtype(sums[0])]
-        known: dict[Node, Vector] = {}
-        for r, nodes in enumerate(self._nodes):
-            for k, node in enumerate(nodes):
-                known[node] = [flat[r * self._most + k] for _, flat in gathered]
-        flats = tree_sum(self._root, known.get)
         total = list(sums[0])
-        for (positions, _), flat in zip(gathered, flats, strict=True):
+        for positions in _same_dtype(total):
+            rows = [torch.cat([vector[p].reshape(-1) for p in positions]) for vector in sums]
+            rows += [torch.zeros_like(rows[0])] * (self._most - len(rows))
+            is_cut = self._world > 2 and len(rows[0]) >= CUT_FROM
+            flat = self._in_pieces(rows) if is_cut else self._at_once(rows)
             parts = torch.split(flat, [total[p].numel() for p in positions])
             for p, part in zip(positions, parts, strict=True):
                 total[p] = part.view_as(total[p])
         return total
 
-    def _gather(
-        self, positions: list[int], sums: Sequence[Vector]
-    ) -> tuple[list[int], torch.Tensor]:
-        """[world * most, n]: every rank's node sums, the tensors at ``positions`` laid flat."""
-        rows = [torch.cat([vector[p].reshape(-1) for p in positions]) for vector in sums]
-        rows += [torch.zeros_like(rows[0])] * (self._most - len(rows))
+    def _at_once(self, rows: list[torch.Tensor]) -> torch.Tensor:
+        """The sum [n] of all nodes' vectors; ``rows`` are this rank's, padded to ``most``."""
         mine = rows[0] if len(rows) == 1 else torch.cat(rows)
         everyone = mine.new_empty(self._world * mine.numel())
         self._all_gather(everyone, mine, group=self._group)
-        return positions, everyone.view(self._world * self._most, -1)
+        return self._up_the_tree(everyone.view(self._world, self._most, -1))
+
+    def _in_pieces(self, rows: list[torch.Tensor]) -> torch.Tensor:
+        """As ``_at_once``, and each rank adds up the piece of the vectors that is its own."""
+        size = len(rows[0])
+        piece = -(-size // self._world)
+        mine = rows[0].new_zeros(self._world, self._most, piece)  # by whose piece it is
+        for k, row in enumerate(rows):
+            for r, part in enumerate(torch.split(row, piece)):
+                mine[r, k, : len(part)] = part
+        theirs = torch.empty_like(mine)  # by whose sums they are
+        dist.all_to_all_single(theirs, mine, group=self._group)
+        added = self._up_the_tree(theirs)
+        everyone = added.new_empty(self._world * piece)
+        self._all_gather(everyone, added.contiguous(), group=self._group)
+        return everyone[:size]
+
+    def _up_the_tree(self, sums: torch.Tensor) -> torch.Tensor:
+        """[n] the sum of [world, most, n], each rank's nodes; used up."""
+        known = {
+            node: [sums[r, k]]
+            for r, nodes in enumerate(self._nodes)
+            for k, node in enumerate(nodes)
+        }
+        return tree_sum(self._root, known.get)[0]
 
 
 def _same_dtype(vector: Vector) -> Iterator[list[int]]:

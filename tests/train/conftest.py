@@ -174,6 +174,13 @@ def all_gather(out: torch.Tensor, mine: torch.Tensor, group: tuple[Meeting, int]
     out.copy_(torch.cat([t.reshape(-1) for t in everyone]).view_as(out))
 
 
+def all_to_all(out: torch.Tensor, mine: torch.Tensor, group: tuple[Meeting, int]) -> None:
+    meeting, rank = group
+    everyone = meeting.exchange(rank, mine)
+    assert {(t.shape, t.dtype) for t in everyone} == {(mine.shape, mine.dtype)}
+    out.copy_(torch.stack([t[rank] for t in everyone]))
+
+
 def all_reduce(tensor: torch.Tensor, group: tuple[Meeting, int]) -> None:
     meeting, rank = group
     tensor.copy_(torch.stack(meeting.exchange(rank, tensor)).sum(0))
@@ -189,6 +196,7 @@ def ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """``ranks(world, function)`` runs ``function(rank, group)`` as each rank; their results."""
     for name in ("all_gather_single", "all_gather_into_tensor"):
         monkeypatch.setattr(torch.distributed, name, all_gather, raising=False)
+    monkeypatch.setattr(torch.distributed, "all_to_all_single", all_to_all)
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
     monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
 

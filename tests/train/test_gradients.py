@@ -1,7 +1,11 @@
 """The gradient of a global batch: exact for any slices, and the same bits for any world."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -223,3 +227,46 @@ def test_a_loss_in_another_precision_is_gathered_with_empty_slices(
     for found in ranks(3, state):
         for key, tensor in found.items():
             assert torch.equal(tensor, wanted[key]), key
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_any_world_and_virtual_ranks_in_one_process(
+    ranks: Callable[..., Any], data: st.DataObject
+) -> None:
+    name = data.draw(st.sampled_from(sorted(MODELS)))
+    virtual_ranks = data.draw(st.integers(1, 9))
+    world = data.draw(st.integers(1, virtual_ranks))
+    number = data.draw(st.integers(1, 60))
+
+    def state(rank: int, world: int, group: Any) -> list[torch.Tensor]:
+        net = model(name)
+        loss = computed(net, number, virtual_ranks, rank=rank, world=world, group=group)
+        return [loss, *grads(net).values(), *net.buffers()]
+
+    (wanted,) = ranks(1, lambda rank, _: state(rank, 1, None))
+    for found in ranks(world, lambda rank, group: state(rank, world, group if world > 1 else None)):
+        assert all(map(torch.equal, found, wanted))
+
+
+def test_worlds_of_3_5_and_8_with_8_virtual_ranks_in_real_processes(tmp_path: Path) -> None:
+    """Over gloo, in float32 and bf16, vectors sent at once and in pieces."""
+    script = Path(__file__).with_name("gradient_rank.py")
+    numbers = ["8", "8"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, *numbers, str(rank), tmp_path, "1", "3", "5", "8"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(8)
+    ]
+    for process in processes:
+        error = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, error
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(8)]
+    wanted = found[0]["1"]
+    assert wanted[0] == wanted[1]  # in pieces as at once
+    assert wanted[0] != wanted[2]  # bf16 is something else
+    assert [sorted(map(int, one)) for one in found[::7]] == [[1, 3, 5, 8], [8]]
+    assert {tuple(hashes) for one in found for hashes in one.values()} == {tuple(wanted)}

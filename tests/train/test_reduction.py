@@ -1,8 +1,5 @@
 """The sum over virtual ranks: one tree, the same bits whatever the world."""
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddlflow.data.order import virtual_ranks_of
+from ddlflow.train import reduction
 from ddlflow.train.reduction import Reduction, middle, subtrees, tree_sum
 
 SHAPES = [(3, 4), (), (5,)]
@@ -94,7 +92,11 @@ def test_another_order_of_adding_would_give_other_bits() -> None:
 
 
 @pytest.mark.parametrize("virtual_ranks", range(1, 10))
-def test_the_same_bits_for_every_world_and_on_every_rank(ranks: Any, virtual_ranks: int) -> None:
+@pytest.mark.parametrize("cut_from", [0, reduction.CUT_FROM], ids=["in pieces", "at once"])
+def test_the_same_bits_for_every_world_and_on_every_rank(
+    ranks: Any, virtual_ranks: int, cut_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reduction, "CUT_FROM", cut_from)
     dtypes = (torch.float32, torch.float64, torch.float32)
     wanted = [added(list(parts)) for parts in zip(*vectors(virtual_ranks, dtypes), strict=True)]
     for world in range(1, min(5, virtual_ranks) + 1):
@@ -109,8 +111,8 @@ def test_the_same_bits_for_every_world_and_on_every_rank(ranks: Any, virtual_ran
                 asked[rank].append(virtual_rank)
                 return given_vectors[virtual_rank]
 
-            reduction = Reduction(rank, world, virtual_ranks, group if world > 1 else None)
-            return reduction(vector_of)
+            add_up = Reduction(rank, world, virtual_ranks, group if world > 1 else None)
+            return add_up(vector_of)
 
         for found in ranks(world, reduce):
             assert len(found) == len(wanted)
@@ -123,61 +125,14 @@ def test_a_sum_can_be_used_again_and_again(ranks: Any) -> None:
     """A training calls one reduction for all its steps, with its results in use as gradients."""
 
     def reduce(rank: int, group: Any) -> list[torch.Tensor]:
-        reduction = Reduction(rank, 2, 5, group)
-        first = reduction(lambda v: vectors(5)[v])
+        add_up = Reduction(rank, 2, 5, group)
+        first = add_up(lambda v: vectors(5)[v])
         kept = [tensor.clone() for tensor in first]
-        second = reduction(lambda v: [t * 0 for t in vectors(5)[v]])
+        second = add_up(lambda v: [t * 0 for t in vectors(5)[v]])
         assert not any(t.any() for t in second)
         assert all(map(same_bits, first, kept))
-        return reduction(lambda v: vectors(5)[v])
+        return add_up(lambda v: vectors(5)[v])
 
     wanted = [added(list(parts)) for parts in zip(*vectors(5), strict=True)]
     for found in ranks(2, reduce):
         assert all(map(same_bits, found, wanted))
-
-
-PROCESS = """
-import hashlib, os, sys
-import torch, torch.distributed as dist
-sys.path.insert(0, os.path.dirname(__file__))
-from vectors import vectors
-from ddlflow.train.reduction import Reduction
-
-rank, world, virtual_ranks, meeting = *map(int, sys.argv[1:4]), sys.argv[4]
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
-dtypes = (torch.float32, torch.float64, torch.float32)
-given = vectors(virtual_ranks, dtypes)
-found = Reduction(rank, world, virtual_ranks, dist.group.WORLD)(lambda v: given[v])
-print(hashlib.sha256(b"".join(t.numpy().tobytes() for t in found)).hexdigest())
-dist.destroy_process_group()
-"""
-
-
-def test_processes_that_meet_over_gloo_get_the_same_bits(tmp_path: Path) -> None:
-    import hashlib
-    import inspect
-
-    world, virtual_ranks = 2, 5
-    (tmp_path / "process.py").write_text(PROCESS)
-    source = f"import torch\nfrom typing import Any\nSHAPES = {SHAPES}\n"
-    (tmp_path / "vectors.py").write_text(source + inspect.getsource(vectors))
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                str(tmp_path / "process.py"),
-                *map(str, (rank, world, virtual_ranks)),
-                str(tmp_path / "meeting"),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    found = [process.communicate()[0].strip() for process in processes]
-    assert [process.returncode for process in processes] == [0] * world
-    dtypes = (torch.float32, torch.float64, torch.float32)
-    wanted = [added(list(p)) for p in zip(*vectors(virtual_ranks, dtypes), strict=True)]
-    bits = hashlib.sha256(b"".join(t.numpy().tobytes() for t in wanted)).hexdigest()
-    assert found == [bits] * world
