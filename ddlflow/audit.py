@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ddlflow.errors import SpecError
-from ddlflow.session import storage_of
 from ddlflow.spec.load import load_site
+from ddlflow.storage import storage_of
 from ddlflow.tracking.read import Reader
 from ddlflow.train.ledger import Entry, read
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from ddlflow.errors import SpecError
 from ddlflow.record import PACKAGES
-from ddlflow.session import hashed, storage_of
+from ddlflow.session import hashed
 from ddlflow.spec.load import load_site
+from ddlflow.storage import storage_of
 from ddlflow.tracking.read import Reader, Recorded
 from ddlflow.tracking.store import compare_page
 

@@ -11,8 +11,9 @@ from typing import Any
 import ddlflow.errors
 from ddlflow.engines import Failure, GangJob, GangResult
 from ddlflow.errors import EngineError, TrainingError
-from ddlflow.session import Session, write_json
+from ddlflow.session import Session
 from ddlflow.spec.site import Engine
+from ddlflow.storage import write_json
 from ddlflow.train.job import Job
 from ddlflow.train.world import fitting_world
 

@@ -15,9 +15,10 @@ from typing import Any
 import yaml
 
 import ddlflow
-from ddlflow.session import Session, Stage, write_json
+from ddlflow.session import Session, Stage
 from ddlflow.spec import code
 from ddlflow.stages import key_of
+from ddlflow.storage import write_json
 from ddlflow.tracking.run import Run
 
 PACKAGES = ("torch", "numpy", "pyarrow", "dask", "distributed", "prefect", "mlflow", "torchmetrics")
@@ -157,36 +158,39 @@ class Record:
 def recorded(session: Session, prepared: Stage) -> Iterator[Record]:
     """An MLflow run around the rest of a pipeline: FINISHED, FAILED or KILLED at its end.
 
-    A run of the same pipeline that did not finish is gone on with.
+    A run of the same pipeline that did not finish is gone on with; one that is under way on this
+    storage is waited for.
     """
     from ddlflow.tracking.pending import send_pending
     from ddlflow.tracking.run import open_run
+    from ddlflow.tracking.spool import is_held
     from ddlflow.tracking.system import system_metrics
 
     plan = session.plan
     root = session.storage / "tracking"
     mark = session.storage / "unfinished" / f"{key_of(session)}.json"
     spool = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{plan.pipeline.name}"
-    if mark.exists() and not session.fresh:
-        known = Path(json.loads(mark.read_text())["spool"])
-        spool = known if known.exists() else spool
-    for sentence in send_pending(root, plan.site.tracking.uri):
-        session.screen.say(sentence)
-    with open_run(
-        plan.site.tracking.uri,
-        spool,
-        experiment=plan.pipeline.name,
-        name=f"{plan.pipeline.name} {time.strftime('%Y-%m-%d %H:%M')}",
-        tags={"ddlflow.pipeline": plan.pipeline.name},
-        say=session.screen.say,
-    ) as run:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        write_json(mark, {"spool": str(spool)})
-        record = Record(session, run)
-        record.settings(prepared)
-        with system_metrics(run):
-            yield record
-        mark.unlink(missing_ok=True)
+    with session.lease(mark, f"this run of {plan.pipeline.name} in {session.storage}") as lease:
+        if mark.exists() and not session.fresh:
+            known = Path(json.loads(mark.read_text())["spool"])
+            spool = known if known.exists() and not is_held(known) else spool
+        for sentence in send_pending(root, plan.site.tracking.uri):
+            session.screen.say(sentence)
+        with open_run(
+            plan.site.tracking.uri,
+            spool,
+            experiment=plan.pipeline.name,
+            name=f"{plan.pipeline.name} {time.strftime('%Y-%m-%d %H:%M')}",
+            tags={"ddlflow.pipeline": plan.pipeline.name},
+            say=session.screen.say,
+        ) as run:
+            write_json(mark, {"spool": str(spool)})
+            record = Record(session, run)
+            record.settings(prepared)
+            with system_metrics(run):
+                yield record
+            lease.confirm()
+            mark.unlink(missing_ok=True)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

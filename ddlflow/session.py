@@ -1,16 +1,14 @@
 """What one command holds open: the plan, the storage, the engine, the tracking run, the screen.
 
 The engine opens at the first piece of work that needs it: a run whose stages are all cached starts
-no cluster. A stage's folder is locked while it is worked on, so the same command given twice works
+no cluster. A stage's folder is leased while it is worked on, so the same command given twice works
 once, and the second waits and then finds the result.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
-import os
 import shutil
 import signal
 import tempfile
@@ -26,9 +24,10 @@ from typing import Any, Self
 from ddlflow.engines import Engine, GangJob, GangResult, open_engine
 from ddlflow.engines.resources import Resources, resources
 from ddlflow.errors import DdlflowError, InputError, SpecError
+from ddlflow.lease import Lease, held
 from ddlflow.report.screen import Screen
 from ddlflow.spec.load import Plan
-from ddlflow.spec.site import Site
+from ddlflow.storage import remove_empty, storage_errors, storage_of, write_json
 
 STAGE_FILE = "stage.json"
 
@@ -80,6 +79,7 @@ class Session:
         self._in_gang = False
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
+        self._lost: DdlflowError | None = None
         self._made_storage = False
 
     # ---- places ----------------------------------------------------------------------------
@@ -128,6 +128,7 @@ class Session:
 
         Raises:
             Interrupted: it was stopped by a signal.
+            DdlflowError: another command has taken the work over.
         """
         engine = self.engine
         self._in_gang = True
@@ -135,6 +136,8 @@ class Session:
             result = engine.gang(job, world, on_event=on_event, stop=self.stop)
         finally:
             self._in_gang = False
+        if self._lost is not None:
+            raise self._lost
         if self._signal is not None:
             raise Interrupted(self._signal)
         return result
@@ -157,12 +160,13 @@ class Session:
 
         Raises:
             InputError: as ``work``; the folder is gone then.
-            DdlflowError: as ``work``; what was finished in the folder is kept.
+            DdlflowError: as ``work``, or another command has taken the work over; what was finished
+                in the folder is kept.
         """
         key = hashed({"stage": name, **settings})
         folder = self.storage / name / key
         done = folder / STAGE_FILE
-        with self._storage_errors(), self._locked(folder):
+        with storage_errors(self.storage), self.lease(folder, str(folder)) as lease:
             if (fresh or self.fresh) and folder.exists():
                 shutil.rmtree(folder)
             if done.exists():
@@ -176,43 +180,48 @@ class Session:
                 value = work(folder)
             except InputError:
                 if is_new:  # else it holds what an earlier run finished
+                    lease.confirm()
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
             seconds = time.monotonic() - began
             stage = Stage(name, key, str(folder), seconds, False, value)
+            lease.confirm()
             write_json(done, asdict(stage))
         self.screen.done(name, seconds, cached=False)
         return stage
 
     @contextlib.contextmanager
-    def _locked(self, folder: Path) -> Iterator[None]:
-        """Holds a stage's folder; says who has it where another command does."""
-        if not self.storage.exists():
-            self.storage.mkdir(parents=True)
-            self._made_storage = True
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        path = folder.with_name(f".{folder.name}.lock")
-        with path.open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                self.screen.say(f"waiting: {lock.read().strip()} works on {folder}")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {os.uname().nodename}")
-            lock.flush()
-            try:
-                yield
-            except InputError:
-                path.unlink(missing_ok=True)  # wrong input leaves nothing behind
-                raise
+    def lease(self, path: Path, what: str) -> Iterator[Lease]:
+        """Holds a path for this command alone; says who has it where another command does.
+
+        Args:
+            path: a file or folder of the storage, there or not.
+            what: is worked on, for people.
+
+        Raises:
+            DdlflowError: another command has taken it over; the work was ended at once.
+        """
+        folder = path.with_name(f".{path.name}.lease")
+        try:
+            with contextlib.ExitStack() as stack:
+                with storage_errors(self.storage):
+                    if not self.storage.exists():
+                        self.storage.mkdir(parents=True)
+                        self._made_storage = True
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    lease = held(folder, what, say=self.screen.say, on_lost=self._on_lost)
+                    opened = stack.enter_context(lease)
+                yield opened
+        except Interrupted:
+            if self._lost is not None:
+                raise self._lost from None
+            raise
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A folder that every worker sees, for as long as it is needed."""
         is_new = not self.storage.exists()
-        with self._storage_errors():
+        with storage_errors(self.storage):
             self.storage.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix="scratch-", dir=self.storage))
         try:
@@ -222,27 +231,25 @@ class Session:
             if is_new:
                 remove_empty(self.storage)
 
-    @contextlib.contextmanager
-    def _storage_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            place = error.filename or self.storage
-            raise (SpecError if isinstance(error, PermissionError) else DdlflowError)(
-                f"storage {self.storage}: {place} cannot be written: {error.strerror}. Free space "
-                "or permissions there, or set storage in the site file."
-            ) from error
-
     # ---- signals ---------------------------------------------------------------------------
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         again = self._signal is not None
         self._signal = number
-        if self._in_gang and not again:
+        # A lost training leaves no checkpoint: its folder is another command's now.
+        if self._in_gang and not again and self._lost is None:
             self.screen.say("stopping: a checkpoint is written (once more to stop at once)")
             self.stop.set()
         else:
             raise Interrupted(number)
+
+    def _on_lost(self, error: DdlflowError) -> None:
+        """Ends what the main thread does; called in the thread of a lease."""
+        self._lost = error
+        if self._handlers:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        else:
+            self.stop.set()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -265,21 +272,6 @@ class Session:
             remove_empty(self.storage)
 
 
-def storage_of(site: Site) -> Path:
-    """The site's storage as an absolute path.
-
-    Raises:
-        SpecError: it is a URL.
-    """
-    storage = site.storage
-    if "://" in storage:
-        raise SpecError(
-            f"storage is {storage}; expected a folder that every worker sees. "
-            "Shards are memory-mapped, so mount the bucket or choose a shared folder."
-        )
-    return Path(storage).expanduser().absolute()
-
-
 def count_gpus(device: str) -> int:
     """GPUs to train on, by the site's ``device``.
 
@@ -297,20 +289,3 @@ def count_gpus(device: str) -> int:
             "a CUDA build of PyTorch on a machine with a GPU."
         )
     return found
-
-
-def remove_empty(folder: Path) -> None:
-    """Removes a folder tree that holds no file."""
-    for inner in sorted(folder.rglob("*"), reverse=True):
-        if inner.is_dir():
-            with contextlib.suppress(OSError):
-                inner.rmdir()
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON by a temporary name and rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(path)

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from ddlflow.errors import DataError, SpecError
 from ddlflow.launch import Tell, launch, setup
-from ddlflow.session import Session, Stage, hashed, write_json
+from ddlflow.session import Session, Stage, hashed
 from ddlflow.spec import code
 from ddlflow.spec.pipeline import Made
+from ddlflow.storage import write_json
 
 # A stage's own version: raised when its result changes for the same settings.
 VERSION = {"source": 1, "prepare": 1, "train": 1, "evaluate": 1, "infer": 1}

@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LOW = {"errors", "spec"}
 NUMERICS = {"data", "models", "train", "infer", "report"}
 COMPOSED = {"session", "stages", "launch", "record", "check", "commands", "project"}
-COMPOSED |= {"compare", "reproduce", "differences", "audit"}
+COMPOSED |= {"compare", "reproduce", "differences", "audit", "lease", "storage"}
 # Room -> the rooms beside itself that it may import.
 MAY_IMPORT = {
     "errors": set(),

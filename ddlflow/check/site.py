@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ddlflow.check.finding import Finding, counted
 from ddlflow.engines.resources import resources
-from ddlflow.session import count_gpus, storage_of
+from ddlflow.session import count_gpus
 from ddlflow.spec.load import Plan
+from ddlflow.storage import storage_of
 
 
 def existing(folder: Path) -> Path:

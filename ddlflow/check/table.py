@@ -9,9 +9,9 @@ from ddlflow.data.columns import label_keys, missing_mask
 from ddlflow.data.roles import Roles, choose
 from ddlflow.data.source import Source, ranges, read
 from ddlflow.engines.resources import resources
-from ddlflow.session import storage_of
 from ddlflow.spec.load import Plan
 from ddlflow.spec.pipeline import Made
+from ddlflow.storage import storage_of
 
 ROW_BYTES_KEPT = 4  # of each number: shards are float32
 

@@ -173,6 +173,15 @@ def locked(path: Path, *, wait: bool) -> IO[bytes]:
     return file
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process has the spool in a folder open."""
+    try:
+        locked(folder / "lock", wait=False).close()
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _whole_lines(path: Path) -> int:
     """Bytes up to the end of the last whole line."""
     with path.open("rb") as file:

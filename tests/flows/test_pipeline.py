@@ -170,6 +170,39 @@ def test_a_killed_command_goes_on_and_leaves_no_rank(project: Path) -> None:
     )
 
 
+def test_the_same_command_twice_at_once_works_once(project: Path) -> None:
+    slow = ["--set", "train.epochs=30", "--set", "train.checkpoint_every_s=0.2"]
+    command = [sys.executable, "-m", "ddlflow", "run", "small", "--json", *slow]
+    said = project / "said"
+    with said.open("w") as stderr:
+        pipe = subprocess.PIPE
+        first = subprocess.Popen(command, cwd=project, stdout=pipe, stderr=stderr, text=True)
+        processes = [first]
+        try:
+            wait_for(
+                lambda: any((project / ".ddlflow/train").glob("*/checkpoints/*.ckpt")), first, 200
+            )
+            first.send_signal(signal.SIGSTOP)  # it would end before the second has started
+            second = subprocess.Popen(command, cwd=project, stdout=pipe, stderr=stderr, text=True)
+            processes.append(second)
+            wait_for(lambda: "waiting: " in said.read_text(), second)
+            first.send_signal(signal.SIGCONT)
+            results = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+    assert f"waiting: process {first.pid} on " in said.read_text()
+    assert [[s["cached"] for s in result["stages"]] for result in results] == [
+        [False] * 4,
+        [True] * 4,
+    ]
+    assert len({result["model_digest"] for result in results}) == 1
+    assert len({result["run_id"] for result in results}) == 2
+    assert not list((project / ".ddlflow").rglob(".*.lease*"))
+    assert not list((project / ".ddlflow/unfinished").iterdir())
+
+
 def test_a_tracking_server_that_is_down_does_not_stop_a_run(project: Path) -> None:
     away = ["--set", "tracking.uri=http://127.0.0.1:9"]
     result = run_json(project, *away)

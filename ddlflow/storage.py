@@ -1,0 +1,60 @@
+"""The site's storage: a folder that every worker sees, and that may be full or another's."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ddlflow.errors import DdlflowError, SpecError
+from ddlflow.spec.site import Site
+
+
+def storage_of(site: Site) -> Path:
+    """The site's storage as an absolute path.
+
+    Raises:
+        SpecError: it is a URL.
+    """
+    storage = site.storage
+    if "://" in storage:
+        raise SpecError(
+            f"storage is {storage}; expected a folder that every worker sees. "
+            "Shards are memory-mapped, so mount the bucket or choose a shared folder."
+        )
+    return Path(storage).expanduser().absolute()
+
+
+@contextlib.contextmanager
+def storage_errors(storage: Path) -> Iterator[None]:
+    """Says what to do about a storage that cannot be written.
+
+    Raises:
+        SpecError: it is not this user's to write.
+        DdlflowError: it is full, or fails.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or storage
+        raise (SpecError if isinstance(error, PermissionError) else DdlflowError)(
+            f"storage {storage}: {place} cannot be written: {error.strerror}. Free space "
+            "or permissions there, or set storage in the site file."
+        ) from error
+
+
+def remove_empty(folder: Path) -> None:
+    """Removes a folder tree that holds no file."""
+    for inner in sorted(folder.rglob("*"), reverse=True):
+        if inner.is_dir():
+            with contextlib.suppress(OSError):
+                inner.rmdir()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON by a temporary name and rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(path)
