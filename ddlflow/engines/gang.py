@@ -26,6 +26,7 @@ _SETTLE_PEER_S = 2.0  # the failure that this one follows from may be under way
 _START_SILENCE_S = 30.0  # before the first step: an import can hold a whole process for seconds
 _TICK_S = 0.2
 _LOST_EVERY_S = 0.5
+_SLEPT_S = 2.0  # between two looks: longer, and it is the watcher who was away
 _TRACEBACK_CHARACTERS = 4000
 
 # Severities of a cause: the lowest wins, then the earliest.
@@ -102,6 +103,7 @@ class _Gang:
     settle_at: float = float("inf")  # when the first cause is taken as found, monotonic
     end_by: float = float("inf")  # when a gang that stops is killed, monotonic
     asked: bool = False  # SIGTERM was sent
+    looked: float = field(default_factory=time.monotonic)  # for silence
 
     def over(self) -> bool:
         now = time.monotonic()
@@ -176,6 +178,10 @@ class _Gang:
         if not self.job.silence_s or self.asked:
             return
         now = time.monotonic()
+        slept_s, self.looked = now - self.looked - _SLEPT_S, now
+        if slept_s > 0:  # the driver itself was stopped or swapped out, and has heard nobody
+            for member in self.members:
+                member.beaten += slept_s if member.beaten else 0.0
         started = any(member.step for member in self.members)
         limit_s = self.job.silence_s if started else max(self.job.silence_s, _START_SILENCE_S)
         for member in self.members:
