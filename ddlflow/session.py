@@ -27,6 +27,7 @@ from ddlflow.engines import Engine, GangJob, GangResult, open_engine
 from ddlflow.engines.resources import Resources, resources
 from ddlflow.errors import DdlflowError, InputError, SpecError
 from ddlflow.report.screen import Screen
+from ddlflow.running import this_command
 from ddlflow.spec.load import Plan
 from ddlflow.spec.site import Site
 
@@ -214,7 +215,8 @@ class Session:
         is_new = not self.storage.exists()
         with self._storage_errors():
             self.storage.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix="scratch-", dir=self.storage))
+            prefix = f"scratch-{this_command().name}-"  # `ddlflow doctor` knows whose it is
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.storage))
         try:
             yield folder
         finally:

@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LOW = {"errors", "spec"}
 NUMERICS = {"data", "models", "train", "infer", "report"}
 COMPOSED = {"session", "stages", "launch", "record", "check", "commands", "project"}
-COMPOSED |= {"compare", "reproduce", "audit"}
+COMPOSED |= {"compare", "reproduce", "audit", "flow", "running", "doctor"}
 # Room -> the rooms beside itself that it may import.
 MAY_IMPORT = {
     "errors": set(),
