@@ -181,4 +181,5 @@ def _silent_s(path: Path) -> float:
 
 
 def _started(process: psutil.Process) -> int:
-    return int(round((process.create_time() - psutil.boot_time()) * 100))
+    hundredths: float = (process.create_time() - psutil.boot_time()) * 100
+    return round(hundredths)
