@@ -16,6 +16,7 @@ import psutil
 
 from ddlflow.check.finding import Finding, counted
 from ddlflow.check.site import existing
+from ddlflow.errors import DdlflowError
 from ddlflow.flow import Flow, load_flow
 from ddlflow.running import SILENT_S, VARIABLE, Command, Record, command_of, records, running
 from ddlflow.session import STAGE_FILE, storage_of
@@ -109,13 +110,15 @@ def _end_lost(lost: Sequence[Record], flow: Flow | None) -> Iterator[Finding]:
                 num = flow.end_lost(record.command.name, record.prefect, _message(record.command))
                 record.path.unlink(missing_ok=True)
             except Exception as error:  # Prefect, its HTTP client and the project's flow raise all
-                away[record.prefect] = " ".join(str(error).split()) or type(error).__name__
+                reason = " ".join(str(error).split()) or type(error).__name__
+                server = f"{record.prefect or 'Prefect'} does not do it: "
+                away[record.prefect] = (
+                    reason if isinstance(error, DdlflowError) else server + reason
+                )
         if record.prefect in away:
-            where = record.prefect or "Prefect"
             text = (
-                f"{name}, and its flow run could not be ended ({where}: {away[record.prefect]}). "
-                "Start that server, or delete the record "
-                f"{record.path} if it is gone for good; then `ddlflow doctor` again."
+                f"{name}, and its flow run could not be ended: {away[record.prefect]}. Mend that "
+                f"and run `ddlflow doctor`; or, if it is gone for good, delete {record.path}."
             )
             yield Finding("lost", "error", text)
             continue

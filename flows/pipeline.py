@@ -125,9 +125,7 @@ def end_lost(command: str, where: str, message: str) -> int:
     """
     is_server = where.startswith(("http://", "https://"))
     if where and not is_server and where != str(PREFECT_HOME.value()):
-        raise DdlflowError(
-            f"its flow run is in {where}: set PREFECT_HOME to that, then `ddlflow doctor`."
-        )
+        raise DdlflowError(f"it is kept elsewhere; set PREFECT_HOME={where}")
     there = PREFECT_API_URL.value() if not where else where if is_server else None
     own = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"command:{command}"]))
     begun = TaskRunFilter(

@@ -154,7 +154,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_ends_with_the_same_bits
     assert sorted(epochs) == list(range(1, 201))
 
 
-SLOW = ("--set", "train.epochs=200", "--set", "train.checkpoint_every_s=0.2")
+SLOW = ("--set", "train.epochs=120", "--set", "train.checkpoint_every_s=0.2")
 
 
 def test_a_killed_command_goes_on_and_its_flow_run_has_crashed(project: Path) -> None:
@@ -205,8 +205,8 @@ def test_the_doctor_names_what_it_cannot_mend(project: Path) -> None:
     said = json.loads(done.stdout)
     assert not said["ok"]
     away, other = [f["text"] for f in said["findings"] if f["level"] == "error"]
-    assert "could not be ended (http://127.0.0.1:9/api: " in away
-    assert f"set PREFECT_HOME to {project / 'other'}" in other
+    assert "could not be ended: http://127.0.0.1:9/api does not do it: " in away
+    assert f"it is kept elsewhere; set PREFECT_HOME={project / 'other'}. " in other
     assert len(list(commands.iterdir())) == 2  # the next look tries again
 
 
