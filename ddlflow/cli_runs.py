@@ -1,4 +1,4 @@
-"""Commands on runs that are recorded: reproduce and compare."""
+"""Commands on runs that are recorded or were lost: reproduce, audit, compare, doctor."""
 
 import itertools
 import sys
@@ -24,7 +24,7 @@ Json = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands of this file to the command line."""
-    for command in (reproduce, audit, compare):
+    for command in (reproduce, audit, compare, doctor):
         app.command()(command)
 
 
@@ -124,6 +124,31 @@ def compare(
     if found.plot:
         screen.say(f"plot: {found.plot}")
     screen.say(f"MLflow's own page: {found.page}")
+
+
+def doctor(
+    on: On = "local",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the site."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """End what commands that were killed left behind, in Prefect, MLflow and the storage."""
+    from dataclasses import asdict
+
+    from ddlflow.doctor import doctor as look
+
+    with stdout_for_result(as_json):
+        findings = look(on, changes or [])
+    bad = sum(finding.level == "error" for finding in findings)
+    if as_json:
+        print_json({"ok": bad == 0, "findings": [asdict(finding) for finding in findings]})
+    else:
+        signs = {"ok": "ok   ", "note": "note ", "error": "ERROR"}
+        for finding in findings:
+            typer.echo(f"{signs[finding.level]} {finding.what}: {finding.text}")
+    raise typer.Exit(1 if bad else 0)
 
 
 def _shown(values: Sequence[str | float | None]) -> list[str]:

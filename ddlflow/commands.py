@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddlflow.errors import DdlflowError, SpecError
-from ddlflow.spec.load import Plan, find, load, load_site, project_folder, shown
+from ddlflow.errors import InputError, SpecError
+from ddlflow.flow import load_flow
+from ddlflow.spec.load import Plan, find, load, load_site
 from ddlflow.spec.pipeline import MadeName
 from ddlflow.spec.site import Site
 
 Changes = Mapping[str, Any] | Sequence[str]
-ENTRY_POINT = ("flows", "pipeline.py", "pipeline")
 
 
 def run(
@@ -40,19 +40,35 @@ def run(
     """
     from ddlflow.check import precheck
     from ddlflow.check.site import prefect_answers
+    from ddlflow.doctor import mend
     from ddlflow.report.screen import Screen
+    from ddlflow.running import running
+    from ddlflow.storage import remove_empty, storage_of
 
     changes = as_changes(set)
-    precheck(load(pipeline, on, changes))  # wrong input is said before Prefect takes its seconds
+    plan = load(pipeline, on, changes)
+    precheck(plan)  # wrong input is said before Prefect takes its seconds
     for finding in prefect_answers():
         if finding.level == "error":
             raise SpecError(finding.text)
-    _settle_prefect()
+    screen = Screen()
     server = os.environ.get("PREFECT_API_URL")
     starts = "starts a server for this run (PREFECT_API_URL names one that runs already)"
-    Screen().say(f"prefect: {server or starts}")
-    flow = _load_flow()
-    result: dict[str, Any] = flow(pipeline=pipeline, on=on, changes=changes, fresh=fresh)
+    screen.say(f"prefect: {server or starts}")
+    flow = load_flow()
+    storage = storage_of(plan.site)
+    is_new = not storage.exists()
+    try:
+        with running(storage, f"run {pipeline} on {on}", flow.where()) as command:
+            for finding in mend(storage, flow):
+                screen.say(f"{finding.what}: {finding.text}")
+            result: dict[str, Any] = flow.run(
+                command.name, pipeline=pipeline, on=on, changes=changes, fresh=fresh
+            )
+    except InputError:
+        if is_new:
+            remove_empty(storage)
+        raise
     return result
 
 
@@ -163,37 +179,3 @@ def _plan_of(where: Site, on: str) -> Plan:
     """A plan without a pipeline, for commands that only need a site."""
     path = find(on, "conf", "site")
     return Plan(None, where, path, path, path.parent)  # type: ignore[arg-type] # no stage reads it
-
-
-def _settle_prefect() -> None:
-    """Settings that Prefect reads when it is imported; what the user has set stays."""
-    calm = {
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        # Its console lines would stand between ours; its pages and files keep theirs.
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING" if _debug() else "CRITICAL",
-        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-        # Its own 20 s are too few for the first start on a small or busy machine.
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    }
-    for name, value in calm.items():
-        os.environ.setdefault(name, value)
-
-
-def _debug() -> bool:
-    return bool(os.environ.get("DDLFLOW_DEBUG"))
-
-
-def _load_flow() -> Any:
-    """The project's flow, by its file, as Prefect itself would load it."""
-    import importlib.util
-
-    path = project_folder(ENTRY_POINT[0]).joinpath(*ENTRY_POINT[:2])
-    if not path.is_file():
-        raise SpecError(f"{shown(path)} is missing. `ddlflow init DIR` lays out a project with it.")
-    spec = importlib.util.spec_from_file_location("ddlflow_project_flow", path)
-    if spec is None or spec.loader is None:
-        raise DdlflowError(f"{path} cannot be loaded as Python.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, ENTRY_POINT[2])

@@ -26,6 +26,7 @@ from ddlflow.engines.resources import Resources, resources
 from ddlflow.errors import DdlflowError, InputError, SpecError
 from ddlflow.lease import Lease, held
 from ddlflow.report.screen import Screen
+from ddlflow.running import this_command
 from ddlflow.spec.load import Plan
 from ddlflow.storage import remove_empty, storage_errors, storage_of, write_json
 
@@ -223,7 +224,8 @@ class Session:
         is_new = not self.storage.exists()
         with storage_errors(self.storage):
             self.storage.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix="scratch-", dir=self.storage))
+            prefix = f"scratch-{this_command().name}-"  # `ddlflow doctor` knows whose it is
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.storage))
         try:
             yield folder
         finally:

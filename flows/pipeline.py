@@ -7,13 +7,24 @@ Tasks pass small manifests, never data. A stage whose work stands shows as Cache
 from collections.abc import Callable
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, tags, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterTags,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, StateType
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.states import Completed, Crashed, State
 
 from ddlflow import stages
 from ddlflow.check import precheck
+from ddlflow.errors import DdlflowError
 from ddlflow.record import recorded, summary
 from ddlflow.report.screen import Screen
 from ddlflow.session import Session, Stage
@@ -81,3 +92,55 @@ def publish(result: dict[str, Any]) -> None:
         key="metrics",
         description=f"MLflow run {result['run_id']} ({result['page']}), {result['model_uri']}",
     )
+
+
+# ---- what `ddlflow run` and `ddlflow doctor` call ----------------------------------------------
+
+
+def where() -> str:
+    """Which Prefect has the flow runs: a server's address, or the embedded one's folder."""
+    return PREFECT_API_URL.value() or str(PREFECT_HOME.value())
+
+
+def run(command: str, **parameters: Any) -> dict[str, Any]:
+    """Runs the flow, its run tagged with the command, so that `end_lost` finds it."""
+    with tags(f"command:{command}"):
+        result: dict[str, Any] = pipeline(**parameters)
+    return result
+
+
+def end_lost(command: str, where: str, message: str) -> int:
+    """Sets the flow run and the task runs of a command that ended without a word to Crashed.
+
+    Args:
+        command: its name.
+        where: it ran, as the function says it; empty if that is not known: here.
+        message: of the new states.
+
+    Returns:
+        How many flow runs it was: 0 if the command was lost before its flow began, or after.
+
+    Raises:
+        DdlflowError: it ran on an embedded server in another folder.
+    """
+    is_server = where.startswith(("http://", "https://"))
+    if where and not is_server and where != str(PREFECT_HOME.value()):
+        raise DdlflowError(f"it is kept elsewhere; set PREFECT_HOME={where}")
+    there = PREFECT_API_URL.value() if not where else where if is_server else None
+    own = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"command:{command}"]))
+    begun = TaskRunFilter(
+        state=TaskRunFilterState(
+            type=TaskRunFilterStateType(any_=[s for s in StateType if s not in TERMINAL_STATES])
+        )
+    )
+    with (
+        temporary_settings({PREFECT_API_URL: there}),
+        get_client(sync_client=True) as client,
+    ):
+        for task_run in client.read_task_runs(flow_run_filter=own, task_run_filter=begun):
+            client.set_task_run_state(task_run.id, Crashed(message=message), force=True)
+        found = client.read_flow_runs(flow_run_filter=own)
+        open_runs = [run for run in found if run.state is None or not run.state.is_final()]
+        for flow_run in open_runs:
+            client.set_flow_run_state(flow_run.id, Crashed(message=message), force=True)
+    return len(open_runs)

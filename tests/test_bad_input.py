@@ -96,7 +96,7 @@ def refused(
     def no_flow() -> Any:
         raise AssertionError("Prefect would have started")
 
-    monkeypatch.setattr(commands, "_load_flow", no_flow)
+    monkeypatch.setattr(commands, "load_flow", no_flow)
 
     def run(*arguments: str) -> list[str]:
         before = tree()

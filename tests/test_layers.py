@@ -23,6 +23,7 @@ LOW = {"errors", "spec"}
 NUMERICS = {"data", "models", "train", "infer", "report"}
 COMPOSED = {"session", "stages", "launch", "record", "check", "commands", "project"}
 COMPOSED |= {"compare", "reproduce", "differences", "audit", "lease", "storage"}
+COMPOSED |= {"flow", "running", "doctor"}
 # Room -> the rooms beside itself that it may import.
 MAY_IMPORT = {
     "errors": set(),

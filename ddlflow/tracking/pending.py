@@ -1,5 +1,6 @@
 """What earlier runs could not send: a server that was away, a process that was killed."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from ddlflow.errors import TrackingError
@@ -26,6 +27,16 @@ def send_pending(root: Path, uri: str | None = None) -> list[str]:
         for folder in unfinished(root)
         if (sentence := _send_spool(folder, uri, away)) is not None
     ]
+
+
+def waiting(root: Path) -> list[Path]:
+    """The folders in ``root/*`` that hold what MLflow lacks, but those of processes alive."""
+    found = []
+    for folder in unfinished(root):
+        with suppress(TrackingError):
+            Spool(folder).close()
+            found.append(folder)
+    return found
 
 
 def _send_spool(folder: Path, uri: str | None, away: dict[str, str]) -> str | None:

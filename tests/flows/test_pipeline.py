@@ -1,8 +1,10 @@
 """Whole runs: real Prefect, real MLflow, real engines, as a user starts them."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -137,6 +140,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_ends_with_the_same_bits
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "Traceback" not in said
+    assert not any((project / ".ddlflow/commands").iterdir())  # it ended with a word
     client = client_of(project)
     runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
     (run,) = [run for run in runs if run.info.run_id != undisturbed["run_id"]]
@@ -150,23 +154,21 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_ends_with_the_same_bits
     assert sorted(epochs) == list(range(1, 201))
 
 
-def test_a_killed_command_goes_on_and_leaves_no_rank(project: Path) -> None:
-    slow = ["--set", "train.epochs=200", "--set", "train.checkpoint_every_s=0.2"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ddlflow", "run", "small", *slow],
-        cwd=project,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for(lambda: any((project / ".ddlflow/train").glob("*/checkpoints/*.ckpt")), process)
-    process.kill()
-    process.wait()
+SLOW = ("--set", "train.epochs=120", "--set", "train.checkpoint_every_s=0.2")
+
+
+def test_a_killed_command_goes_on_and_its_flow_run_has_crashed(project: Path) -> None:
+    lost = killed_in_training(project)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and ranks_of(project):
         time.sleep(0.2)
     assert not ranks_of(project)
-    killed = run_json(project, *slow)
+    killed = run_json(project, *SLOW)
+    assert states_of(lost) == ({"Crashed"}, {"Completed", "Crashed"})
+    assert processes_of(lost) == []
+    assert not any((project / ".ddlflow/commands").iterdir())
     assert (
-        killed["model_digest"] == run_json(project, *slow, "--set", "storage=other")["model_digest"]
+        killed["model_digest"] == run_json(project, *SLOW, "--set", "storage=other")["model_digest"]
     )
 
 
@@ -203,6 +205,44 @@ def test_the_same_command_twice_at_once_works_once(project: Path) -> None:
     assert not list((project / ".ddlflow/unfinished").iterdir())
 
 
+def test_the_doctor_ends_what_a_killed_command_left(project: Path) -> None:
+    lost = killed_in_training(project)
+    assert "Running" in states_of(lost)[0]
+    assert any("prefect.server" in line for line in processes_of(lost))
+    done = ddlflow(project, "doctor")
+    assert done.returncode == 0, done.stderr
+    assert "run small on local (process" in done.stdout
+    assert "1 flow run set to Crashed; ended: Prefect's server (process" in done.stdout
+    assert "is half done" in done.stdout
+    assert states_of(lost) == ({"Crashed"}, {"Completed", "Crashed"})
+    assert processes_of(lost) == []
+    assert not ranks_of(project)
+    client = client_of(project)
+    (run,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    assert run.info.status == "KILLED"
+    assert not any((project / ".ddlflow/commands").iterdir())
+    assert "none was lost: nothing to do." in ddlflow(project, "doctor").stdout
+
+
+def test_the_doctor_names_what_it_cannot_mend(project: Path) -> None:
+    commands = project / ".ddlflow/commands"
+    commands.mkdir(parents=True)
+    host = os.uname().nodename
+    lost = [f"{os.getpid()}-{started}-{host}" for started in (1, 2)]  # not this process's start
+    places = {lost[0]: "http://127.0.0.1:9/api", lost[1]: str(project / "other")}
+    for name, place in places.items():
+        record = {"what": f"run {name} on local", "prefect": place}
+        (commands / f"{name}.json").write_text(json.dumps(record))
+    done = ddlflow(project, "doctor", "--json")
+    assert done.returncode == 1, done.stderr
+    said = json.loads(done.stdout)
+    assert not said["ok"]
+    away, other = [f["text"] for f in said["findings"] if f["level"] == "error"]
+    assert "could not be ended: http://127.0.0.1:9/api does not do it: " in away
+    assert f"it is kept elsewhere; set PREFECT_HOME={project / 'other'}. " in other
+    assert len(list(commands.iterdir())) == 2  # the next look tries again
+
+
 def test_a_tracking_server_that_is_down_does_not_stop_a_run(project: Path) -> None:
     away = ["--set", "tracking.uri=http://127.0.0.1:9"]
     result = run_json(project, *away)
@@ -211,7 +251,49 @@ def test_a_tracking_server_that_is_down_does_not_stop_a_run(project: Path) -> No
     assert any((project / ".ddlflow/tracking").iterdir())  # it waits to be sent
 
 
-def wait_for(seen: Any, process: "subprocess.Popen[Any]", timeout_s: float = 120) -> None:
+def killed_in_training(project: Path) -> str:
+    """A command that was killed with -9 after its first checkpoint: its name."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ddlflow", "run", "small", *SLOW],
+        cwd=project,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(lambda: any((project / ".ddlflow/train").glob("*/checkpoints/*.ckpt")), process)
+    finally:
+        process.kill()
+        process.wait()
+    (record,) = (project / ".ddlflow/commands").iterdir()
+    return record.stem
+
+
+def states_of(command: str) -> tuple[set[str], set[str]]:
+    """The states of a command's flow runs, and of their task runs, as Prefect keeps them."""
+    path = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
+    own = "select id from flow_run where tags like ?"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        rows = [
+            database.execute(query, [f'%"command:{command}"%']).fetchall()
+            for query in (
+                f"select state_name from flow_run where id in ({own})",
+                f"select state_name from task_run where flow_run_id in ({own})",
+            )
+        ]
+    flows, tasks = ({state for (state,) in found} for found in rows)
+    return flows, tasks
+
+
+def processes_of(command: str) -> list[str]:
+    """The command lines of the processes that a command started."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("DDLFLOW_COMMAND") == command:
+                found.append(" ".join(process.cmdline()))
+    return found
+
+
+def wait_for(seen: Any, process: "subprocess.Popen[Any]", timeout_s: float = 200) -> None:
     deadline = time.monotonic() + timeout_s
     while not seen():
         assert process.poll() is None, "the command ended by itself"
@@ -221,8 +303,6 @@ def wait_for(seen: Any, process: "subprocess.Popen[Any]", timeout_s: float = 120
 
 def ranks_of(project: Path) -> list[int]:
     """Rank processes whose log lies in this project."""
-    import psutil
-
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if "ddlflow.train.rank" in (process.info["cmdline"] or []):
