@@ -1,9 +1,9 @@
 """One rank's process: started and watched by the worker that it runs on, on every engine.
 
 The protocol, as the worker sees it. Standard input: one JSON line with rank, world and payload;
-for a world above 1 a second line with the store's address and how long to try; then it stays open, and its end tells
-the rank that its worker is dead. The events pipe: JSON lines from the rank. Standard output and
-error: only log.
+for a world above 1 a second line with the store's address and how long to try; then it stays open,
+and its end tells the rank that its worker is dead. The events pipe: JSON lines from the rank.
+Standard output and error: only log.
 """
 
 import json

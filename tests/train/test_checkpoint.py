@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-import logging
+import re
 import resource
 import threading
 from collections.abc import Iterator
@@ -196,8 +196,8 @@ class TestWriter:
         writer.close()
         assert steps_kept(tmp_path) == [2]
         assert re.fullmatch(
-            r"checkpoint .*step-000000000001\.ckpt cannot be written: File too large\. The training "
-            r"goes on without it, and tries again\.",
+            r"checkpoint .*step-000000000001\.ckpt cannot be written: File too large\. "
+            r"The training goes on without it, and tries again\.",
             said[0],
         )
         assert said[1:] == ["Checkpoints can be written again."]

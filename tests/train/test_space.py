@@ -1,5 +1,6 @@
 """A disk without space: the training waits for it, says so, and goes on."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -69,13 +70,11 @@ def test_a_training_on_a_full_disk_waits_for_space(bench, tmp_path: Path) -> Non
     mount = f"mount -t tmpfs -o size=1m none {tmp_path}"
     if subprocess.run([*start, "sh", "-c", mount], capture_output=True, check=False).returncode:
         pytest.skip("no right to mount a tmpfs in a namespace here")
-    import json
-
     made = bench()
     values = json.dumps(made.job(tmp_path / "t", epochs=2, batch_rows=64).to_json())
+    script = [sys.executable, "-c", FULL_DISK, values, str(tmp_path)]
     done = subprocess.run(
-        [*start, "sh", "-c", f'{mount} && exec "$@"', "sh"]
-        + [sys.executable, "-c", FULL_DISK, values, str(tmp_path)],
+        [*start, "sh", "-c", f'{mount} && exec "$@"', "sh", *script],
         capture_output=True,
         text=True,
         check=False,

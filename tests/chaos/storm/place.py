@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,8 @@ def isolate() -> str:
         links = "ip link add type veth && ip link add type bridge && mount -t tmpfs none /mnt"
         for rights in ([], ["--map-root-user"]):
             start = ["unshare", *rights, *_ISOLATE]
-            if subprocess.run([*start, "sh", "-c", links], capture_output=True).returncode == 0:
+            tried = subprocess.run([*start, "sh", "-c", links], check=False, capture_output=True)
+            if tried.returncode == 0:
                 os.environ |= {MARK: str(os.getpid()), f"{MARK}_MISSING": ""}
                 os.execvp("unshare", [*start, sys.executable, *sys.argv])
     os.environ |= {MARK: str(os.getpid()), f"{MARK}_MISSING": missing}
@@ -148,9 +148,9 @@ class Place:
         if self.isolated:
             network = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
             link, host = f"worker{self._made}", f"10.77.0.{10 + self._made}"
-            mine = os.readlink("/proc/self/ns/net")
+            mine = Path("/proc/self/ns/net").readlink()
             theirs = Path(f"/proc/{network.pid}/ns/net")
-            _wait(lambda: os.readlink(theirs) != mine, "a network namespace")
+            _wait(lambda: theirs.readlink() != mine, "a network namespace")
             peer = ["peer", "name", "eth0", "netns", str(network.pid)]
             _run("ip", "link", "add", link, "type", "veth", *peer)
             _run("ip", "link", "set", link, "master", "hub", "up")

@@ -40,7 +40,7 @@ def report(
         "attempt trained, starts of all processes included; where another fault came before that, "
         "the last one is measured.",
         "",
-        "| fault | came | a new attempt measured | seconds lost, median | most | steps again, most |",
+        "| fault | came | recoveries | seconds lost, median | most | steps done again, most |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for kind in DECK:

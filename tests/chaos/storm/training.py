@@ -117,7 +117,9 @@ class Training:
             undo()
         self._await_orphans()
         folder = Path(self.done["folder"])
-        audit = audit_ledgers(f"training {self.course.number}", folder / "ledger", self.done["value"])
+        audit = audit_ledgers(
+            f"training {self.course.number}", folder / "ledger", self.done["value"]
+        )
         if audit.faults:
             raise Failed(f"the audit found: {audit.faults}\n{self._log_end()}")
         logs = "".join(p.read_text(errors="replace") for p in folder.glob("logs/*.log"))
@@ -145,7 +147,10 @@ class Training:
 
     def _read(self, driver: psutil.Popen, number: int) -> None:
         for line in driver.stdout:
-            self.events.put((number, time.monotonic(), json.loads(line)))
+            try:
+                self.events.put((number, time.monotonic(), json.loads(line)))
+            except ValueError:  # the last words of a driver that was killed
+                print(f"  the driver wrote {line!r}", flush=True)
         driver.wait()
         self.events.put((number, time.monotonic(), None))
 
@@ -181,11 +186,11 @@ class Training:
         elif event["event"] == "digest":
             self.told_at, self.stepped = at, True
             for hit in self.hits:
-                if hit.recovered_s is None and self._ends_attempts(hit):
-                    if self.attempts > hit.attempts:
-                        hit.recovered_s = at - hit.at
-                        self.say(f"recovered from {hit.fault.kind} in {hit.recovered_s:.1f} s")
-                        hit.again = max(0, hit.step - event["step"] + 1)
+                is_open = hit.recovered_s is None and self._ends_attempts(hit)
+                if is_open and self.attempts > hit.attempts:
+                    hit.recovered_s = at - hit.at
+                    self.say(f"recovered from {hit.fault.kind} in {hit.recovered_s:.1f} s")
+                    hit.again = max(0, hit.step - event["step"] + 1)
             self.step = event["step"]
 
     def _ends_attempts(self, hit: Hit) -> bool:
