@@ -6,6 +6,7 @@ drawn from a seed; what they meet depends on the machine's speed too.
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from course import DECK, TRAININGS, Course, draw
 from place import Place
+from record import check_record
 from report import report
 from training import HERE, Ended, Training, write_site
 
@@ -27,6 +29,7 @@ def main() -> int:
     parser.add_argument("--only", type=int, help="the number of one training of these")
     parser.add_argument("--to", type=Path, help="write the table there")
     told = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with Place() as place:
         for kind, why in place.missing.items():
             print(f"left out: {kind} ({why})")
@@ -80,6 +83,9 @@ def run(place: Place, course: Course, prepared: Path, digest: str) -> Ended:
     training = Training(place, course, prepared, mlflow=course.recorded)
     ended = training.run()
     assert ended.value["model_digest"] == digest, "another digest than undisturbed"
+    if course.recorded:
+        place.start_mlflow()
+        check_record(place.mlflow_uri, training.storage, course.number, ended.value)
     worlds = ", ".join(map(str, ended.worlds))
     print(f"  the same digest after {ended.seconds:.0f} s; worlds {worlds}", flush=True)
     shutil.rmtree(training.storage)

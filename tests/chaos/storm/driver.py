@@ -6,6 +6,7 @@ told as JSON lines to standard output. With --record it keeps an MLflow run, as 
 
 import contextlib
 import json
+import os
 import sys
 from typing import Any
 
@@ -16,8 +17,13 @@ from ddlflow.session import Session
 from ddlflow.spec.load import load
 
 
+# What else prints (MLflow does) goes to the log.
+OUTPUT = os.fdopen(os.dup(1), "w", encoding="utf-8")
+os.dup2(2, 1)
+
+
 def tell(event: dict[str, Any]) -> None:
-    print(json.dumps(event), flush=True)
+    print(json.dumps(event), file=OUTPUT, flush=True)
 
 
 def main(pipeline: str, site: str, *changes: str) -> None:

@@ -271,7 +271,7 @@ def write_site(path: Path, place: Place, storage: Path, workers: int, tracking: 
         "threads": 1,
         "max_restarts": 50,
         "silence_s": SILENCE_S,
-        "start_timeout_s": 20,
+        "start_timeout_s": 30,
     }
     site = {
         "engine": engine,
