@@ -39,7 +39,7 @@ def main() -> int:
             courses = [course for course in courses if course.number == told.only]
         place.heal(WORKERS)
         if any(course.recorded for course in courses):
-            place.start_mlflow()
+            place.wait_for_mlflow()
         prepared, digest = undisturbed(place)
         ended: list[Ended] = []
         failed = []
@@ -78,13 +78,13 @@ def run(place: Place, course: Course, prepared: Path, digest: str) -> Ended:
     """One disturbed training, with the cluster made well before it."""
     place.heal(WORKERS)
     if course.recorded:
-        place.start_mlflow()
+        place.wait_for_mlflow()
     print(f"training {course.number}: {course.workers} workers asked for", flush=True)
     training = Training(place, course, prepared, mlflow=course.recorded)
     ended = training.run()
     assert ended.value["model_digest"] == digest, "another digest than undisturbed"
     if course.recorded:
-        place.start_mlflow()
+        place.wait_for_mlflow()
         check_record(place.mlflow_uri, training.storage, course.number, ended.value)
     worlds = ", ".join(map(str, ended.worlds))
     print(f"  the same digest after {ended.seconds:.0f} s; worlds {worlds}", flush=True)

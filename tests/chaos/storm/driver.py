@@ -16,7 +16,6 @@ from ddlflow.report.screen import Screen
 from ddlflow.session import Session
 from ddlflow.spec.load import load
 
-
 # What else prints (MLflow does) goes to the log.
 OUTPUT = os.fdopen(os.dup(1), "w", encoding="utf-8")
 os.dup2(2, 1)

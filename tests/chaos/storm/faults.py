@@ -68,7 +68,7 @@ def hit(fault: Fault, place: Place, driver: psutil.Popen, storage: Path) -> tupl
         return _flip(fault, place, storage), None
     assert fault.kind == AWAY_MLFLOW
     place.kill_mlflow()
-    return "killed", lambda: place.start_mlflow(wait=False)
+    return "killed", place.start_mlflow
 
 
 def may_come(fault: Fault, place: Place, storage: Path) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -213,8 +214,8 @@ class Place:
 
     # ---- MLflow ----------------------------------------------------------------------------
 
-    def start_mlflow(self, wait: bool = True) -> None:
-        """Starts the MLflow server, where none runs."""
+    def start_mlflow(self) -> None:
+        """Starts the MLflow server where none runs, and does not wait for it."""
         if self.mlflow is not None and self.mlflow.poll() is None:
             return
         command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
@@ -222,15 +223,17 @@ class Place:
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         host, port = self.mlflow_uri.removeprefix("http://").split(":")
         self.mlflow = self._start([*command, "--host", host, "--port", port])
-        if wait:
-            import httpx
 
-            def answers() -> bool:
-                with suppress(httpx.HTTPError):
-                    return httpx.get(f"{self.mlflow_uri}/health").status_code == 200
-                return False
+    def wait_for_mlflow(self) -> None:
+        """Starts it where none runs, and returns once it answers."""
+        self.start_mlflow()
 
-            _wait(answers, "the MLflow server to start", 120)
+        def answers() -> bool:
+            with suppress(httpx.HTTPError):
+                return httpx.get(f"{self.mlflow_uri}/health").status_code == 200
+            return False
+
+        _wait(answers, "the MLflow server to start", 120)
 
     def kill_mlflow(self) -> None:
         assert self.mlflow is not None

@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 SILENCE_S = 2.0
 START_S = 4.0  # a fault "while an attempt starts" comes within so much of its begin
 UNHARMED_S = SILENCE_S + 2.5  # a training that still steps so long after a fault goes on through it
-GIVE_UP_S = 300.0
+GIVE_UP_S = 600.0
 LEASE_S = 30.0  # a rank may outlive its driver for so long
 
 
