@@ -43,7 +43,7 @@ class Hit:
         words: what was done.
         recovered_s: from it to the next step of a later attempt, if there had to be one.
         again: steps that had to be done again.
-        joined: another fault came before the training had recovered, and is counted for both.
+        joined: another fault came before the training had recovered: that one is measured.
     """
 
     fault: Fault
@@ -236,8 +236,8 @@ class Training:
 
     def _hit(self, fault: Fault, now: float) -> None:
         for before in self.hits:
-            if before.recovered_s is None and before.attempts < self.attempts:
-                before.joined = True  # its recovery has begun, and begins anew
+            # Its recovery begins anew with this one, or it needed none.
+            before.joined = before.recovered_s is None
         if fault.kind == KILLED_DRIVER and (ranks := self.place.ranks()):
             self.orphans.append((now, ranks))
         at = time.monotonic()
