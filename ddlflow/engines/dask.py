@@ -58,7 +58,7 @@ class DaskEngine:
 
     def available(self) -> int:
         """See `Engine.available`."""
-        return len(self._answering())
+        return len(self._answering(self.slots))
 
     def map(
         self,
@@ -140,14 +140,14 @@ class DaskEngine:
         else:
             inbox.put(Heard(message["rank"], message["lines"]))
 
-    def _answering(self) -> dict[str, int]:
-        """The workers that answer, by address, each with its process."""
-        return self._cluster.run(on_worker.process_id, sorted(self._cluster.workers()))
+    def _answering(self, enough: int) -> dict[str, int]:
+        """The workers that answer, by address, each with its process; ``enough`` will do."""
+        return self._cluster.run(on_worker.process_id, self._cluster.workers(), enough=enough)
 
     def _choose_workers(self, world: int) -> dict[str, int]:
         """A gang's workers, as `_answering`; one that was lost has some time to come back."""
         give_up = time.monotonic() + (self._patience_s if world <= self.slots else 0)
-        while len(present := self._answering()) < world:
+        while len(present := self._answering(world)) < world:
             if time.monotonic() >= give_up:
                 break
             time.sleep(0.1)

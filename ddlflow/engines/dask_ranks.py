@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from distributed import Client, Future, Status, get_worker
@@ -18,6 +18,8 @@ from ddlflow.errors import EngineError
 
 _REPLY_S = 10.0  # for the scheduler to answer
 _ANSWER_S = 2.0  # for a worker; one that is stopped or cut off must not hold up the others
+_MOMENT_S = 0.2  # for the slower ones, once as many as are needed have answered
+_AGAIN_S = 0.5  # for one that did not answer the last time
 _WORKING = (Status.running, Status.paused, Status.closing_gracefully)
 # What the client raises when the scheduler or a worker is gone or hangs.
 _GONE = (OSError, TimeoutError, RuntimeError)
@@ -29,6 +31,7 @@ class Cluster:
 
     client: Client
     label: str
+    _silent: set[str] = field(default_factory=set)  # did not answer the last time
 
     def run(
         self,
@@ -36,24 +39,43 @@ class Cluster:
         addresses: Iterable[str],
         *args: Any,
         on_error: Literal["ignore", "return"] = "ignore",
+        enough: int | None = None,
     ) -> dict[str, Any]:
         """Call a function on workers at once, beside their tasks; replies by address.
 
-        One that cannot be reached, or does not answer in a moment, is left out: its process may be
-        stopped or its network cut, and Dask itself drops such a worker after minutes only.
+        One that cannot be reached, or does not answer in time, is left out: its process may be
+        stopped or its network cut, and Dask itself drops such a worker after minutes only. Once
+        ``enough`` have answered, the others have a moment.
         """
 
         async def ask(address: str) -> dict[str, Any]:
             reply = self.client.run(function, *args, workers=[address], on_error=on_error)
+            limit_s = _AGAIN_S if address in self._silent else _ANSWER_S
             try:
-                said: dict[str, Any] = await asyncio.wait_for(reply, _ANSWER_S)
+                said: dict[str, Any] = await asyncio.wait_for(reply, limit_s)
             except _GONE:
+                self._silent.add(address)
                 return {}
+            self._silent.discard(address)
             return said
 
         async def ask_all() -> dict[str, Any]:
-            replies = await asyncio.gather(*map(ask, addresses))
-            return {address: reply for said in replies for address, reply in said.items()}
+            waiting = {asyncio.ensure_future(ask(address)) for address in addresses}
+            replies: dict[str, Any] = {}
+            limit_s = None
+            while waiting:
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    replies |= task.result()
+                if limit_s is not None and not done:
+                    break
+                if enough is not None and len(replies) >= enough:
+                    limit_s = _MOMENT_S
+            for task in waiting:
+                task.cancel()
+            return dict(sorted(replies.items()))
 
         return self._ask(self.client.sync, ask_all)
 

@@ -1,5 +1,6 @@
 """The suite's table, as it stands in benchmarks/chaos.md."""
 
+import os
 import platform
 import statistics
 import time
@@ -24,6 +25,7 @@ def report(
     hits = [hit for training in ended for hit in training.hits]
     measured = [hit.recovered_s for hit in hits if hit.recovered_s is not None]
     worlds = [world for training in ended for world in training.worlds]
+    apart = "" if missing else ", each worker in a network of its own, a disk of 64 MB"
     lines = [
         "# Chaos",
         "",
@@ -34,11 +36,11 @@ def report(
         "once an epoch (`ddlflow audit`), and no rank left behind.",
         "",
         f"{psutil.cpu_count()} cores of {_processor()}, {psutil.virtual_memory().total >> 30} GiB, "
-        f"Python {platform.python_version()}, torch {torch.__version__}; Dask scheduler and "
-        "workers as processes of their own, each worker in a network of its own; `silence_s: 2`, "
-        "a checkpoint every 0.3 s. Seconds lost: from the fault to the first step that the next "
-        "attempt trained, starts of all processes included; where another fault came before that, "
-        "the last one is measured.",
+        f"Python {platform.python_version()}, torch {torch.__version__}, load average over the "
+        f"last 15 minutes {os.getloadavg()[2]:.1f}; Dask scheduler and workers as processes of "
+        f"their own{apart}; `silence_s: 2`, a checkpoint every 0.3 s. Seconds lost: "
+        "from the fault to the first step that the next attempt trained, starts of all processes "
+        "included; where another fault came before that, the last one is measured.",
         "",
         "| fault | came | recoveries | seconds lost, median | most | steps done again, most |",
         "|---|---:|---:|---:|---:|---:|",
