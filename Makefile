@@ -2,13 +2,14 @@
 # make test    sets up, then all tests
 # make check   ruff, mypy and the layer test
 # make bench   the benchmarks (benchmarks/README.md)
+# make chaos   random faults upon real trainings; writes benchmarks/chaos.md
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIPELINE ?= quickstart
 
-.PHONY: run test check bench setup clean
+.PHONY: run test check bench chaos setup clean
 
 run: $(READY)
 	$(BIN)/ddlflow run $(PIPELINE)
@@ -24,6 +25,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/all.py
+
+chaos: $(READY)
+	$(BIN)/python tests/chaos/storm --to benchmarks/chaos.md $(ARGS)
 
 setup: $(READY)
 

@@ -180,6 +180,8 @@ def _listener(
     """What is done with the events of one attempt's ranks: rank 0 speaks for all."""
 
     def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "note":
+            session.screen.say(f"train: {event['text']}")
         if event.get("rank") != 0:
             return
         if event["event"] == "progress":

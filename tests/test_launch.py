@@ -1,13 +1,16 @@
 """What is made of a gang's failure: whether to try again, and the words for the user."""
 
+import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ddlflow.engines import Failure
 from ddlflow.errors import DataError, EngineError, TrainingError
-from ddlflow.launch import _error_of, _is_final, _is_same, describe
+from ddlflow.launch import _error_of, _is_final, _is_same, _listener, describe
+from ddlflow.report.screen import Screen
 from ddlflow.train.job import Job
 
 TRACE = """Traceback (most recent call last):
@@ -47,6 +50,14 @@ def test_one_line_says_who_where_when_and_what() -> None:
     assert long.startswith("rank 1 on node-3 after step 40: ValueError: CUDA error at line 3 xxx")
     assert long.endswith("x...")
     assert len(long) < 400
+
+
+def test_a_note_of_any_rank_is_told() -> None:
+    said = io.StringIO()
+    session: Any = SimpleNamespace(screen=Screen(said))
+    on_event = _listener(session, {}, lambda event: None, lambda done, words: None)
+    on_event({"event": "note", "rank": 1, "host": "node-3", "text": "There is no space."})
+    assert said.getvalue() == "train: There is no space.\n"
 
 
 def test_an_error_of_ours_is_final_and_a_namesake_is_not() -> None:

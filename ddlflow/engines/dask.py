@@ -61,7 +61,7 @@ class DaskEngine:
 
     def available(self) -> int:
         """See `Engine.available`."""
-        return len(self._cluster.workers())
+        return len(self._answering(self.slots))
 
     def map(
         self,
@@ -100,18 +100,14 @@ class DaskEngine:
         stop: threading.Event | None = None,
     ) -> GangResult:
         """See `Engine.gang`."""
-        addresses = self._choose_workers(world)
+        pids = self._choose_workers(world)
         if stop is not None and stop.is_set():
             return GangResult(None, None, stopped=True)
-        hosts = [get_address_host(address) for address in addresses]
-        pids = self._cluster.run(on_worker.process_id, addresses)
-        if lost := sorted(set(addresses) - set(pids)):
-            label = self._cluster.label
-            raise EngineError(f"{label}: workers went away at the start: {', '.join(lost)}.")
+        hosts = [get_address_host(address) for address in pids]
         gang = uuid.uuid4().hex
         orders = {
-            address: on_worker.RankOrder(gang, job, rank, world, hosts[rank], pids[address])
-            for rank, address in enumerate(addresses)
+            address: on_worker.RankOrder(gang, job, rank, world, hosts[rank], pid)
+            for rank, (address, pid) in enumerate(pids.items())
         }
         inbox = self._inboxes[gang] = Inbox()
         try:
@@ -147,16 +143,20 @@ class DaskEngine:
         else:
             inbox.put(Heard(message["rank"], message["lines"]))
 
-    def _choose_workers(self, world: int) -> list[str]:
-        """The addresses of a gang's workers; one that was lost has some time to come back."""
+    def _answering(self, enough: int) -> dict[str, int]:
+        """The workers that answer, by address, each with its process; ``enough`` will do."""
+        return self._cluster.run(on_worker.process_id, self._cluster.workers(), enough=enough)
+
+    def _choose_workers(self, world: int) -> dict[str, int]:
+        """A gang's workers, as `_answering`; one that was lost has some time to come back."""
         give_up = time.monotonic() + (self._patience_s if world <= self.slots else 0)
-        while len(present := sorted(self._cluster.workers())) < world:
+        while len(present := self._answering(world)) < world:
             if time.monotonic() >= give_up:
                 break
             time.sleep(0.1)
         usable = len(present) if self._may_grow else min(self.slots, len(present))
         if world <= usable:
-            return present[:world]
+            return dict(list(present.items())[:world])
         raise EngineError(
             f"{world} ranks were asked for at once, one a worker, but {self._cluster.label} has "
             f"{len(present)} workers ({', '.join(present) or 'none'}) of which ddlflow may use "

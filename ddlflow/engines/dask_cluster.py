@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
@@ -17,14 +18,14 @@ from distributed import Client, LocalCluster, WorkerPlugin
 from distributed.versions import VersionMismatchWarning
 
 from ddlflow.engines.dask import DaskEngine
-from ddlflow.engines.dask_ranks import one_line
+from ddlflow.engines.dask_ranks import Cluster, one_line
 from ddlflow.engines.mapping import RETRIES
 from ddlflow.engines.rank_process import thread_variables
 from ddlflow.errors import EngineError
 
 _CONNECT_S = 5.0
 _STUCK_S = 8.0
-_REPLY_S = 10.0
+_LOOK_S = 0.2
 _LOGS = ("distributed", "distributed.client")  # Dask gives each a level of its own
 # Code and pickles travel between these; other versions of them fail in ways that are hard to read.
 _SAME = ("python", "dask", "distributed", "ddlflow")
@@ -141,8 +142,9 @@ def connect_dask(address: str, wanted: int | None, threads: int, timeout_s: floa
         show_log()
         raise
     try:
-        num_workers = _wait_for_workers(client, address, wanted, timeout_s)
-        problem = version_problem(_versions(client))
+        versions = _wait_for_workers(client, address, wanted, timeout_s)
+        num_workers = len(versions)
+        problem = version_problem({"client": _versions_here(), **versions})
         if problem is not None:
             raise EngineError(f"The Dask cluster at {address} does not fit: {problem}")
     except BaseException:
@@ -190,30 +192,31 @@ def _connect(address: str, timeout_s: float) -> Client:
         ) from error
 
 
-def _wait_for_workers(client: Client, address: str, wanted: int | None, timeout_s: float) -> int:
-    with suppress(TimeoutError):
-        client.wait_for_workers(wanted or 1, timeout_s)
-    num = len(client.sync(client.scheduler.ncores, callback_timeout=_REPLY_S))
-    if num < (wanted or 1):
-        raise EngineError(
-            f"{num} workers came to the Dask scheduler at {address} within {timeout_s:g} s, "
-            f"{wanted or 1} were asked for. Start them with `dask worker {address} --nthreads 1`, "
-            "or lower engine.workers."
-        )
-    return num
-
-
-def _versions(client: Client) -> dict[str, dict[str, str]]:
-    replies = client.run(_versions_here, on_error="return", callback_timeout=_REPLY_S)
-    versions = {"client": _versions_here()}
-    for address, reply in replies.items():
-        if isinstance(reply, Exception):
+def _wait_for_workers(
+    client: Client, address: str, wanted: int | None, timeout_s: float
+) -> dict[str, dict[str, str]]:
+    """The versions of the workers that answer, by address."""
+    cluster = Cluster(client, f"dask at {address}")
+    give_up = time.monotonic() + timeout_s
+    while True:
+        found = cluster.run(_versions_here, cluster.workers(), on_error="return")
+        if len(found) >= (wanted or 1):
+            break
+        if time.monotonic() >= give_up:
             raise EngineError(
-                f"The Dask worker at {address} cannot run ddlflow ({one_line(reply)}). Install "
-                f"ddlflow {versions['client']['ddlflow']} there."
+                f"{len(found)} workers came to the Dask scheduler at {address} within "
+                f"{timeout_s:g} s, {wanted or 1} were asked for. Start them with `dask worker "
+                f"{address} --nthreads 1`, or lower engine.workers."
             )
-        versions[address] = reply
-    return versions
+        time.sleep(_LOOK_S)
+    for worker, reply in found.items():
+        if isinstance(reply, Exception):
+            ours = _versions_here()["ddlflow"]
+            raise EngineError(
+                f"The Dask worker at {worker} cannot run ddlflow ({one_line(reply)}). Install "
+                f"ddlflow {ours} there."
+            )
+    return found
 
 
 def _versions_here() -> dict[str, str]:

@@ -4,18 +4,22 @@ What the rank says comes back through the scheduler's event topics (in order, ba
 what the driver says goes out with `Client.run`, which does not wait for task slots.
 """
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from distributed import Client, Future, Status, get_worker
 
 from ddlflow.engines import on_worker
 from ddlflow.errors import EngineError
 
-_REPLY_S = 10.0  # for workers to answer; one that hangs must not hold up the end of a gang
+_REPLY_S = 10.0  # for the scheduler to answer
+_ANSWER_S = 2.0  # for a worker; one that is stopped or cut off must not hold up the others
+_MOMENT_S = 0.2  # for the slower ones, once as many as are needed have answered
+_AGAIN_S = 0.5  # for one that did not answer the last time
 _WORKING = (Status.running, Status.paused, Status.closing_gracefully)
 # What the client raises when the scheduler or a worker is gone or hangs.
 _GONE = (OSError, TimeoutError, RuntimeError)
@@ -27,13 +31,53 @@ class Cluster:
 
     client: Client
     label: str
+    _silent: set[str] = field(default_factory=set)  # did not answer the last time
 
-    def run(self, function: Callable[..., Any], addresses: list[str], *args: Any) -> dict[str, Any]:
+    def run(
+        self,
+        function: Callable[..., Any],
+        addresses: Iterable[str],
+        *args: Any,
+        on_error: Literal["ignore", "return"] = "ignore",
+        enough: int | None = None,
+    ) -> dict[str, Any]:
         """Call a function on workers at once, beside their tasks; replies by address.
 
-        One that cannot be reached is left out. Raises EngineError if one, or the scheduler, hangs.
+        One that cannot be reached, or does not answer in time, is left out: its process may be
+        stopped or its network cut, and Dask itself drops such a worker after minutes only. Once
+        ``enough`` have answered, the others have a moment.
         """
-        return self._ask(self.client.run, function, *args, workers=addresses, on_error="ignore")
+
+        async def ask(address: str) -> dict[str, Any]:
+            reply = self.client.run(function, *args, workers=[address], on_error=on_error)
+            limit_s = _AGAIN_S if address in self._silent else _ANSWER_S
+            try:
+                said: dict[str, Any] = await asyncio.wait_for(reply, limit_s)
+            except _GONE:
+                self._silent.add(address)
+                return {}
+            self._silent.discard(address)
+            return said
+
+        async def ask_all() -> dict[str, Any]:
+            waiting = {asyncio.ensure_future(ask(address)) for address in addresses}
+            replies: dict[str, Any] = {}
+            limit_s = None
+            while waiting:
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    replies |= task.result()
+                if limit_s is not None and not done:
+                    break
+                if enough is not None and len(replies) >= enough:
+                    limit_s = _MOMENT_S
+            for task in waiting:
+                task.cancel()
+            return dict(sorted(replies.items()))
+
+        return self._ask(self.client.sync, ask_all)
 
     def workers(self) -> dict[str, int]:
         """The workers there are now, as threads by address. Raises EngineError as `run` does."""
@@ -88,10 +132,10 @@ class DaskRanks:
 
     def kill(self) -> None:
         """Kill every rank, and wait until their workers are free again."""
-        self._tell(self._addresses, on_worker.kill)
+        told = self._tell(self._addresses, on_worker.kill)
         with suppress(EngineError):
             give_up = time.monotonic() + _REPLY_S
-            while self._busy() and time.monotonic() < give_up:
+            while self._busy(told) and time.monotonic() < give_up:
                 time.sleep(0.02)
         self._cluster.forget(self._futures)
 
@@ -109,17 +153,19 @@ class DaskRanks:
                 reasons[rank] = f"Dask worker {address}: its task was {future.status}"
         return reasons
 
-    def _tell(self, addresses: list[str], order: Callable[..., None], *args: Any) -> None:
+    def _tell(self, addresses: list[str], order: Callable[..., None], *args: Any) -> set[str]:
+        """Gives workers an order; returns those that took it."""
         # A worker that cannot be told is found by `lost`, and the end of its process ends its rank.
         with suppress(EngineError):
             present = self._cluster.workers()
             there = [address for address in addresses if address in present]
-            self._cluster.run(order, there, self._gang, *args)
+            return set(self._cluster.run(order, there, self._gang, *args))
+        return set()
 
-    def _busy(self) -> bool:
+    def _busy(self, told: set[str]) -> bool:
         present = self._cluster.workers()
         return any(
-            future.status == "pending" and address in present
+            future.status == "pending" and address in told and address in present
             for address, future in zip(self._addresses, self._futures, strict=True)
         )
 

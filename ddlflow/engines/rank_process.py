@@ -1,9 +1,9 @@
 """One rank's process: started and watched by the worker that it runs on, on every engine.
 
 The protocol, as the worker sees it. Standard input: one JSON line with rank, world and payload;
-for a world above 1 a second line with the store's address; then it stays open, and its end tells
-the rank that its worker is dead. The events pipe: JSON lines from the rank. Standard output and
-error: only log.
+for a world above 1 a second line with the store's address and how long to try; then it stays open,
+and its end tells the rank that its worker is dead. The events pipe: JSON lines from the rank.
+Standard output and error: only log.
 """
 
 import json
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ddlflow.engines import GangJob
 
@@ -93,7 +94,14 @@ class RankProcess:
 
     def meet(self, store_host: str, store_port: int) -> None:
         """Tell the rank where rank 0's store is, and which address of its own to use."""
-        self._say({"store_host": store_host, "store_port": store_port, "interface_ip": self._host})
+        self._say(
+            {
+                "store_host": store_host,
+                "store_port": store_port,
+                "interface_ip": self._host,
+                "timeout_s": self._job.start_timeout_s,
+            }
+        )
 
     def terminate(self) -> None:
         """Ask the rank to finish its step and end (SIGTERM)."""
@@ -113,8 +121,7 @@ class RankProcess:
                     os.killpg(self._process.pid, signal.SIGKILL)
 
     def _start(self, events_of_rank: int) -> None:
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock, self._log.open("ab") as log:
+        with self._lock, self._open_log() as log:
             self._log_start = log.tell()
             if self._killed:
                 return
@@ -127,6 +134,13 @@ class RankProcess:
                 pass_fds=(events_of_rank,),
                 start_new_session=True,  # a group of its own to kill; no Ctrl-C from the terminal
             )
+
+    def _open_log(self) -> BinaryIO:
+        try:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            return self._log.open("ab")
+        except OSError:  # a full disk: the rank may get on without a log
+            return Path(os.devnull).open("ab")
 
     def _read(
         self,

@@ -12,7 +12,7 @@ import logging
 import os
 import pickle
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ddlflow.errors import CheckpointError
 
 MAGIC = b"ddlflow checkpoint 1 sha256 "
 KEPT = 2
+Say = Callable[[str], object]
 log = logging.getLogger(__name__)
 
 
@@ -84,21 +85,28 @@ def read(path: Path) -> dict[str, Any]:
     return dict(state)
 
 
-def latest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole; a damaged one is named in the log and passed over."""
+def latest(folder: Path, say: Say = log.warning) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole; a damaged one is named and passed over."""
     for path in reversed(files(folder)):
         try:
             return read(path)
         except CheckpointError as error:
-            log.warning("%s The one before is used, if there is one.", error)
+            say(f"{error} The one before is used, if there is one.")
     return None
 
 
 class Writer:
-    """Writes checkpoints in a thread of its own; a newer one replaces one that still waits."""
+    """Writes checkpoints in a thread of its own; a newer one replaces one that still waits.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the training's checkpoints.
+        say: gets a sentence when one cannot be written, and when one can again.
+    """
+
+    def __init__(self, folder: Path, say: Say = log.error) -> None:
         self._folder = folder
+        self._say = say
+        self._failed = False
         self._waiting: tuple[int, dict[str, Any]] | None = None
         self._changed = threading.Condition()
         self._ended = False
@@ -129,4 +137,10 @@ class Writer:
                 write(self._folder, step, state)
             except CheckpointError as error:
                 # A healthy training outlives a full disk; the next checkpoint tries again.
-                log.error("%s The training goes on.", error)
+                if not self._failed:
+                    self._say(f"{error} The training goes on without it, and tries again.")
+                self._failed = True
+                continue
+            if self._failed:
+                self._say("Checkpoints can be written again.")
+            self._failed = False

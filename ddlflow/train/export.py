@@ -6,6 +6,7 @@ code/         the user's modules, where the pipeline names any
 train.json    the epochs' history and the digest trail
 """
 
+import io
 import json
 import shutil
 from typing import Any
@@ -80,7 +81,9 @@ def save_model(job: Job, manifest: Manifest, rows: Rows, state: State) -> dict[s
     making = folder.with_name("model.tmp")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
-    torch.save(predictor.state_dict(), making / "weights.pt")
+    weights = io.BytesIO()  # torch itself would name a full disk by an error of its own
+    torch.save(predictor.state_dict(), weights)
+    (making / "weights.pt").write_bytes(weights.getbuffer())
     (making / "model.json").write_text(json.dumps(described, indent=1))
     (making / "train.json").write_text(json.dumps(result))
     if job.code is not None:

@@ -4,12 +4,15 @@ A file a rank and attempt, mapped into memory: what a step writes there outlives
 process and costs no system call. A step is counted before its gradients are sent, so no step that
 a checkpoint holds is missing; one that was counted in vain is done again by a later attempt.
 
+Space is taken before it is mapped: a page of a mapped file that a full disk cannot hold would kill
+the process (SIGBUS). Where there is none, the training waits for it.
+
     bytes 0..8     int64: how many records count
     from byte 64   records of `RECORD`
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from ddlflow.data.batches import Chunk
 from ddlflow.errors import DataError
 
 HEADER = 64
+RESERVE = 1 << 16  # bytes taken at once: a disk that fills up does not stop a training for long
 RECORD = np.dtype([("epoch", "<u4"), ("step", "<u4"), ("rows", "<u8"), ("mark", "<u8")])
 
 
@@ -31,14 +35,23 @@ class Ledger:
         attempt: its name; names of later attempts sort behind those of earlier ones.
         rank: this rank.
         world: how many ranks there are.
+        patiently: does what needs space on the disk, in its own time (``space.wait_for_space``).
     """
 
-    def __init__(self, folder: Path, attempt: str, rank: int, world: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self,
+        folder: Path,
+        attempt: str,
+        rank: int,
+        world: int,
+        patiently: Callable[[Callable[[], None]], None] = lambda write: write(),
+    ) -> None:
         self._path = folder / f"{attempt}-{rank}-of-{world}.ledger"
-        self._path.write_bytes(bytes(HEADER))
+        self._patiently = patiently
         self._records = 0
+        self._size = 0
         self._map: np.memmap[tuple[int], np.dtype[np.uint8]] | None = None
+        self._grow(RESERVE)
 
     def begin(self, chunk: Chunk, slices: int) -> None:
         """Writes down what the next steps will be; none of them counts yet.
@@ -48,11 +61,11 @@ class Ledger:
             slices: of this rank in each step.
         """
         steps = len(chunk.marks)
-        size = HEADER + (self._records + steps) * RECORD.itemsize
-        with self._path.open("r+b") as file:
-            file.truncate(size)
-        self._map = np.memmap(self._path, mode="r+", shape=(size,), dtype=np.uint8)
-        records = self._map[HEADER:].view(RECORD)[self._records :]
+        needed = HEADER + (self._records + steps) * RECORD.itemsize
+        if needed > self._size:
+            self._grow(needed + RESERVE)
+        assert self._map is not None
+        records = self._map[HEADER:needed].view(RECORD)[self._records :]
         records["epoch"], records["step"] = chunk.epoch, chunk.step + np.arange(steps)
         records["mark"] = chunk.marks
         of_step = chunk.slices[:slices]  # every step of a chunk has slices of the same sizes
@@ -62,6 +75,21 @@ class Ledger:
         """The next step is about to be done."""
         self._records += 1
         struct.pack_into("<q", self._map, 0, self._records)  # type: ignore[arg-type] # a buffer
+
+    def _grow(self, size: int) -> None:
+        """Makes the file so long, with blocks of the disk behind all of it, and maps it."""
+
+        def write() -> None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("r+b" if self._size else "wb", buffering=0) as file:
+                file.seek(self._size)
+                missing = size - self._size
+                while missing:  # a disk that is nearly full takes a part
+                    missing -= file.write(bytes(missing))
+
+        self._patiently(write)
+        self._size = size
+        self._map = np.memmap(self._path, mode="r+", shape=(size,), dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +123,9 @@ def read(folder: Path) -> Iterator[Entry]:
     for path in sorted(folder.glob("*.ledger")):
         attempt, rank, _, world = path.stem.rsplit("-", 3)
         data = path.read_bytes()
-        (count,) = struct.unpack_from("<q", data) if len(data) >= HEADER else (-1,)
+        # A shorter one is of a rank that ended while it waited for space: it did no step.
+        data = data.ljust(HEADER, b"\0")
+        (count,) = struct.unpack_from("<q", data)
         if not 0 <= count <= (len(data) - HEADER) // RECORD.itemsize:
             raise DataError(f"The ledger {path} is damaged: its bytes do not hold {count} records.")
         yield Entry(attempt, int(rank), int(world), np.frombuffer(data, RECORD, count, HEADER))

@@ -6,6 +6,7 @@ the command that started it.
 """
 
 import argparse
+import io
 import json
 import os
 import queue
@@ -23,6 +24,7 @@ COLLECTIVE_TIMEOUT_S = 600.0  # a rank that hangs for longer fails the gang
 
 def main() -> int:
     """Runs one rank; the exit status is 0 when it was done or asked to stop."""
+    sys.stdout, sys.stderr = _log(1), _log(2)
     parser = argparse.ArgumentParser(prog="ddlflow.train.rank")
     parser.add_argument("--events-fd", type=int, required=True)
     events = os.fdopen(parser.parse_args().events_fd, "w", encoding="utf-8")
@@ -54,6 +56,21 @@ def main() -> int:
         )
         return 1
     return 0
+
+
+class _Lossy(io.FileIO):
+    """A log on a full disk loses words; whoever prints goes on."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or len(data)
+        except OSError:
+            return len(data)
+
+
+def _log(fd: int) -> io.TextIOWrapper:
+    raw = _Lossy(fd, "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), line_buffering=True, errors="replace")
 
 
 def _run(payload: dict[str, Any], rank: int, world: int, emit: Emit, stop: threading.Event) -> None:
@@ -126,6 +143,10 @@ def _join(rank: int, world: int, device: Any, emit: Emit, lines: "queue.Queue[st
         )
         emit({"event": "store", "port": store.port})
     met = json.loads(lines.get())
+    limit_s = met.get("timeout_s", COLLECTIVE_TIMEOUT_S)
+    watch = threading.Timer(limit_s, _not_met, (emit, rank, limit_s))
+    watch.daemon = True
+    watch.start()
     interface = _interface(met["interface_ip"])
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
@@ -136,7 +157,15 @@ def _join(rank: int, world: int, device: Any, emit: Emit, lines: "queue.Queue[st
         )
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+    watch.cancel()
     return dist.group.WORLD
+
+
+def _not_met(emit: Emit, rank: int, limit_s: float) -> None:
+    """Ends a rank that cannot reach the others: what they meet by would wait for minutes."""
+    message = f"rank {rank} did not meet the others within {limit_s:g} s"
+    emit({"event": "error", "kind": "StartTimeout", "message": message, "traceback": ""})
+    os._exit(1)
 
 
 def _interface(ip: str) -> str | None:

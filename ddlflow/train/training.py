@@ -1,6 +1,8 @@
 """Builds one rank's part of a training from its job, and runs the loop over it."""
 
+import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,12 @@ from ddlflow.train.precision import LossOf
 from ddlflow.train.pulse import Pulse
 from ddlflow.train.reduction import Reduction
 from ddlflow.train.replicas import Replicas
+from ddlflow.train.space import wait_for_space
 from ddlflow.train.state import State
 from ddlflow.train.validation import Validation, empty_scores
 
 Group = dist.ProcessGroup | None
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -56,12 +60,15 @@ def run(
         TrainingError, Stopped: as the loop.
     """
     folder, spec = Path(job.dataset), job.train_spec
+    pulse = pulse or Pulse(lambda event: None, 0.0)
+    say = partial(_note, emit)
+    patiently = partial(wait_for_space, what=f"storage {job.folder}", pulse=pulse, say=say)
     manifest = Manifest.load(folder)
     objective = objective_of(job)
     net = first_net(job, manifest, objective).to(device)
     optimizer = make_optimizer(spec.optimizer, net.parameters(), device=device)
     state = State(net, optimizer)
-    saved = checkpoint.latest(job.checkpoints)
+    saved = checkpoint.latest(job.checkpoints, say if rank == 0 else log.warning)
     if saved is not None:
         _same_training(saved, job)
         state.restore(saved["state"])
@@ -81,7 +88,7 @@ def run(
         device=device,
     )
     loss_of = precision.loss_of(net, objective, spec.precision, job.device)
-    writer = checkpoint.Writer(job.checkpoints) if rank == 0 else None
+    writer = checkpoint.Writer(job.checkpoints, say) if rank == 0 else None
     around = Surroundings(
         batches=Batches(
             rows,
@@ -95,11 +102,11 @@ def run(
         validate=validation,
         emit=emit,
         must_stop=must_stop,
-        pulse=pulse or Pulse(lambda event: None, 0.0),
+        pulse=pulse,
         name_rows=lambda epoch, step: name_rows(
             folder, batch_rows=spec.batch_rows, seed=spec.seed, epoch=epoch, step=step
         ),
-        ledger=Ledger(job.ledgers, job.attempt, rank, world),
+        ledger=Ledger(job.ledgers, job.attempt, rank, world, patiently),
         writer=writer,
         settings=settings(job),
         rows=rows.rows,
@@ -112,7 +119,15 @@ def run(
         around.pulse.resting = True  # the last checkpoint and the model are written
         if writer is not None:
             writer.close()
-    return save_model(job, manifest, rows, state) if rank == 0 else {}
+    if rank > 0:
+        return {}
+    return patiently(lambda: save_model(job, manifest, rows, state))
+
+
+def _note(emit: Callable[[dict[str, Any]], None], text: str) -> None:
+    """Tells the user, and the log."""
+    log.warning(text)
+    emit({"event": "note", "text": text})
 
 
 def _gradients(

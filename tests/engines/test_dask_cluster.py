@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from distributed import LocalCluster
 
-from ddlflow.engines import open_engine
+from ddlflow.engines import GangJob, open_engine
 from ddlflow.engines.dask_cluster import version_problem
 from ddlflow.errors import EngineError
 from ddlflow.spec.site import Site
@@ -54,6 +55,27 @@ def test_workers_that_are_missing_or_lack_ddlflow(tmp_path: Path) -> None:
         finally:
             worker.kill()
             worker.wait()
+
+
+def test_a_worker_that_is_stopped_is_left_out(tmp_path: Path) -> None:
+    """Dask itself would keep it for five minutes."""
+    job = GangJob("ddlflow_no_such_module", {}, 1, str(tmp_path), {}, (), 30.0)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+        open_engine(site(cluster.scheduler_address), slots=2, threads=1) as engine,
+    ):
+        assert engine.available() == 2
+        stopped = psutil.Process(next(iter(cluster.workers.values())).pid)
+        stopped.suspend()
+        try:
+            assert engine.available() == 1
+            failure = engine.gang(job, 1).failure
+            assert failure is not None
+            assert failure.kind == "Exited"  # it ran, on the other one
+            with open_engine(site(cluster.scheduler_address), slots=2, threads=1) as second:
+                assert second.slots == 1
+        finally:
+            stopped.resume()
 
 
 def test_versions_that_differ_are_named() -> None:

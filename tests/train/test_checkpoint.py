@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-import logging
+import re
 import resource
 import threading
 from collections.abc import Iterator
@@ -185,18 +185,22 @@ class TestWriter:
         assert found is not None
         assert found["step"] == 29
 
-    def test_a_full_disk_is_logged_and_the_next_one_tried(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        writer = Writer(tmp_path)
+    def test_a_full_disk_is_told_once_and_the_next_one_tried(self, tmp_path: Path) -> None:
+        said: list[str] = []
+        writer = Writer(tmp_path, said.append)
         with files_of_at_most(10_000):
             writer.put(1, state(1, size=100_000))
-            while "The training goes on" not in caplog.text:
+            while not said:
                 assert threading.active_count() > 1
         writer.put(2, state(2))
         writer.close()
         assert steps_kept(tmp_path) == [2]
-        assert [record.levelno for record in caplog.records] == [logging.ERROR]
+        assert re.fullmatch(
+            r"checkpoint .*step-000000000001\.ckpt cannot be written: File too large\. "
+            r"The training goes on without it, and tries again\.",
+            said[0],
+        )
+        assert said[1:] == ["Checkpoints can be written again."]
 
     def test_closing_without_a_state_writes_nothing(self, tmp_path: Path) -> None:
         Writer(tmp_path / "new").close()

@@ -117,3 +117,9 @@ def test_a_damaged_ledger_is_named(tmp_path: Path) -> None:
     (tmp_path / "0-0-of-1.ledger").write_bytes(b"\xff" * 70)
     with pytest.raises(DataError, match=r"0-0-of-1\.ledger is damaged"):
         list(read(tmp_path))
+
+
+def test_a_ledger_that_a_full_disk_cut_short_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "0-1-of-2.ledger").write_bytes(b"")
+    (entry,) = read(tmp_path)
+    assert (entry.attempt, entry.rank, entry.world, len(entry.records)) == ("0", 1, 2, 0)

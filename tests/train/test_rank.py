@@ -3,13 +3,14 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ddlflow.train import checkpoint
 
@@ -33,12 +34,14 @@ class Talking(nn.Module):
 class Rank:
     """One process that was started as an engine's worker starts it."""
 
-    def __init__(self, job: Any, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, job: Any, rank: int = 0, world: int = 1, log: int | IO[str] = subprocess.PIPE
+    ) -> None:
         events, of_rank = os.pipe()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "ddlflow.train.rank", "--events-fd", str(of_rank)],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=log,
             stderr=subprocess.STDOUT,
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -82,8 +85,8 @@ def started(*ranks: Rank) -> Iterator[None]:
             rank.process.kill()
             rank.process.wait()
             for pipe in (rank.process.stdin, rank.process.stdout, rank.events):
-                assert pipe is not None
-                pipe.close()
+                if pipe is not None:
+                    pipe.close()
 
 
 def test_a_rank_tells_its_events_and_what_user_code_prints_is_only_log(
@@ -178,6 +181,33 @@ def test_two_ranks_meet_at_a_port_of_the_systems_choice(
         first[-1]["value"]["model_digest"]
         == bench().train(tmp_path / "alone", **more).result["model_digest"]
     )
+
+
+def test_a_rank_that_cannot_reach_the_others_says_so(
+    bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    rank = Rank(bench().job(tmp_path / "t", virtual_ranks=2), rank=1, world=2)
+    place = {"store_host": "127.0.0.1", "interface_ip": "127.0.0.1", "timeout_s": 0.5}
+    with started(rank), socket.create_server(("127.0.0.1", 0)) as silent:
+        rank.say({**place, "store_port": silent.getsockname()[1]})
+        told = rank.hear("error")
+        assert rank.end() == 1
+    assert told["kind"] == "StartTimeout"
+    assert told["message"] == "rank 1 did not meet the others within 0.5 s"
+
+
+def test_a_log_on_a_full_disk_loses_words_and_no_result(
+    bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "talking_of_test_rank.py").write_text(CODE)
+    model = {"use": "talking_of_test_rank:Talking"}
+    job = bench().job(tmp_path / "t", code=tmp_path / "code", model=model)
+    with Path("/dev/full").open("w") as full:
+        rank = Rank(job, log=full)
+        with started(rank):
+            assert rank.rest()[-1]["event"] == "result"
+            assert rank.end() == 0
 
 
 def test_a_rank_that_is_told_nothing_ends() -> None:
