@@ -369,7 +369,7 @@ def test_a_dask_worker_is_killed_and_started_again(bench: Bench, undisturbed: st
 
 def test_workers_that_do_not_come_back(bench: Bench, undisturbed: str, tmp_path: Path) -> None:
     """Workers without a nanny: on with those left, and an error below ``min_workers``."""
-    with dask_without_nannies(tmp_path, 3) as (address, workers):
+    with dask_without_nannies(tmp_path, 3) as (address, workers, _):
 
         def disturb(watch: Watch) -> None:
             watch.wait_for_checkpoint()
@@ -390,18 +390,55 @@ def test_workers_that_do_not_come_back(bench: Bench, undisturbed: str, tmp_path:
         )
 
 
+def test_a_worker_that_was_added_joins_at_the_next_attempt(bench: Bench, tmp_path: Path) -> None:
+    """Where the number of workers is left open, and the training is large enough for more."""
+    large = [
+        "model={use: mlp, hidden: [200, 200]}",  # 445 MFLOP a step: enough for four ranks
+        "train.batch_rows=1800",
+        "train.epochs=400",
+        "train.digest_every=20",
+    ]
+    alone = bench.train(*large, workers=1)
+    with dask_without_nannies(tmp_path, 2) as (address, _, add):
+
+        def disturb(watch: Watch) -> None:
+            add()
+            for _ in range(3):  # a worker that does not answer at once is left out for an attempt
+                watch.wait_for_checkpoint()
+                if len(watch.ranks()) == 2:
+                    watch.hit(watch.ranks()[0], signal.SIGKILL)
+
+        ended = bench.train(*large, disturb=disturb, use="dask", address=address, workers="auto")
+    assert ended.error is None
+    worlds = [attempt["world"] for attempt in ended.value["attempts"]]
+    assert (worlds[0], worlds[-1]) == (2, 3)
+    assert ended.value["model_digest"] == alone.value["model_digest"]
+
+
 @contextlib.contextmanager
-def dask_without_nannies(folder: Path, num_workers: int) -> Iterator[tuple[str, list[int]]]:
-    """A scheduler and worker processes by command line: its address, their process ids."""
+def dask_without_nannies(
+    folder: Path, num_workers: int
+) -> Iterator[tuple[str, list[int], Callable[[], None]]]:
+    """A scheduler and workers by command line: its address, their processes, how to add one."""
     at = folder / "scheduler.json"
     dask = [sys.executable, "-m", "dask"]
     more = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--scheduler-file", str(at)]
+    scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    processes: list[subprocess.Popen[bytes]] = []
     with (folder / "log").open("wb") as log:
-        options: dict[str, Any] = {"stdout": log, "stderr": log, "cwd": folder}
-        commands = [[*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]]
-        commands[0] += ["--scheduler-file", str(at)]
-        commands += [[*dask, "worker", "--name", str(k), *more] for k in range(num_workers)]
-        processes = [subprocess.Popen(command, **options) for command in commands]
+
+        def start(command: list[str]) -> None:
+            processes.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=folder))
+
+        def add() -> None:
+            """One more worker; returns once it is there."""
+            start([*dask, "worker", "--name", str(len(processes)), *more])
+            with Client(address) as client:
+                client.wait_for_workers(len(processes) - 1, timeout=60)
+
+        start([*scheduler, "--scheduler-file", str(at)])
+        for number in range(num_workers):
+            start([*dask, "worker", "--name", str(number), *more])
         try:
             give_up = time.monotonic() + 60
             while not at.exists() or not at.read_text().strip():
@@ -410,7 +447,7 @@ def dask_without_nannies(folder: Path, num_workers: int) -> Iterator[tuple[str, 
             address = json.loads(at.read_text())["address"]
             with Client(address) as client:
                 client.wait_for_workers(num_workers, timeout=60)
-            yield address, [process.pid for process in processes[1:]]
+            yield address, [process.pid for process in processes[1:]], add
         finally:
             for process in processes:
                 process.kill()
