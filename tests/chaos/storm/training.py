@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,8 @@ class Training:
                 if time.monotonic() - self.began > GIVE_UP_S:
                     raise Failed(f"no end after {GIVE_UP_S:.0f} s\n{self._log_end()}")
         finally:
-            self.driver.kill()
+            with suppress(psutil.NoSuchProcess):  # it has ended
+                self.driver.kill()
             for _, undo in self.undo:
                 undo()
         self._await_orphans()
