@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,34 +101,34 @@ class Training:
         Raises:
             Failed: naming what was seen.
         """
-        self._start()
-        while self.done is None or self.driver.poll() is None:
-            try:
-                number, at, event = self.events.get(timeout=0.05)
-            except queue.Empty:
-                number, event = self.drivers, {"event": "none"}
-            if number == self.drivers and event is None:
-                self._ended()
-            elif event is not None:
-                self._take(event, at if event["event"] != "none" else 0.0)
-            self._look(time.monotonic())
-            if time.monotonic() - self.began > GIVE_UP_S:
-                raise Failed(f"no end after {GIVE_UP_S:.0f} s\n{self._log_end()}")
-        for _, undo in self.undo:
-            undo()
+        try:
+            self._start()
+            while self.done is None or self.driver.poll() is None:
+                self._hear()
+                self._look(time.monotonic())
+                if time.monotonic() - self.began > GIVE_UP_S:
+                    raise Failed(f"no end after {GIVE_UP_S:.0f} s\n{self._log_end()}")
+        finally:
+            with suppress(psutil.NoSuchProcess):  # it has ended
+                self.driver.kill()
+            for _, undo in self.undo:
+                undo()
         self._await_orphans()
-        folder = Path(self.done["folder"])
-        audit = audit_ledgers(
-            f"training {self.course.number}", folder / "ledger", self.done["value"]
-        )
-        if audit.faults:
-            raise Failed(f"the audit found: {audit.faults}\n{self._log_end()}")
-        logs = "".join(p.read_text(errors="replace") for p in folder.glob("logs/*.log"))
-        flips = sum(hit.fault.kind == FLIPPED_BYTE for hit in self.hits)
-        if flips and "is damaged" not in logs + self._log_end():
-            raise Failed("a damaged checkpoint was not named")
+        self._check(self.done)
         seconds = time.monotonic() - self.began
         return Ended(self.course, self.hits, self.worlds, seconds, self.done["value"], self.leases)
+
+    def _check(self, done: dict[str, Any]) -> None:
+        """What has to hold of a training that ended, but for its digest."""
+        if self.driver.wait():
+            raise Failed(f"the command ended with {self.driver.returncode}\n{self._log_end()}")
+        folder, name = Path(done["folder"]), f"training {self.course.number}"
+        audit = audit_ledgers(name, folder / "ledger", done["value"])
+        if audit.faults:
+            raise Failed(f"the audit found: {audit.faults}\n{self._log_end()}")
+        flipped = any(hit.fault.kind == FLIPPED_BYTE for hit in self.hits)
+        if flipped and "is damaged" not in self.log.read_text(errors="replace"):
+            raise Failed("the user was not told of a damaged checkpoint")
 
     # ---- the driver ------------------------------------------------------------------------
 
@@ -172,6 +173,17 @@ class Training:
         return self.log.read_text(errors="replace")[-4000:]
 
     # ---- what is told ----------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        """The driver's next event, if there is one in a moment."""
+        try:
+            number, at, event = self.events.get(timeout=0.05)
+        except queue.Empty:
+            return
+        if event is not None:
+            self._take(event, at)
+        elif number == self.drivers:
+            self._ended()
 
     def _take(self, event: dict[str, Any], at: float) -> None:
         if event["event"] == "done":
