@@ -112,6 +112,7 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: Tell) -> 
         EngineError: too few workers are left, or the cluster is.
         Interrupted: a signal came; the checkpoint is written.
     """
+    tell = _each_epoch_once(tell)
     most = session.plan.site.engine.max_restarts + 1
     attempts: list[dict[str, Any]] = []
     before: Failure | None = None
@@ -191,10 +192,27 @@ def _listener(
         elif event["event"] == "resumed":
             attempt["from_step"] = event["step"]
             session.screen.say(f"train: goes on from step {event['step']}")
+            # The driver or a worker may have been killed before a row of these was told.
+            for row in event["history"]:
+                tell({"event": "epoch", **row})
         elif event["event"] in {"epoch", "digest"}:
             tell(event)
 
     return on_event
+
+
+def _each_epoch_once(tell: Tell) -> Tell:
+    """An epoch that a later attempt does again, or goes on from, is not told again."""
+    told: set[int] = set()
+
+    def tell_once(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch":
+            if event["epoch"] in told:
+                return
+            told.add(event["epoch"])
+        tell(event)
+
+    return tell_once
 
 
 def _ranks_left(session: Session, spread: Setup) -> int:

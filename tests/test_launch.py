@@ -9,7 +9,7 @@ import pytest
 
 from ddlflow.engines import Failure
 from ddlflow.errors import DataError, EngineError, TrainingError
-from ddlflow.launch import _error_of, _is_final, _is_same, _listener, describe
+from ddlflow.launch import _each_epoch_once, _error_of, _is_final, _is_same, _listener, describe
 from ddlflow.report.screen import Screen
 from ddlflow.train.job import Job
 
@@ -58,6 +58,22 @@ def test_a_note_of_any_rank_is_told() -> None:
     on_event = _listener(session, {}, lambda event: None, lambda done, words: None)
     on_event({"event": "note", "rank": 1, "host": "node-3", "text": "There is no space."})
     assert said.getvalue() == "train: There is no space.\n"
+
+
+def test_epochs_of_which_nobody_heard_are_told_once_when_a_training_goes_on() -> None:
+    """A driver that is killed may not have heard of an epoch that the checkpoint holds."""
+    told: list[dict[str, Any]] = []
+    session: Any = SimpleNamespace(screen=Screen(io.StringIO()))
+    tell = _each_epoch_once(told.append)
+    attempt: dict[str, Any] = {}
+    on_event = _listener(session, attempt, tell, lambda done, words: None)
+    rows = [{"epoch": number, "loss": 1 / number} for number in (1, 2, 3)]
+    on_event({"event": "epoch", "rank": 0, **rows[0]})
+    on_event({"event": "resumed", "rank": 0, "step": 58, "history": rows[:2]})
+    on_event({"event": "epoch", "rank": 0, **rows[1]})  # done again
+    on_event({"event": "epoch", "rank": 0, **rows[2]})
+    assert [event["epoch"] for event in told] == [1, 2, 3]
+    assert attempt["from_step"] == 58
 
 
 def test_an_error_of_ours_is_final_and_a_namesake_is_not() -> None:

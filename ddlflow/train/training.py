@@ -72,7 +72,7 @@ def run(
     if saved is not None:
         _same_training(saved, job)
         state.restore(saved["state"])
-        emit({"event": "resumed", "step": state.steps})
+        emit({"event": "resumed", "step": state.steps, "history": state.history})
 
     mine = virtual_ranks_of(rank, world, job.virtual_ranks)
     standardisation = standardisation_of(manifest)
