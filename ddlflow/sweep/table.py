@@ -1,6 +1,5 @@
 """What a search found: a row a trial, and the best of them."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ class Outcome:
         status: done; pruned (ended early, with the scores that it had); failed.
         scores: by the search's metric, one a fold; a single one without folds.
         seconds: that its trainings took.
+        ended_s: seconds from the start of the search to its end; none where that is not known.
         epochs: that it was trained for.
         reason: why it failed, in one line.
         curve: (epoch, score) after each epoch, for the plots.
@@ -34,6 +34,7 @@ class Outcome:
     seconds: float = 0.0
     epochs: int = 0
     reason: str | None = None
+    ended_s: float | None = None
     curve: tuple[tuple[int, float], ...] = ()
 
     @property
@@ -85,6 +86,7 @@ def rows(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
                 "stderr": stderr,
                 "scores": [s if math.isfinite(s) else None for s in outcome.scores],
                 "seconds": outcome.seconds,
+                "ended_s": outcome.ended_s,
                 "epochs": outcome.epochs,
                 "reason": outcome.reason,
                 "curve": [[e, s if math.isfinite(s) else None] for e, s in outcome.curve],
@@ -105,16 +107,8 @@ def outcome_of(row: Mapping[str, Any]) -> Outcome:
         status=row["status"],
         scores=tuple(number(score) for score in row["scores"]),
         seconds=row["seconds"],
+        ended_s=row["ended_s"],
         epochs=row["epochs"],
         reason=row["reason"],
         curve=tuple((epoch, number(score)) for epoch, score in row["curve"]),
     )
-
-
-def cell(value: Any) -> str:
-    """One value: ``0.001``, ``mlp``, ``[200, 100]``."""
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddlflow.sweep.table import Outcome, best, cell, outcome_of, ranked, rows, spread
+from ddlflow.sweep.table import Outcome, best, outcome_of, ranked, rows, spread
 
 VALUES = {"train.optimizer.lr": 0.1, "model.hidden": [8, 4]}
 
@@ -20,13 +20,14 @@ def test_a_row_a_trial() -> None:
     found = rows(
         [
             Outcome(1, VALUES, "failed", (0.5, math.nan), 1.5, 2, "loss is not finite"),
-            Outcome(0, VALUES, "done", (0.5, 0.7, 0.9), 3.0, 5, None, ((1, 0.4), (2, 0.7))),
+            Outcome(0, VALUES, "done", (0.5, 0.7, 0.9), 3.0, 5, None, 4.5, ((1, 0.4), (2, 0.7))),
         ]
     )
     assert [row["number"] for row in found] == [0, 1]
     assert found[0]["score"] == pytest.approx(0.7)
     assert found[0]["std"] == pytest.approx(0.2)
     assert found[0]["stderr"] == pytest.approx(0.2 / math.sqrt(3))
+    assert found[0]["ended_s"] == 4.5
     assert found[0]["curve"] == [[1, 0.4], [2, 0.7]]
     assert found[1] == {
         "number": 1,
@@ -37,6 +38,7 @@ def test_a_row_a_trial() -> None:
         "stderr": None,
         "scores": [0.5, None],
         "seconds": 1.5,
+        "ended_s": None,
         "epochs": 2,
         "reason": "loss is not finite",
         "curve": [],
@@ -52,7 +54,7 @@ NUMBERS = st.floats(-1e6, 1e6) | st.just(math.nan)
     st.sampled_from(["done", "pruned", "failed"]),
 )
 def test_json_brings_it_back(scores: list[float], curve: list[tuple[int, float]], status) -> None:
-    given = Outcome(3, VALUES, status, tuple(scores), 1.25, 4, None, tuple(curve))
+    given = Outcome(3, VALUES, status, tuple(scores), 1.25, 4, None, 2.5, tuple(curve))
     (again,) = map(outcome_of, json.loads(json.dumps(rows([given]), allow_nan=False)))
     assert repr(again) == repr(given)  # nan is not equal to itself
 
@@ -86,16 +88,3 @@ def test_spread_is_of_the_sample() -> None:
     assert spread([1, 2, 3, 4]) == pytest.approx((math.sqrt(5 / 3), math.sqrt(5 / 12)))
     assert spread([1]) == spread([]) == spread([1, math.nan]) == (None, None)
     assert spread([0.1, 0.1]) == (0, 0)
-
-
-def test_cells() -> None:
-    given = [0.00123456, "mlp", [200, 100], True, None, 7, {"use": "sgd"}]
-    assert [cell(value) for value in given] == [
-        "0.001235",
-        "mlp",
-        "[200, 100]",
-        "true",
-        "null",
-        "7",
-        '{"use": "sgd"}',
-    ]
