@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from ddlflow.report.scales import cell, scale_of, two_lines, varied
-from ddlflow.report.search import draw_importance, draw_pair, draw_parallel
+from ddlflow.report.search import write_search
+from ddlflow.report.settings import draw_importance, draw_pair, draw_parallel
 from ddlflow.report.style import RED, style
 from ddlflow.report.trials import (
     best_of,
     draw_curves,
     draw_progress,
     spread_of,
-    write_search,
 )
 from ddlflow.spec.pipeline import Range
 from ddlflow.sweep.space import points
