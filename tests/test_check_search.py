@@ -157,6 +157,18 @@ def test_a_search_that_cannot_be(make: Make, search: dict[str, Any], said: str) 
     assert only_error().startswith(said)
 
 
+def test_all_errors_come_at_once_each_with_its_line(make: Make) -> None:
+    space = {"train.optimizer.lr": [0.1, -1], "model.hiden": [[3]], "train.seed": [1]}
+    make({"space": space, "metric": "auc", "pruning": {"use": "halving", "min_epochs": 99}})
+    lines = Path("pipelines/p.yaml").read_text().splitlines()
+    found = [finding.text.split(" ")[:2] for finding in of_search()]
+    keys = ["metric", "min_epochs", "model.hiden", "train.optimizer.lr"]
+    assert len(found) == len(keys)
+    for key in keys:
+        (number,) = (k for k, line in enumerate(lines, 1) if line.strip().startswith(f"{key}:"))
+        assert [f"pipelines/p.yaml:{number}:"] in [text[:1] for text in found]
+
+
 def test_no_rows_to_score_trials_by(make: Make) -> None:
     make({"space": LR}, data={"split": {"validation": 0}})
     assert only_error().startswith("search scores its trials by validation rows, and there are no")

@@ -22,7 +22,12 @@ def settings(plan: Plan) -> Iterator[Finding]:
     """
     if plan.pipeline.search is None:
         return
-    wrong = list(_of_section(plan.pipeline, plan.pipeline.search)) or list(_of_space(plan))
+    from ddlflow.sweep.space import wrong_names, wrong_points
+
+    names = [f"search.space.{name}: {text}" for name, text in wrong_names(plan.pipeline.search)]
+    wrong = [*_of_section(plan.pipeline, plan.pipeline.search), *names]
+    if not names:  # no point can be set with a wrong name
+        wrong += [f"search.space.{name}: {text}" for name, text in wrong_points(plan.pipeline)]
     if wrong:
         yield from (Finding("search", "error", text) for text in wrong)
         return
@@ -38,7 +43,6 @@ def settings(plan: Plan) -> Iterator[Finding]:
 def _of_section(pipeline: Pipeline, search: Search) -> Iterator[str]:
     """Errors of the section together with the rest of the pipeline."""
     from ddlflow.sweep.sampler import NO_CMAES
-    from ddlflow.sweep.space import wrong_names
     from ddlflow.train.scores import metric_names
 
     kind = pipeline.labels
@@ -67,16 +71,6 @@ def _of_section(pipeline: Pipeline, search: Search) -> Iterator[str]:
         )
     if search.method == "cma_es" and find_spec("cmaes") is None:
         yield NO_CMAES
-    for name, text in wrong_names(search):
-        yield f"search.space.{name}: {text}"
-
-
-def _of_space(plan: Plan) -> Iterator[str]:
-    """Errors of single points, each once."""
-    from ddlflow.sweep.space import wrong_points
-
-    for name, text in wrong_points(plan.pipeline):
-        yield f"search.space.{name}: {text}"
 
 
 def _summary(pipeline: Pipeline, search: Search) -> str:
