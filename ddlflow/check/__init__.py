@@ -5,6 +5,7 @@ it makes a folder, a run or a cluster.
 
 finding.py   what a look at one thing says, and where in the files an error was made
 inputs.py    what the pipeline says, held against the headers of its sources
+search.py    what the search would try: names, ranges, every point of a grid
 table.py     the source's size, and its label in the first rows
 site.py      storage, tracking, Prefect, device, workers
 """
@@ -12,7 +13,7 @@ site.py      storage, tracking, Prefect, device, workers
 from collections.abc import Sequence
 from functools import partial
 
-from ddlflow.check import inputs, site, table
+from ddlflow.check import inputs, search, site, table
 from ddlflow.check.finding import Finding, placed
 from ddlflow.data.roles import Roles
 from ddlflow.errors import SpecError
@@ -64,6 +65,8 @@ def _of_input(plan: Plan) -> list[Finding]:
         *placed(plan, "workers", "device", partial(site.device, plan)),
         *placed(plan, "train", "train", partial(inputs.train, plan)),
     ]
+    of_search = placed(plan, "search", "search", partial(search.settings, plan))
+    found += of_search
     user_code = "model" if isinstance(plan.pipeline.model, UserCode) else "train.objective"
     roles: list[Roles] = []
     found += placed(plan, "source", "data.source", partial(inputs.columns, plan, roles))
@@ -73,5 +76,7 @@ def _of_input(plan: Plan) -> list[Finding]:
         )
         found += placed(plan, "source", "infer.source", partial(inputs.infer_source, plan, chosen))
         found += placed(plan, "model", user_code, partial(inputs.model, plan, chosen))
+        if not errors(of_search):
+            found += placed(plan, "search", "search", partial(search.models, plan, chosen))
         found += placed(plan, "report", "report.histogram", partial(inputs.report, plan, chosen))
     return found

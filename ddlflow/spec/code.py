@@ -25,6 +25,15 @@ def names(pipeline: Pipeline) -> dict[str, str]:
     return {place: spec.use for place, spec in places.items() if isinstance(spec, UserCode)}
 
 
+def searched(pipeline: Pipeline) -> list[str]:
+    """The names of user models that a search tries."""
+    space = pipeline.search.space if pipeline.search else {}
+    listed = space["model.use"].values if "model.use" in space else None
+    whole = space["model"].values if "model" in space else None
+    uses = [*(listed or []), *(m.get("use") for m in whole or [] if isinstance(m, dict))]
+    return [use for use in uses if isinstance(use, str) and ":" in use]
+
+
 def resolve(name: str, folder: Path | None, place: str = "model.use") -> Callable[..., Any]:
     """Imports ``module:name``, modules in ``folder`` first.
 
@@ -138,14 +147,14 @@ def files(plan: Plan) -> dict[str, Path]:
     All of a folder pipeline; of a pipeline that is a single file, those modules and packages
     beside it that it names, and those beside it that these import.
     """
-    named = names(plan.pipeline)
+    named = [*names(plan.pipeline).values(), *searched(plan.pipeline)]
     if not named:
         return {}
     folder = plan.code_folder
     if plan.pipeline_path.name == "pipeline.yaml":
         found = _python_files(folder, folder)
     else:
-        tops = {name.partition(":")[0].partition(".")[0] for name in named.values()}
+        tops = {name.partition(":")[0].partition(".")[0] for name in named}
         found = sorted(_with_imported(folder, tops))
     return {str(path.relative_to(folder)): path for path in found}
 

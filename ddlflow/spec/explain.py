@@ -258,3 +258,14 @@ def _names_of(member: type[BaseModel]) -> list[str]:
 
 def _is_user(member: type[BaseModel]) -> bool:
     return member.model_config.get("extra") == "allow"
+
+
+def dotted_names(model: type[BaseModel]) -> list[str]:
+    """Every name that can be set in a file, those of all choices of a section included."""
+    found: dict[str, None] = {}
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        found[key] = None
+        for member in _members(field.annotation):
+            found |= dict.fromkeys(f"{key}.{inner}" for inner in dotted_names(member))
+    return list(found)

@@ -36,7 +36,7 @@ class Plan:
 
     def place(self, key: str) -> str:
         """Where a dotted key, or the nearest around it, is set: ``pipelines/higgs.yaml:14``."""
-        return _place(self.places, tuple(key.split(".")))
+        return _place(self.places, tuple(parts_of(key)))
 
 
 @dataclass
@@ -224,7 +224,7 @@ def _apply(changes: Sequence[str], documents: Mapping[type[BaseModel], _Document
     owners = {key: model for model in documents for key in keys(model)}
     for change in changes:
         key, equals, text = change.partition("=")
-        parts = key.strip().split(".")
+        parts = parts_of(key.strip())
         if not equals or not all(parts):
             yield f"--set {change}: expected KEY=VALUE, such as train.epochs=3."
             continue
@@ -239,7 +239,7 @@ def _apply(changes: Sequence[str], documents: Mapping[type[BaseModel], _Document
             yield f"--set {change}: {text!r} is no valid YAML value."
             continue
         document = documents[owners[parts[0]]]
-        error = _put(document.values, parts, value)
+        error = put(document.values, parts, value)
         if error:
             yield f"--set {change}: {error}"
         for replaced in [path for path in document.places if path[: len(parts)] == tuple(parts)]:
@@ -247,7 +247,15 @@ def _apply(changes: Sequence[str], documents: Mapping[type[BaseModel], _Document
         document.places[tuple(parts)] = f"--set {change}"
 
 
-def _put(values: dict[str, Any], parts: list[str], value: Any) -> str | None:
+def parts_of(key: str) -> list[str]:
+    """``model.hidden`` -> model, hidden. What follows search.space is one name, dotted itself."""
+    parts = key.split(".")
+    if parts[:2] == ["search", "space"] and len(parts) > 2:
+        return [*parts[:2], ".".join(parts[2:])]
+    return parts
+
+
+def put(values: dict[str, Any], parts: list[str], value: Any) -> str | None:
     """Sets ``values[parts[0]][parts[1]]... = value``; returns what stands in the way."""
     here: Any = values
     for position, part in enumerate(parts[:-1]):

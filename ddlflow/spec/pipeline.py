@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ddlflow.spec.data import Data, Made, MadeName, Split
 from ddlflow.spec.model import Linear, Mlp, Model
+from ddlflow.spec.search import Pruning, Range, Search, Sweep
 from ddlflow.spec.section import NAME, REGISTERED, USER_CODE, Fraction, Section, Seed, UserCode
 from ddlflow.spec.train import (
     Adagrad,
@@ -45,13 +46,17 @@ __all__ = [
     "Optimizer",
     "Penalty",
     "Pipeline",
+    "Pruning",
+    "Range",
     "Report",
     "RmsProp",
     "Schedule",
+    "Search",
     "Section",
     "Seed",
     "Sgd",
     "Split",
+    "Sweep",
     "Train",
     "UserCode",
     "UserObjective",
@@ -80,6 +85,8 @@ class Pipeline(Section):
     train: Train
     report: Report = Report()
     infer: Infer = Infer()
+    search: Search | None = None
+    sweep: Sweep = Sweep()
     register_as: Annotated[str, Field(pattern=REGISTERED)] | None = Field(None, alias="register")
 
     @property

@@ -1,0 +1,1 @@
+"""Many trainings as one piece of work: folds, and the settings of a search."""
