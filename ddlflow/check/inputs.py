@@ -44,12 +44,12 @@ def columns(plan: Plan, roles: list[Roles]) -> Iterator[Finding]:
     spec = plan.pipeline.data
     if isinstance(spec.source, Made):
         schema = _schema_of(spec.source)
-        roles.append(choose(schema, spec, plan.pipeline.labels))
+        roles.append(choose(schema, spec, plan.pipeline.labels, plan.pipeline.cv))
         text = f"{spec.source.rows:,} rows of {spec.source.use} will be made."
         yield Finding("source", "ok", text)
     else:
         found = open_named(plan, spec.source, "data.source")
-        roles.append(choose(found.schema, spec, plan.pipeline.labels))
+        roles.append(choose(found.schema, spec, plan.pipeline.labels, plan.pipeline.cv))
 
 
 def test_source(plan: Plan, roles: Roles) -> Iterator[Finding]:
