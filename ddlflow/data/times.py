@@ -39,7 +39,7 @@ class Times:
 
 def unusable(array: pa.Array) -> npt.NDArray[np.bool_]:
     """True [n] where a time is null, NaN or infinite."""
-    mask = missing_mask(array)
+    mask, array = missing_mask(array), _plain(array)
     if pa.types.is_floating(array.type):
         mask = mask | np.isinf(array.to_numpy(zero_copy_only=False))
     return mask
@@ -59,6 +59,8 @@ def ordinals(array: pa.Array, name: str, type_: pa.DataType) -> Int64:
     Raises:
         DataError: a number beyond int64, or a decimal where the source has whole numbers.
     """
+    array = _plain(array)
+    type_ = type_.value_type if pa.types.is_dictionary(type_) else type_
     if _is_decimal(type_):
         values = array.cast(pa.float64()).to_numpy(zero_copy_only=False) + 0.0  # -0.0 becomes 0.0
         bits: Int64 = values.view(np.int64)
@@ -83,6 +85,7 @@ def before(first: int, gap: float, type_: pa.DataType) -> int:
         gap: >= 0; in days for dates, in seconds for timestamps, else in the column's own unit.
         type_: the column's.
     """
+    type_ = type_.value_type if pa.types.is_dictionary(type_) else type_
     if _is_decimal(type_):
         bits = np.array([first if first >= 0 else first ^ (2**63 - 1)], dtype=np.int64)
         return int(ordinals(pa.array(bits.view(np.float64) - gap), "", pa.float64())[0])
@@ -92,6 +95,10 @@ def before(first: int, gap: float, type_: pa.DataType) -> int:
     elif pa.types.is_date64(type_):
         unit = 86_400_000
     return max(_LEAST, first - math.floor(Fraction(repr(gap)) * unit))
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
 def _is_decimal(type_: pa.DataType) -> bool:

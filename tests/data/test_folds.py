@@ -416,6 +416,21 @@ def test_a_test_source_needs_no_column_of_folds(tmp_path: Path) -> None:
         assert all(shard.fold is None for shard in manifest.shards_of("test"))
 
 
+@pytest.mark.parametrize("kind", ["group", "time"])
+def test_a_column_that_folders_stand_for(tmp_path: Path, kind: Any) -> None:
+    for year in range(2001, 2007):
+        (tmp_path / f"by/year={year}").mkdir(parents=True)
+        pq.write_table(table(80, seed=year), tmp_path / f"by/year={year}/t.parquet")
+    split = {"validation": 0, "test": 0}
+    manifest = made(tmp_path, data(source="by", split=split), Cv(kind=kind, by="year"))
+    found = folds_of(tmp_path, manifest)
+    for k, (trained, validated) in enumerate(found):
+        years = set(trained // 80), set(validated // 80)
+        assert not years[0] & years[1]
+        if kind == "time":
+            assert years == (set(range(k + 1)), {k + 1})
+
+
 # ---- bad input -----------------------------------------------------------------------------
 
 TEN = {

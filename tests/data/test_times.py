@@ -115,6 +115,14 @@ def test_a_gap_of_decimals() -> None:
     assert far < before(first, 1.5, pa.float64()) == near
 
 
+def test_times_of_a_dictionary() -> None:
+    encoded = pa.array([2.5, -1.0, 2.5]).dictionary_encode()
+    plain = ordinals(pa.array([2.5, -1.0, 2.5]), "t", pa.float64())
+    assert np.array_equal(ordinals(encoded, "t", encoded.type), plain)
+    assert before(int(plain[0]), 3.5, encoded.type) == plain[1]
+    assert unusable(pa.array([math.inf, 1.0]).dictionary_encode()).tolist() == [True, False]
+
+
 def test_unusable_times() -> None:
     mask = unusable(pa.array([1.0, None, math.nan, math.inf, -math.inf]))
     assert mask.tolist() == [False, True, True, True, True]
