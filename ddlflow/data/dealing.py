@@ -80,10 +80,19 @@ def parts_of(
         times = ordinals(by, name, dealing.type)
         return np.searchsorted(dealing.cuts, times, side="right").astype(np.int64)
     assert dealing.table is not None
-    with pa.memory_map(str(dealing.table)) as mapped, pa.ipc.open_file(mapped) as file:
+    return _looked_up(dealing.table, names_of(by, name, dealing.type).dictionary_encode())
+
+
+def _looked_up(path: Path, names: pa.DictionaryArray) -> Int64:
+    """The part of each name. The table is looked up in the piece's names, and not they in it: so
+    the hash table that is built is the smaller one (twice as fast with 950,000 groups of text)."""
+    part_of = np.zeros(len(names.dictionary), dtype=np.int64)
+    with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as file:
         table = file.get_batch(0)
-        found = pc.index_in(names_of(by, name, dealing.type), value_set=table.column("value"))
-        parts: Int64 = table.column("part").take(found).to_numpy().astype(np.int64)
+        found = pc.index_in(table.column("value"), value_set=names.dictionary)
+        here = found.is_valid().to_numpy(zero_copy_only=False)
+        part_of[found.drop_null().to_numpy()] = table.column("part").to_numpy()[here]
+    parts: Int64 = part_of[names.indices.to_numpy()]
     return parts
 
 

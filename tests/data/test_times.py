@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ddlflow.data.times import Times, before, counts, firsts, ordinals, unusable
@@ -41,6 +41,8 @@ def nearest_cuts(values: list[int], blocks: int) -> list[int]:
 wide = st.one_of(st.integers(-20, 20), st.integers(-(2**63), 2**63 - 1))
 
 
+@example([[[1, 1, 1], [1, 1, 2]]], 3)  # most rows share the least time, or the largest
+@example([[[2, 2, 2], [1, 2, 2]]], 3)
 @given(
     st.lists(st.lists(st.lists(wide, max_size=8), max_size=4), min_size=1, max_size=4),
     st.integers(2, 7),
