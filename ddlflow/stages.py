@@ -41,8 +41,12 @@ def made(session: Session, wanted: Made) -> Stage:
     return session.stage("source", settings, work)
 
 
-def prepare(session: Session) -> Stage:
-    """Sources -> shards and their manifest.
+def prepare(session: Session, repeat: int = 0) -> Stage:
+    """Sources -> shards and their manifest, the training rows dealt to folds if ``cv`` says so.
+
+    Args:
+        session: with the engine to prepare on.
+        repeat: of repeated folds, which: each is a data set of its own.
 
     Raises:
         DataError: what the pipeline does not allow; nothing is left behind.
@@ -64,10 +68,18 @@ def prepare(session: Session) -> Stage:
         "labels": pipeline.labels,
         "fingerprints": fingerprints,
     }
+    cv = pipeline.cv.of_repeat(repeat) if pipeline.cv is not None else None
+    if cv is not None:
+        settings["cv"] = cv.dealing(pipeline.labels)
 
     def work(folder: Path) -> dict[str, Any]:
         manifest = prepare_data(
-            spec, pipeline.labels, data_root=session.data_root, folder=folder, map=session.map_over
+            spec,
+            pipeline.labels,
+            data_root=session.data_root,
+            folder=folder,
+            map=session.map_over,
+            cv=cv,
         )
         rows = {split: manifest.rows(split) for split in ("train", "validation", "test")}
         if not rows["train"]:
@@ -76,6 +88,7 @@ def prepare(session: Session) -> Stage:
             raise DataError(f"{location}: one row alone cannot be trained on.")
         return {
             "rows": rows,
+            "folds": manifest.num_folds,
             "digest": manifest.digest,
             "features": len(manifest.feature_names),
             "categories": len(manifest.categories),

@@ -153,6 +153,12 @@ def the_line(lines: list[str]) -> str:
         ("tracking.uri=mlruns", "tracking.uri is 'mlruns', which MLflow cannot log to."),
         ("engine.use=sparkle", "engine.use is 'sparkle'; expected "),
         ("engine.workers=-1", "engine.workers is -1; expected auto or a whole number >= 1."),
+        # folds
+        ("cv={folds: 301}", "cv.folds is 301, and t.parquet has 300 rows. Set cv.folds lower."),
+        ("cv={folds: 1}", "cv.folds is 1; expected a whole number >= 2."),
+        ("cv={kind: group}", "cv: kind group needs the column of the groups. Set cv.by."),
+        ("cv={kind: group, by: kye}", "cv.by names column kye, which the source lacks. Did you me"),
+        ("cv={kind: time, by: label}", "cv.by names the label label. Name a column of its own"),
         # user code
         ("model={use: 'nett:Net'}", "there is no module nett, neither beside the pipeline in pip"),
         ("model={use: 'net:Nett'}", "pipelines/net.py has no Nett. Did you mean 'Net'?"),
@@ -367,6 +373,25 @@ def test_rows_that_are_refused(
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
     assert raised.value.exit_status == 2
+    assert tree() == before, "something was left behind"
+
+
+@pytest.mark.parametrize(
+    ("cv", "said"),
+    [
+        ({"kind": "group", "by": "key"}, "Every training row of class 1 has 1 in column key"),
+        ({"kind": "group", "by": "key", "folds": 9}, "column key has 3 different values"),
+        ({"folds": 241}, "cv.folds is 241, and there are 240 rows to train on."),
+    ],
+)
+def test_folds_that_the_rows_do_not_allow(write: Write, cv: dict[str, Any], said: str) -> None:
+    key = np.where(np.arange(ROWS) % 3 == 0, 1, np.arange(ROWS) % 2 * 2)
+    write(table(key=key, label=(key == 1).astype(int)), cv={"folds": 3, **cv})
+    before = tree()
+    with pytest.raises(DataError) as raised:
+        prepare()
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
     assert tree() == before, "something was left behind"
 
 

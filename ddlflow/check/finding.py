@@ -11,7 +11,9 @@ from ddlflow.errors import DataError, DdlflowError
 from ddlflow.spec.load import Plan
 
 Level = Literal["ok", "note", "error"]
-_KEY = re.compile(r"(?:data|model|train|report|infer|search|sweep|engine|tracking)\.[a-z_.]*[a-z_]")
+_KEY = re.compile(
+    r"(?:data|cv|model|train|report|infer|search|sweep|engine|tracking)\.[a-z_.]*[a-z_]"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from ddlflow.check.finding import Finding, open_named
+from ddlflow.check.finding import Finding, counted, open_named
 from ddlflow.data.roles import Roles, choose
 from ddlflow.data.source import Source
 from ddlflow.spec import code
+from ddlflow.spec.cv import MAX_FOLDS
 from ddlflow.spec.explain import nearest
 from ddlflow.spec.load import Plan
 from ddlflow.spec.pipeline import Made, UserCode, UserObjective
@@ -44,12 +45,18 @@ def columns(plan: Plan, roles: list[Roles]) -> Iterator[Finding]:
     spec = plan.pipeline.data
     if isinstance(spec.source, Made):
         schema = _schema_of(spec.source)
-        roles.append(choose(schema, spec, plan.pipeline.labels))
+        roles.append(choose(schema, spec, plan.pipeline.labels, plan.pipeline.cv))
         text = f"{spec.source.rows:,} rows of {spec.source.use} will be made."
         yield Finding("source", "ok", text)
     else:
         found = open_named(plan, spec.source, "data.source")
-        roles.append(choose(found.schema, spec, plan.pipeline.labels))
+        roles.append(choose(found.schema, spec, plan.pipeline.labels, plan.pipeline.cv))
+        cv = plan.pipeline.cv
+        if cv is not None and (cv.folds or 0) > (found.rows or MAX_FOLDS):
+            text = (
+                f"cv.folds is {cv.folds}, and {spec.source} has {counted(found.rows or 0, 'row')}"
+            )
+            yield Finding("source", "error", f"{text}. Set cv.folds lower.")
 
 
 def test_source(plan: Plan, roles: Roles) -> Iterator[Finding]:

@@ -52,8 +52,7 @@ def _of_section(pipeline: Pipeline, search: Search) -> Iterator[str]:
             f"{nearest(search.metric, metric_names(kind))} It has: {', '.join(metric_names(kind))}."
         )
     split = pipeline.data.split
-    # A pipeline has a cv section once folds are made (ddlflow.spec.cv).
-    if search.cv and getattr(pipeline, "cv", None) is None:
+    if search.cv and pipeline.cv is None:
         yield (
             "search.cv is true, and the pipeline has no folds. Add a section such as "
             "cv: {folds: 5}, or leave search.cv out."
@@ -62,6 +61,11 @@ def _of_section(pipeline: Pipeline, search: Search) -> Iterator[str]:
         yield (
             "search scores its trials by validation rows, and there are none. Set "
             "data.split.validation above 0, or search.cv: true with a cv section."
+        )
+    if search.cv and search.pruning and search.pruning.use == "async_halving":
+        yield (
+            "search.pruning.use is async_halving, which decides about trainings as they arrive and "
+            "cannot wait for the folds of a trial. Set use: halving, or search.cv: false."
         )
     least, epochs = search.pruning.min_epochs if search.pruning else 0, pipeline.train.epochs
     if search.pruning and least >= epochs:

@@ -22,7 +22,7 @@ def table(plan: Plan) -> Iterator[Finding]:
     if isinstance(spec.source, Made):
         return
     found = open_named(plan, spec.source, "data.source")
-    chosen = choose(found.schema, spec, plan.pipeline.labels)
+    chosen = choose(found.schema, spec, plan.pipeline.labels, plan.pipeline.cv)
     parts = ranges(found)
     rows = counted(found.rows, "row") if found.rows is not None else "rows not counted yet"
     yield Finding(

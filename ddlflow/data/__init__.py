@@ -16,8 +16,13 @@
     manifest.py    a data set's shards, and all that is known of them
     scan.py        the first pass: what every row's place depends on
     plan.py        what each range has to write
-    write.py       the second pass: shards
-    prepare.py     the two passes in turn, and the manifest
+    pieces.py      a range's rows in the passes after the first: kept, with class and split
+    dealing.py     which part of the training rows, and so which fold, a row is in
+    times.py       times in order, cut into blocks out of core
+    tally.py       the pass for folds by a column: its groups or times
+    folds.py       what each fold trains on and is validated on
+    write.py       the last pass: shards
+    prepare.py     the passes in turn, and the manifest
     order.py       which row comes when: a pure function of rows, seed and epoch
     batches.py     the rows in that order, on the device
 

@@ -1,6 +1,8 @@
 """The manifest: a data set's shards, and all that is known of them. Written last, by rename."""
 
 import hashlib
+import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +25,7 @@ class Shard:
     Attributes:
         path: relative to the data set's folder.
         split: train, validation or test.
-        fold: the fold of the training rows that it belongs to, or None.
+        fold: the part of the training rows that it belongs to (`Fold`), or None.
         rows: their number.
         sha256: of the file.
     """
@@ -37,11 +39,29 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The exact statistics of all shards of one split and fold."""
+    """The exact statistics of all shards of one split and part (``fold``, as a shard's)."""
 
     split: SplitName
     fold: int | None
     statistics: Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """What one fold trains on and is validated on: parts of the training rows, each some shards.
+
+    In most kinds part k is what fold k is validated on, and every other part what it trains on.
+    Folds in time are made of more parts: the segments between all their first and last times.
+
+    Attributes:
+        name: its number, or what the column of predefined folds calls it.
+        train: the parts to train on.
+        validation: the parts to be validated on.
+    """
+
+    name: str
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +71,14 @@ class Manifest:
     Attributes:
         columns: how the source's columns became numbers.
         shards: in the order of their rows in the source.
-        groups: statistics by split and fold.
+        groups: statistics by split and part.
         source: fingerprint of the source.
         settings: what made it.
         dropped: rows left out, by reason: label, missing, infinite.
         constant: features with one value in all training rows.
         warnings: full sentences that a user should read.
+        cv: the settings that dealt the training rows to folds, or None.
+        folds: what each fold trains on and is validated on; none without ``cv``.
     """
 
     columns: Columns
@@ -67,6 +89,8 @@ class Manifest:
     dropped: dict[str, int]
     constant: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    cv: dict[str, Any] | None = None
+    folds: tuple[Fold, ...] = ()
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -85,15 +109,34 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the shards' splits, folds and hashes, in order: the content."""
+        """SHA-256 over the shards' splits, parts and hashes, in order, and the folds."""
         content = hashlib.sha256()
         for shard in self.shards:
             content.update(f"{shard.split} {shard.fold} {shard.sha256}\n".encode())
+        for fold in self.folds:
+            content.update(json.dumps([fold.name, fold.train, fold.validation]).encode())
         return content.hexdigest()
 
     def shards_of(self, split: SplitName) -> list[Shard]:
         """The shards of a split, in order."""
         return [shard for shard in self.shards if shard.split == split]
+
+    @property
+    def num_folds(self) -> int:
+        """How many folds the training rows are dealt to; 0 without ``cv``."""
+        return len(self.folds)
+
+    def shards_of_fold(self, fold: int) -> tuple[list[Shard], list[Shard]]:
+        """The shards that a fold trains on and those that it is validated on, each in order."""
+        found, train = self.folds[fold], self.shards_of("train")
+        return (
+            [shard for shard in train if shard.fold in found.train],
+            [shard for shard in train if shard.fold in found.validation],
+        )
+
+    def fold_statistics(self, fold: int) -> Statistics:
+        """Exact statistics of the rows that a fold trains on: what standardises its model."""
+        return self._merged(lambda g: g.split == "train" and g.fold in self.folds[fold].train)
 
     def rows(self, split: SplitName) -> int:
         """The rows of a split."""
@@ -101,8 +144,11 @@ class Manifest:
 
     def statistics(self, split: SplitName) -> Statistics:
         """Exact statistics of a split's rows, all folds together."""
+        return self._merged(lambda group: group.split == split)
+
+    def _merged(self, wanted: Callable[[Group], bool]) -> Statistics:
         start = empty(len(self.columns.numeric), len(self.columns.label.classes))
-        return merge((g.statistics for g in self.groups if g.split == split), start)
+        return merge((group.statistics for group in self.groups if wanted(group)), start)
 
     def save(self, folder: Path) -> None:
         """Writes the manifest: from now on the data set exists."""
@@ -119,6 +165,8 @@ class Manifest:
         }
         for name in ("source", "settings", "dropped", "constant", "warnings"):
             value[name] = getattr(self, name)
+        if self.folds:  # a data set without folds says nothing of them
+            value |= {"cv": self.cv, "folds": [asdict(fold) for fold in self.folds]}
         save_json(folder / NAME, value)
 
     def _tensors(self) -> dict[str, Any]:
@@ -165,6 +213,11 @@ class Manifest:
                 dropped=value["dropped"],
                 constant=tuple(value["constant"]),
                 warnings=tuple(value["warnings"]),
+                cv=value.get("cv"),
+                folds=tuple(
+                    Fold(f["name"], tuple(f["train"]), tuple(f["validation"]))
+                    for f in value.get("folds", [])
+                ),
             )
             damaged = manifest.digest != value["digest"]
         except (KeyError, TypeError, ValueError) as error:

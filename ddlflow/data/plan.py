@@ -9,11 +9,12 @@ import numpy.typing as npt
 from ddlflow.data import split
 from ddlflow.data.columns import Category, Columns, Label, Value
 from ddlflow.data.keep import REASONS, check_refused
+from ddlflow.data.pieces import Quotas, RangeTask
 from ddlflow.data.scan import MAX_CLASSES, ScanTask, category_kind, check_vocabulary
-from ddlflow.data.write import Quotas, WriteTask
 from ddlflow.errors import DataError
 
 Json = dict[str, Any]
+Int64 = npt.NDArray[np.int64]
 
 
 def learn(scans: list[ScanTask], scanned: list[Json]) -> tuple[Columns, dict[str, int]]:
@@ -110,31 +111,42 @@ def _category(task: ScanTask, name: str, scanned: list[Json]) -> Category:
     return Category(name, "text" if kind == "text" else "integer", tuple(values))
 
 
-def write_tasks(scans: list[ScanTask], scanned: list[Json], columns: Columns) -> list[WriteTask]:
-    """The plan: what comes before each range, and how many rows of each class are held out."""
+def range_tasks(
+    scans: list[ScanTask], scanned: list[Json], columns: Columns
+) -> tuple[list[RangeTask], Int64]:
+    """The plan: what comes before each range, and how many rows of each class are held out.
+
+    Returns:
+        The ranges, and int64 [C] the training rows of each class (where folds need them).
+    """
     spec = scans[0].spec
     index = {value: i for i, value in enumerate(columns.label.classes)}
 
-    def rows_of(result: Json) -> npt.NDArray[np.int64]:
+    def rows_of(pieces: list[Json]) -> Int64:
         found = np.zeros(max(1, len(index)), dtype=np.int64)
-        for piece in result["pieces"]:
+        for piece in pieces:
             if not index:
                 found[0] += piece["kept"]
             for value, count in piece["classes"]:
                 found[index[value]] += count
         return found
 
-    by_range = [rows_of(result) for result in scanned]
+    by_range = [rows_of(result["pieces"]) for result in scanned]
+    named = [
+        rows_of([piece["train"] for piece in result["pieces"] if "train" in piece])
+        for result in scanned
+    ]
     own = [rows for scan, rows in zip(scans, by_range, strict=True) if not scan.is_test]
-    total = np.sum(own, axis=0)
+    total, train = np.sum(own, axis=0), np.sum(named, axis=0)
     quotas = None
     if spec.split.column is None:
         shares = split.quotas(total.tolist(), spec.split.validation, spec.test_fraction)
         quotas = Quotas(total, *shares)
+        train = total - quotas.validation - quotas.test
     tasks = []
-    before, first_row = np.zeros_like(total), 0
-    for scan, result, rows in zip(scans, scanned, by_range, strict=True):
-        tasks.append(WriteTask(scan, columns, first_row, before, quotas))
-        before = before + rows
+    before, train_before, first_row = np.zeros_like(total), np.zeros_like(total), 0
+    for scan, result, rows, train_rows in zip(scans, scanned, by_range, named, strict=True):
+        tasks.append(RangeTask(scan, columns, first_row, before, train_before, quotas))
+        before, train_before = before + rows, train_before + train_rows
         first_row += sum(piece["rows"] for piece in result["pieces"])
-    return tasks
+    return tasks, train

@@ -1,8 +1,8 @@
 """From a source to a data set: scan the ranges, make the plan, write the shards, seal it.
 
-Two passes over the ranges, in bounded memory, and nothing is shuffled between workers: the bytes
-of a shard depend on the source, the settings and the range alone. A prepare that was stopped goes
-on from the ranges that are finished.
+Two passes over the ranges, in bounded memory, and one over the key columns for folds by a column.
+Nothing is shuffled between workers: the bytes of a shard depend on the source, the settings and
+the range alone. A prepare that was stopped goes on from the ranges that are finished.
 """
 
 import contextlib
@@ -17,23 +17,33 @@ from typing import Any
 import numpy as np
 
 from ddlflow.data.columns import Columns
-from ddlflow.data.manifest import FORMAT, NAME, Group, Manifest, Shard
-from ddlflow.data.plan import learn, write_tasks
+from ddlflow.data.folds import decide, judge
+from ddlflow.data.manifest import FORMAT, NAME, Fold, Group, Manifest, Shard, SplitName
+from ddlflow.data.plan import learn, range_tasks
 from ddlflow.data.roles import Labels, Roles, choose
 from ddlflow.data.scan import ScanTask, scan_range
 from ddlflow.data.schema import kind_of, meant
 from ddlflow.data.source import Source, open_source, ranges
 from ddlflow.data.statistics import Statistics, empty, merge
 from ddlflow.data.storage import writing
+from ddlflow.data.tally import tally_range
 from ddlflow.data.write import write_range
 from ddlflow.errors import DataError, InputError
-from ddlflow.spec.pipeline import Data
+from ddlflow.spec.pipeline import Cv, Data
 
 Map = Callable[[Callable[[Any], Any], list[Any], str], Iterable[Any]]
 Json = dict[str, Any]
 
 
-def prepare(spec: Data, labels: Labels, *, data_root: Path, folder: Path, map: Map) -> Manifest:  # noqa: A002 - it is the engine's map
+def prepare(
+    spec: Data,
+    labels: Labels,
+    *,
+    data_root: Path,
+    folder: Path,
+    map: Map,  # noqa: A002 - it is the engine's map
+    cv: Cv | None = None,
+) -> Manifest:
     """Makes the data set in ``folder``.
 
     Args:
@@ -43,6 +53,8 @@ def prepare(spec: Data, labels: Labels, *, data_root: Path, folder: Path, map: M
         folder: of this data set alone, on a storage that every worker sees.
         map: ``map(function, items, name)`` runs a function over items somewhere and yields the
             results in order; ``name`` is for the progress bar.
+        cv: how the training rows are dealt to folds, if they are; of repeated folds, one repeat
+            (``Cv.of_repeat``).
 
     Raises:
         DataError: the source cannot be read or holds what it may not hold; nothing is left behind.
@@ -51,7 +63,7 @@ def prepare(spec: Data, labels: Labels, *, data_root: Path, folder: Path, map: M
     if not isinstance(spec.source, str):
         raise DataError(f"Source {spec.source.use} has to be made before it can be prepared.")
     sources = [open_source(spec.source, spec, data_root)]
-    roles = choose(sources[0].schema, spec, labels)
+    roles = choose(sources[0].schema, spec, labels, cv)
     if spec.test_source is not None:
         sources.append(open_source(spec.test_source, spec, data_root))
         _check_test_source(sources[1], sources[0], roles)
@@ -59,12 +71,21 @@ def prepare(spec: Data, labels: Labels, *, data_root: Path, folder: Path, map: M
         (folder / "work").mkdir(parents=True, exist_ok=True)
         (folder / NAME).unlink(missing_ok=True)
     try:
-        scans = _scan_tasks(spec, labels, sources, roles, folder)
+        scans = _scan_tasks(spec, labels, sources, roles, folder=folder, cv=cv)
         scanned = list(map(scan_range, scans, "scan"))
         columns, dropped = learn(scans, scanned)
-        writes = write_tasks(scans, scanned, columns)
-        written = list(map(write_range, writes, "write"))
+        tasks, train = range_tasks(scans, scanned, columns)
+        folds: tuple[Fold, ...] = ()
+        if cv is not None:
+            own = [task for task in tasks if not task.scan.is_test]
+            tallies = list(map(tally_range, own, "folds")) if cv.by is not None else []
+            dealing, folds = decide(own, tallies, train)
+            tasks = [replace(task, dealing=dealing) for task in tasks]
+        written = list(map(write_range, tasks, "write"))
         manifest = _manifest(spec, sources, columns, written, dropped)
+        if cv is not None:
+            manifest = replace(manifest, cv=cv.dealing(labels), folds=folds)
+            manifest = replace(manifest, warnings=(*manifest.warnings, *judge(manifest)))
     except InputError:
         _clear(folder, shards=True)
         with contextlib.suppress(OSError):
@@ -77,11 +98,17 @@ def prepare(spec: Data, labels: Labels, *, data_root: Path, folder: Path, map: M
 
 
 def _scan_tasks(
-    spec: Data, labels: Labels, sources: list[Source], roles: Roles, folder: Path
+    spec: Data,
+    labels: Labels,
+    sources: list[Source],
+    roles: Roles,
+    *,
+    folder: Path,
+    cv: Cv | None,
 ) -> list[ScanTask]:
-    key = json.dumps(
-        [FORMAT, spec.model_dump(mode="json"), labels, *(source.fingerprint for source in sources)]
-    )
+    dealing = cv.dealing(labels) if cv is not None else None
+    fingerprints = [source.fingerprint for source in sources]
+    key = json.dumps([FORMAT, spec.model_dump(mode="json"), labels, dealing, *fingerprints])
     digest = hashlib.sha256(key.encode()).hexdigest()
     tasks: list[ScanTask] = []
     for is_test, source in enumerate(sources):
@@ -97,6 +124,7 @@ def _scan_tasks(
                     labels=labels,
                     is_test=bool(is_test),
                     work=folder / "work",
+                    cv=cv,
                 )
             )
     return tasks
@@ -111,12 +139,14 @@ def _manifest(
 ) -> Manifest:
     """Merges the ranges' results, in order, and judges the training rows."""
     found = [shard for result in written for shard in result["shards"]]
-    shards = tuple(Shard(s["path"], s["split"], None, s["rows"], s["sha256"]) for s in found)
+    shards = tuple(Shard(s["path"], s["split"], s["fold"], s["rows"], s["sha256"]) for s in found)
     start = empty(len(columns.numeric), len(columns.label.classes))
     groups = []
-    for name in dict.fromkeys(shard.split for shard in shards):
-        parts = (Statistics.from_json(s["statistics"]) for s in found if s["split"] == name)
-        groups.append(Group(name, None, merge(parts, start)))
+    by_group: dict[tuple[SplitName, int | None], list[Json]] = {}
+    for shard, result in zip(shards, found, strict=True):
+        by_group.setdefault((shard.split, shard.fold), []).append(result["statistics"])
+    for (name, part), results in by_group.items():
+        groups.append(Group(name, part, merge(map(Statistics.from_json, results), start)))
     manifest = Manifest(
         columns=columns,
         shards=shards,

@@ -5,9 +5,9 @@ from typing import Literal
 
 import pyarrow as pa
 
-from ddlflow.data.schema import kind_of, meant
+from ddlflow.data.schema import is_name, is_time, kind_of, meant
 from ddlflow.errors import DataError
-from ddlflow.spec.pipeline import Data
+from ddlflow.spec.pipeline import Cv, Data
 
 Labels = Literal["binary", "multiclass", "regression"]
 
@@ -21,36 +21,41 @@ class Roles:
         categorical: features that are categories, in order.
         label: the label column.
         split: the column that names each row's split, or None.
+        by: the column that folds are made by, or None.
     """
 
     numeric: tuple[str, ...]
     categorical: tuple[str, ...]
     label: str
     split: str | None
+    by: str | None = None
 
-    @property
-    def keys(self) -> list[str]:
-        """All but the numeric features, each once."""
-        split = [self.split] if self.split is not None else []
-        return list(dict.fromkeys([self.label, *self.categorical, *split]))
+    def keys(self, *, is_test: bool) -> list[str]:
+        """All but the numeric features, each once; a test source has no split and no folds."""
+        extra = [] if is_test else [name for name in (self.split, self.by) if name is not None]
+        return list(dict.fromkeys([self.label, *self.categorical, *extra]))
 
     @property
     def features(self) -> list[str]:
         return [*self.numeric, *self.categorical]
 
 
-def choose(schema: dict[str, pa.DataType], spec: Data, labels: Labels) -> Roles:
+def choose(
+    schema: dict[str, pa.DataType], spec: Data, labels: Labels, cv: Cv | None = None
+) -> Roles:
     """Decides what each column is for.
 
     Args:
         schema: column name -> type, in order.
         spec: the pipeline's data section.
         labels: how the label is read.
+        cv: the pipeline's folds, if it has any.
 
     Raises:
         DataError: an unknown column, a label among the features, a type that is no feature.
     """
     split = spec.split.column
+    by = _by(schema, spec, cv)
     named = {"label": [spec.label], "split.column": [split] if split else []}
     named |= {"exclude": spec.exclude, "categorical": spec.categorical}
     named["features"] = [] if spec.features == "all" else list(spec.features)
@@ -61,7 +66,7 @@ def choose(schema: dict[str, pa.DataType], spec: Data, labels: Labels) -> Roles:
                     f"data.{key} names column {name}, which the source lacks.{meant(name, schema)}"
                 )
     if spec.features == "all":
-        left_out = {spec.label, *spec.exclude, split}
+        left_out = {spec.label, *spec.exclude, split, by}
         features = [name for name in schema if name not in left_out]
     else:
         features = list(dict.fromkeys(spec.features))
@@ -94,4 +99,23 @@ def choose(schema: dict[str, pa.DataType], spec: Data, labels: Labels) -> Roles:
         categorical=tuple(name for name in features if name in categorical),
         label=spec.label,
         split=split,
+        by=by,
     )
+
+
+def _by(schema: dict[str, pa.DataType], spec: Data, cv: Cv | None) -> str | None:
+    """The column that folds are made by: it is there, and of a type that the kind can use."""
+    if cv is None or cv.by is None:
+        return None
+    by = cv.by
+    if by not in schema:
+        raise DataError(f"cv.by names column {by}, which the source lacks.{meant(by, schema)}")
+    if by == spec.label:
+        raise DataError(f"cv.by names the label {by}. Name a column of its own, or set cv.kind.")
+    allowed = "a number, a date or a timestamp" if cv.kind == "time" else "a text or a whole number"
+    if not (is_time if cv.kind == "time" else is_name)(schema[by]):
+        raise DataError(
+            f"cv.by names column {by} of type {schema[by]}; for kind {cv.kind} it has to be "
+            f"{allowed}. Name another column, or convert it in the source."
+        )
+    return by

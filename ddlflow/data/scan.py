@@ -24,7 +24,7 @@ from ddlflow.data.schema import kind_of
 from ddlflow.data.source import Range, Source, read
 from ddlflow.data.storage import load_json, replacing, save_json, writing
 from ddlflow.errors import DataError
-from ddlflow.spec.pipeline import Data
+from ddlflow.spec.pipeline import Cv, Data
 
 MAX_CLASSES = 10_000
 MAX_CATEGORIES = 1_000_000
@@ -44,6 +44,7 @@ class ScanTask:
         labels: how the label is read.
         is_test: the range is of ``test_source``.
         work: folder of results and spools.
+        cv: how the training rows are dealt to folds, if they are.
     """
 
     key: str
@@ -55,6 +56,7 @@ class ScanTask:
     labels: Labels
     is_test: bool
     work: Path
+    cv: Cv | None = None
 
     @property
     def result(self) -> Path:
@@ -102,6 +104,7 @@ def scan_range(task: ScanTask) -> dict[str, Any]:
         pieces.append(
             {"rows": batch.num_rows + sum(kept.dropped.values()), "kept": batch.num_rows}
             | {"classes": classes, "extent": _extent(task, batch)}
+            | _named_train(task, batch)
         )
         for name, counts in vocabularies.items():
             _count(task, batch, name, counts)
@@ -127,7 +130,7 @@ def category_kind(schema: dict[str, pa.DataType], name: str) -> str:
 
 def _columns(task: ScanTask) -> list[str]:
     """The columns that this pass reads."""
-    keys = [name for name in task.roles.keys if name != task.roles.split or not task.is_test]
+    keys = task.roles.keys(is_test=task.is_test)
     if task.spool is not None or needs_features(task.spec):
         return [*keys, *(name for name in task.roles.numeric if name not in keys)]
     return keys
@@ -139,11 +142,12 @@ def _spooling(task: ScanTask) -> Iterator[pa.RecordBatch]:
     if task.spool is None:
         yield from batches
         return
+    as_float = {*task.roles.numeric} - {task.roles.by}  # times are compared as they are
     with replacing(task.spool) as temporary, ExitStack() as stack:
         writer = None
         for batch in batches:
             arrays = [
-                pa.array(float_values(column, name)) if name in task.roles.numeric else column
+                pa.array(float_values(column, name)) if name in as_float else column
                 for name, column in zip(batch.schema.names, batch.columns, strict=True)
             ]
             parsed = pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
@@ -176,6 +180,17 @@ def _classes(task: ScanTask, batch: pa.RecordBatch) -> list[list[Value]]:
         for v, count in found
         if v is not None and (not isinstance(v, float) or math.isfinite(v))
     ]
+
+
+def _named_train(task: ScanTask, batch: pa.RecordBatch) -> dict[str, Any]:
+    """The training rows of a piece and their classes, where folds need them and a column names
+    the splits: of seeded splits these are computed."""
+    if task.cv is None or task.roles.split is None or task.is_test:
+        return {}
+    names = batch.column(task.roles.split).cast(pa.string())
+    train = batch.filter(pc.equal(names, "train"))
+    classes = [] if task.labels == "regression" else _classes(task, train)
+    return {"train": {"kept": train.num_rows, "classes": classes}}
 
 
 def _extent(task: ScanTask, batch: pa.RecordBatch) -> list[float]:

@@ -71,6 +71,17 @@ def kind_of(type_: pa.DataType) -> str:
     return str(type_)
 
 
+def is_time(type_: pa.DataType) -> bool:
+    """Whether values of a type stand in an order in time: numbers, dates and timestamps."""
+    is_day = pa.types.is_date(type_) or pa.types.is_timestamp(type_)
+    return is_day or (kind_of(type_) == "number" and not pa.types.is_boolean(type_))
+
+
+def is_name(type_: pa.DataType) -> bool:
+    """Whether values of a type can name groups: texts, numbers (whole ones), dates, timestamps."""
+    return is_time(type_) or pa.types.is_boolean(type_) or kind_of(type_) == "text"
+
+
 def is_feature(name: str, spec: Data) -> bool:
     """Whether a column of the source is a feature, by name alone."""
     if name in (spec.label, spec.split.column):

@@ -5,7 +5,7 @@ seeded bijection of [0, rows of the class). The first places are the test rows, 
 validation rows. So a worker needs to know only how many rows of each class come before its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -68,7 +68,7 @@ def _largest(exact: list[Fraction], total: Fraction, fixed: dict[int, int]) -> l
     return up
 
 
-def class_keys(seed: int, num_classes: int) -> npt.NDArray[np.uint32]:
+def class_keys(seed: int | Sequence[int], num_classes: int) -> npt.NDArray[np.uint32]:
     """The bijections' keys [ROUNDS, classes]."""
     base = np.random.SeedSequence(seed).generate_state(ROUNDS, np.uint32)
     classes = np.arange(1, num_classes + 1, dtype=np.uint32)
@@ -139,6 +139,7 @@ def assign(
     validation: npt.NDArray[np.int64],
     test: npt.NDArray[np.int64],
     keys: npt.NDArray[np.uint32],
+    numbers: npt.NDArray[np.int64] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """The split of each row of a piece.
 
@@ -149,14 +150,32 @@ def assign(
         validation: [C] validation rows of each class.
         test: [C] test rows of each class.
         keys: from ``class_keys``.
+        numbers: [n] to be filled, where folds need it: each training row's own number among the
+            training rows of its class, from 0; below 0 for other rows.
 
     Returns:
         [n] TRAIN, VALIDATION or TEST.
     """
     splits = np.full(len(classes), TRAIN, dtype=np.uint8)
-    if not (validation.any() or test.any()):
+    if numbers is None and not (validation.any() or test.any()):
         return splits
-    num_classes = len(counts)
+    rows, bounds = by_class(classes, len(counts))
+    for of, start, stop in runs(classes, rows, bounds):
+        rank = np.arange(start, stop) + (before[of] - bounds[of])
+        place = places(rank.astype(np.uint64), counts[of].astype(np.uint64), keys[:, of])
+        held_out = (test[of] + validation[of]).astype(np.uint64)
+        code = np.where(place < held_out, np.uint8(VALIDATION), np.uint8(TRAIN))
+        code[place < test[of].astype(np.uint64)] = TEST
+        splits[rows[start:stop]] = code
+        if numbers is not None:
+            numbers[rows[start:stop]] = place.astype(np.int64) - held_out.astype(np.int64)
+    return splits
+
+
+def by_class(
+    classes: npt.NDArray[np.int64], num_classes: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The rows of a piece class by class, and where each of C classes starts and ends [C + 1]."""
     if num_classes <= 4:  # a pass a class is faster than a sort
         each = [np.flatnonzero(classes == c) for c in range(num_classes)]
         rows, bounds = np.concatenate(each), np.cumsum([0, *map(len, each)])
@@ -164,16 +183,19 @@ def assign(
         small = classes.astype(np.uint16 if num_classes <= 1 << 16 else np.int64)
         rows = np.argsort(small, kind="stable")  # a radix sort for 16 bits
         bounds = np.searchsorted(small[rows], np.arange(num_classes + 1))
+    return rows, bounds
+
+
+def runs(
+    classes: npt.NDArray[np.int64], rows: npt.NDArray[np.intp], bounds: npt.NDArray[np.intp]
+) -> Iterator[tuple[npt.NDArray[np.int64], int, int]]:
+    """Cuts ``by_class``'s rows into runs [start, stop), each with its rows' class, or each's.
+
+    Few classes: a run each, with one class for all, is fastest; many: one run of all rows.
+    """
     present = np.flatnonzero(np.diff(bounds))
-    # Few classes: one call each, with scalar parameters, is fastest; many: one call for all rows.
     groups = [present] if len(present) > 64 else [present[i : i + 1] for i in range(len(present))]
     for group in groups:
-        start, stop = bounds[group[0]], bounds[group[-1] + 1]
-        of = group if len(group) == 1 else classes[rows[start:stop]]
-        rank = np.arange(start, stop) + (before[of] - bounds[of])
-        place = places(rank.astype(np.uint64), counts[of].astype(np.uint64), keys[:, of])
-        held_out = (test[of] + validation[of]).astype(np.uint64)
-        code = np.where(place < held_out, np.uint8(VALIDATION), np.uint8(TRAIN))
-        code[place < test[of].astype(np.uint64)] = TEST
-        splits[rows[start:stop]] = code
-    return splits
+        if len(group):
+            start, stop = int(bounds[group[0]]), int(bounds[group[-1] + 1])
+            yield group if len(group) == 1 else classes[rows[start:stop]], start, stop

@@ -1,59 +1,23 @@
-"""The second pass: a range's rows become shards, one a piece and split."""
+"""The last pass: a range's rows become shards, one a piece, split and part."""
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ddlflow.data import matrix, split
-from ddlflow.data.columns import Columns, category_codes, label_values, number_values
-from ddlflow.data.keep import keep
-from ddlflow.data.scan import ScanTask
+from ddlflow.data.columns import category_codes, number_values
+from ddlflow.data.dealing import Dealing, parts_of
+from ddlflow.data.pieces import Piece, RangeTask, pieces
 from ddlflow.data.shard import write_shard
-from ddlflow.data.source import read
 from ddlflow.data.statistics import Statistics, of_column
 from ddlflow.data.storage import load_json, save_json
 
 Int64 = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Quotas:
-    """How many rows of each of C classes there are, and how many of them are held out.
-
-    Attributes:
-        counts: int64 [C] rows in all.
-        validation: int64 [C].
-        test: int64 [C].
-    """
-
-    counts: Int64
-    validation: Int64
-    test: Int64
-
-
-@dataclass(frozen=True, slots=True)
-class WriteTask:
-    """One range's second pass.
-
-    Attributes:
-        scan: its first pass.
-        columns: how values become numbers.
-        first_row: the number of the range's first row in the source.
-        before: int64 [C] rows of each class before the range.
-        quotas: None where the split comes from a column or the range is of ``test_source``.
-    """
-
-    scan: ScanTask
-    columns: Columns
-    first_row: int
-    before: Int64
-    quotas: Quotas | None
+_HELD_OUT = split.SPLITS[1:]
 
 
 @dataclass(slots=True)
@@ -69,11 +33,11 @@ class _Buffers:
             self.features = np.empty((rows, num_features), dtype=np.float32)
 
 
-def write_range(task: WriteTask) -> dict[str, Any]:
+def write_range(task: RangeTask) -> dict[str, Any]:
     """Writes a range's shards.
 
     Returns:
-        JSON: shards (path, split, rows, sha256, statistics), in order.
+        JSON: shards (path, split, fold, rows, sha256, statistics), in order.
 
     Raises:
         DataError: a value that does not fit.
@@ -87,20 +51,9 @@ def write_range(task: WriteTask) -> dict[str, Any]:
         if all(path.exists() for path in paths):
             return dict(finished)
     shards: list[dict[str, Any]] = []
-    first_row, before = task.first_row, task.before.copy()
     buffers = _Buffers()
-    for piece, batch in enumerate(_pieces(task)):
-        rows = batch.num_rows
-        source_rows = np.arange(first_row, first_row + rows)
-        mask = keep(batch, scan.roles, scan.spec, scan.labels).mask
-        if mask is not None:
-            batch = batch.filter(pa.array(mask))  # noqa: PLW2901 - what is left of it
-            source_rows = source_rows[mask]
-        if batch.num_rows:
-            shards += _write_piece(
-                task, piece, batch, source_rows=source_rows, before=before, buffers=buffers
-            )
-        first_row += rows
+    for piece in pieces(task, scan.roles.numeric):
+        shards += _write_piece(task, piece, buffers)
     result = {"key": scan.key, "shards": shards}
     save_json(scan.written, result)
     if scan.spool is not None:
@@ -109,35 +62,11 @@ def write_range(task: WriteTask) -> dict[str, Any]:
     return result
 
 
-def _pieces(task: WriteTask) -> Iterator[pa.RecordBatch]:
-    scan = task.scan
-    if scan.spool is None:
-        wanted = [n for n in scan.roles.keys if n != scan.roles.split or not scan.is_test]
-        wanted += [name for name in scan.roles.numeric if name not in wanted]
-        yield from read(scan.source, scan.part, wanted)
-    elif scan.spool.stat().st_size:
-        with pa.memory_map(str(scan.spool)) as mapped, pa.ipc.open_file(mapped) as file:
-            for index in range(file.num_record_batches):
-                yield file.get_batch(index)
-
-
-def _write_piece(
-    task: WriteTask,
-    piece: int,
-    batch: pa.RecordBatch,
-    *,
-    source_rows: Int64,
-    before: Int64,
-    buffers: _Buffers,
-) -> list[dict[str, Any]]:
-    """Encodes, splits, shuffles and writes one piece; adds its classes to ``before``."""
-    scan, columns = task.scan, task.columns
-    label = label_values(batch.column(columns.label.name), columns.label)
-    is_class = columns.label.kind != "regression"
-    classes = label.astype(np.int64) if is_class else np.zeros(len(label), dtype=np.int64)
-    splits = _splits(task, batch, classes, before)
-    before += np.bincount(classes, minlength=len(before))
-    order, bounds = _order(task, piece, splits)
+def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[dict[str, Any]]:
+    """Encodes, shuffles and writes one piece, each of its cells to a shard of its own."""
+    scan, columns, batch = task.scan, task.columns, piece.batch
+    cells = _cells(task.dealing)
+    order, bounds = _order(task, piece, _cell_of(task, piece), len(cells))
 
     buffers.reserve(batch.num_rows, len(columns.numeric))
     features, facts = _features(batch, columns.numeric, order, bounds, buffers)
@@ -145,26 +74,49 @@ def _write_piece(
     if columns.categories:
         codes = [category_codes(batch.column(c.name), c)[order] for c in columns.categories]
         tensors["categories"] = np.stack(codes, axis=1)
-    tensors["label"] = np.take(label, order, mode="clip")
-    tensors["row"] = np.take(source_rows, order, mode="clip")
+    tensors["label"] = np.take(piece.label, order, mode="clip")
+    tensors["row"] = np.take(piece.source_rows, order, mode="clip")
 
     shards = []
-    for s, name in enumerate(split.SPLITS):
-        part = slice(bounds[s], bounds[s + 1])
-        rows = int(bounds[s + 1] - bounds[s])
+    for cell, (name, part) in enumerate(cells):
+        here = slice(bounds[cell], bounds[cell + 1])
+        rows = int(bounds[cell + 1] - bounds[cell])
         if rows == 0:
             continue
-        path = f"shards/{name}/{scan.number:05d}-{piece:05d}.arrow"
-        found = {key: tensor[part] for key, tensor in tensors.items()}
+        suffix = "" if part is None else f"-{part:04d}"
+        path = f"shards/{name}/{scan.number:05d}-{piece.number:05d}{suffix}.arrow"
+        found = {key: tensor[here] for key, tensor in tensors.items()}
         sha256 = write_shard(scan.work.parent / path, found)
         num_classes = len(columns.label.classes)
-        counts = np.bincount(classes[order[part]], minlength=num_classes)[:num_classes]
-        statistics = _statistics(rows, facts[:, s], counts)
+        counts = np.bincount(piece.classes[order[here]], minlength=num_classes)[:num_classes]
+        statistics = _statistics(rows, facts[:, cell], counts)
         shards.append(
-            {"path": path, "split": name, "rows": rows, "sha256": sha256}
+            {"path": path, "split": name, "fold": part, "rows": rows, "sha256": sha256}
             | {"statistics": statistics.to_json()}
         )
     return shards
+
+
+def _cells(dealing: Dealing | None) -> list[tuple[str, int | None]]:
+    """(split, part) of each cell: what a shard is of. The splits, the training rows in parts."""
+    parts: list[int | None] = [None] if dealing is None else [*range(dealing.num_parts)]
+    return [*((split.SPLITS[0], part) for part in parts), *((name, None) for name in _HELD_OUT)]
+
+
+def _cell_of(task: RangeTask, piece: Piece) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """The cell of each row."""
+    if task.dealing is None:
+        return piece.splits
+    assert piece.numbers is not None
+    cells = piece.splits.astype(np.uint16) + np.uint16(task.dealing.num_parts - 1)
+    train = np.flatnonzero(piece.splits == split.TRAIN)
+    if len(train):
+        by = task.scan.roles.by
+        column = None if by is None else piece.batch.column(by).take(pa.array(train))
+        cells[train] = parts_of(
+            task.dealing, piece.classes[train], piece.numbers[train], column, by or ""
+        )
+    return cells
 
 
 def _features(
@@ -174,9 +126,10 @@ def _features(
     bounds: npt.NDArray[np.intp],
     buffers: _Buffers,
 ) -> tuple[matrix.Float32, npt.NDArray[np.float64]]:
-    """The rows in the given order, and the facts [7, splits, F] of each split's columns."""
+    """The rows in the given order, and the facts [7, cells, F] of each cell's columns."""
     rows = batch.num_rows
-    facts = np.empty((7, len(split.SPLITS), len(names)))
+    cells = len(bounds) - 1
+    facts = np.empty((7, cells, len(names)))
     scratch, pairs = buffers.pairs[-1, :rows], buffers.pairs[:-1, :rows]
     for first in range(0, len(names), 2):
         pair = pairs[first // 2]
@@ -187,8 +140,8 @@ def _features(
         for lane in range(len(names[first : first + 2])):
             column = matrix.lanes(pair)[:, lane]
             values = column.copy()  # contiguous: the passes over it are several times faster
-            for s in range(len(split.SPLITS)):
-                facts[:, s, first + lane] = of_column(values[bounds[s] : bounds[s + 1]])
+            for cell in range(cells):
+                facts[:, cell, first + lane] = of_column(values[bounds[cell] : bounds[cell + 1]])
             if facts[-1, :, first + lane].any():
                 column[:] = values  # where infinities are NaN now
     features = buffers.features[:rows]
@@ -196,39 +149,19 @@ def _features(
     return features, facts
 
 
-def _splits(
-    task: WriteTask, batch: pa.RecordBatch, classes: Int64, before: Int64
-) -> npt.NDArray[np.uint8]:
-    """The split of each row."""
-    if task.scan.is_test:
-        return np.full(len(classes), split.TEST, dtype=np.uint8)
-    if task.scan.roles.split is not None:
-        names = batch.column(task.scan.roles.split).cast(pa.string())
-        codes = pc.index_in(names, value_set=pa.array(split.SPLITS))
-        return np.asarray(codes).astype(np.uint8)
-    quotas = task.quotas
-    assert quotas is not None
-    keys = split.class_keys(task.scan.spec.seed, len(quotas.counts))
-    return split.assign(
-        classes,
-        before=before,
-        counts=quotas.counts,
-        validation=quotas.validation,
-        test=quotas.test,
-        keys=keys,
-    )
-
-
 def _order(
-    task: WriteTask, piece: int, splits: npt.NDArray[np.uint8]
+    task: RangeTask, piece: Piece, cell_of: npt.NDArray[np.unsignedinteger[Any]], num_cells: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """The rows in seeded random order, split by split, and where each split starts and ends."""
+    """The rows in seeded random order, cell by cell, and where each cell starts and ends."""
     seed = task.scan.spec.seed & (2**64 - 1)
-    key = np.array([seed, task.scan.number << 32 | piece], dtype=np.uint64)
-    shuffled = np.random.Generator(np.random.Philox(key=key)).permutation(len(splits))
-    of = np.take(splits, shuffled, mode="clip")  # twice as fast as mode="raise", here and below
-    parts = [shuffled[of == s] for s in range(len(split.SPLITS))]  # faster than a sort of them
-    return np.concatenate(parts), np.cumsum([0, *map(len, parts)])
+    key = np.array([seed, task.scan.number << 32 | piece.number], dtype=np.uint64)
+    shuffled = np.random.Generator(np.random.Philox(key=key)).permutation(len(cell_of))
+    of = np.take(cell_of, shuffled, mode="clip")  # twice as fast as mode="raise", here and below
+    if num_cells > 8:  # else a pass a cell is faster than a sort
+        ends = np.cumsum(np.bincount(of, minlength=num_cells))
+        return shuffled[np.argsort(of, kind="stable")], np.concatenate([[0], ends])
+    cells = [shuffled[of == cell] for cell in range(num_cells)]
+    return np.concatenate(cells), np.cumsum([0, *map(len, cells)])
 
 
 def _statistics(rows: int, facts: npt.NDArray[np.float64], class_counts: Int64) -> Statistics:

@@ -5,8 +5,9 @@ Nothing here names a host, a secret or a path outside the site's ``data_root``.
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from ddlflow.spec.cv import Cv, FoldKind
 from ddlflow.spec.data import Data, Made, MadeName, Split
 from ddlflow.spec.model import Linear, Mlp, Model
 from ddlflow.spec.search import Pruning, Range, Search, Sweep
@@ -33,8 +34,10 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AnyOptimizer",
+    "Cv",
     "Data",
     "EarlyStopping",
+    "FoldKind",
     "Fraction",
     "Infer",
     "Linear",
@@ -83,11 +86,27 @@ class Pipeline(Section):
     data: Data
     model: Model
     train: Train
+    cv: Cv | None = None
     report: Report = Report()
     infer: Infer = Infer()
     search: Search | None = None
     sweep: Sweep = Sweep()
     register_as: Annotated[str, Field(pattern=REGISTERED)] | None = Field(None, alias="register")
+
+    @model_validator(mode="after")
+    def _folds(self) -> "Pipeline":
+        if self.cv is None:
+            return self
+        if self.cv.kind == "stratified" and self.labels == "regression":
+            raise ValueError(
+                "cv.kind is stratified, and the label of a regression has no classes. "
+                "Set cv.kind to plain, or leave it out"
+            )
+        column = self.cv.by
+        if column and self.data.features == "all" and column not in self.data.exclude:
+            exclude = [*self.data.exclude, column]  # written out, so that every reader knows
+            self.__dict__["data"] = self.data.model_copy(update={"exclude": exclude})
+        return self
 
     @property
     def labels(self) -> ObjectiveName:

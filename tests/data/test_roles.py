@@ -32,7 +32,7 @@ def test_all_features_by_type() -> None:
     assert roles.numeric == ("mass", "flag", "cents")
     assert roles.categorical == ("id", "city", "kind")
     assert (roles.label, roles.split) == ("y", "part")
-    assert roles.keys == ["y", "id", "city", "kind", "part"]
+    assert roles.keys(is_test=False) == ["y", "id", "city", "kind", "part"]
 
 
 def test_listed_features_keep_their_order() -> None:

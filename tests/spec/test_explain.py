@@ -122,7 +122,7 @@ def test_an_unknown_key_lists_the_known_ones_by_their_names_in_the_file() -> Non
     found = said(Pipeline, {**GOOD, "registr": "x"})
     assert found["registr"] == (
         "registr is no known key. Did you mean 'register'? "
-        "Known here: data, infer, model, name, register, report, search, sweep, train."
+        "Known here: cv, data, infer, model, name, register, report, search, sweep, train."
     )
 
 

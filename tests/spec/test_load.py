@@ -258,7 +258,7 @@ def test_a_text_with_an_equals_sign(project: Path) -> None:
         ("=3", "expected KEY=VALUE, such as train.epochs=3."),
         ("train..epochs=3", "expected KEY=VALUE, such as train.epochs=3."),
         ("trian.epochs=3", "there is no key 'trian'. Did you mean 'train'?"),
-        ("zzz=3", "there is no key 'zzz'. Known here: data, data_root, device,"),
+        ("zzz=3", "there is no key 'zzz'. Known here: cv, data, data_root,"),
         ("train.epochs=[1", "'[1' is no valid YAML value."),
         ("train.epochs=many", "train.epochs is 'many'; expected a whole number."),
         ("train.epochs=3.5", "train.epochs is 3.5; expected a whole number."),

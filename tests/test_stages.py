@@ -1,0 +1,69 @@
+"""What a stage's key depends on: what is not repeated, and what is made anew."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from ddlflow import stages
+from ddlflow.data.manifest import Manifest
+from ddlflow.report.screen import Screen
+from ddlflow.session import Session, Stage
+from ddlflow.spec.load import load
+
+Prepare = Callable[..., Stage]
+
+
+@pytest.fixture
+def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
+    """Prepares a pipeline's data: ``prepare("cv={folds: 3}", repeat=1)``."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    shop = np.where(random.random(300) < 0.5, "17", "17b")
+    rows = {"a": random.normal(size=300), "label": random.integers(0, 2, 300), "shop": shop}
+    pipeline = {
+        "name": "p",
+        "data": {"source": "t.parquet", "label": "label"},
+        "model": {"use": "linear"},
+        "train": {"objective": "binary"},
+    }
+    for folder in ("pipelines", "conf", "data"):
+        (tmp_path / folder).mkdir()
+    pq.write_table(pa.table(rows), "data/t.parquet")
+    Path("pipelines/p.yaml").write_text(yaml.safe_dump(pipeline))
+    site = {"engine": {"use": "local", "workers": 1, "threads": 1}}
+    Path("conf/local.yaml").write_text(yaml.safe_dump(site))
+
+    def run(*changes: str, repeat: int = 0) -> Stage:
+        with Session(load("p", "local", changes), Screen(io.StringIO())) as session:
+            return stages.prepare(session, repeat)
+
+    return run
+
+
+def test_only_what_decides_the_folds_prepares_anew(prepare: Prepare) -> None:
+    plain, first = prepare("data.exclude=[shop]"), prepare("data.exclude=[shop]", "cv={}")
+    assert (plain.value["folds"], first.value["folds"]) == (0, 5)
+    assert plain.value["rows"] == first.value["rows"]
+    assert plain.key != first.key
+    same = "cv={kind: stratified, predictions: true, repeats: 3}"
+    again = prepare("data.exclude=[shop]", same)
+    assert again.cached
+    assert again.key == first.key
+    others = [prepare("data.exclude=[shop]", same, repeat=r) for r in (1, 2)]
+    others.append(prepare("data.exclude=[shop]", "cv={seed: 8}"))
+    assert len({stage.value["digest"] for stage in [plain, first, *others]}) == 5
+
+
+def test_groups_are_dealt_without_a_seed_and_are_no_feature(prepare: Prepare) -> None:
+    first = prepare("cv={kind: group, by: shop, folds: 2}")
+    assert prepare("cv={kind: group, by: shop, folds: 2, seed: 9}").cached
+    manifest = Manifest.load(Path(first.folder))
+    assert (manifest.feature_names, manifest.categories) == (("a",), ())
+    sizes = [sum(s.rows for s in manifest.shards_of_fold(k)[1]) for k in range(2)]
+    assert sum(sizes) == manifest.rows("train") == 240
