@@ -1,0 +1,12 @@
+"""Many trainings in one process: fused into one batched program where that is faster.
+
+member.py        what is trained, and what comes of it
+plan.py          which members may share a stack (feasible.py: and why not)
+size.py, run.py  how many make a stack; to their ends, from a checkpoint if there is one
+stack.py         a stack's epochs; standing.py: where a member stands; solo.py: one trained apart
+streams.py       rows in each fold's and seed's order; feed.py: cut into batches
+dense.py         linear and mlp by hand (dense_pass.py); vmapped.py: any model that vmap takes
+head.py          losses and their gradients at the outputs; dropout.py: each member's own draws
+update.py        penalties, clipping, schedules; optimizers.py: all of torch's that we have
+scoring.py       validation metrics of many members
+"""
