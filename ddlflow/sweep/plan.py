@@ -61,7 +61,7 @@ def plan_stacks(
         groups.setdefault(_key(member, net), []).append((member, net))
     planned = []
     for group in groups.values():
-        apart = "search.fuse is never" if fuse == "never" else _why_apart(*group[0], prepared)
+        apart = "sweep.fuse is never" if fuse == "never" else _why_apart(*group[0], prepared)
         if apart and fuse == "always":
             raise SpecError(
                 f"sweep.fuse is always, but {group[0][0].id} has to be trained apart: {apart}. "

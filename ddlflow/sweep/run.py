@@ -1,5 +1,6 @@
 """Trains the members of a sweep in this process: fused where that is faster, else one by one."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,10 +52,8 @@ def cut(group: Group, prepared: Prepared, *, fuse: Fuse = "auto", at_least: int 
         return [Piece((member,), False, group.apart) for member in group.members]
     members = sorted(group.members, key=lambda m: (-1 if m.fold is None else m.fold, m.train.seed))
     choice = choose(members, prepared, always=fuse == "always")
-    measured = (
-        f"a step of a member takes {choice.fused_s * 1e6:,.0f} us in a stack and "
-        f"{choice.solo_s * 1e6:,.0f} us alone"
-    )
+    alone = f" and {choice.solo_s * 1e6:,.0f} us alone" if math.isfinite(choice.solo_s) else ""
+    measured = f"a step of a member takes {choice.fused_s * 1e6:,.0f} us in a stack{alone}"
     if choice.size == 0:
         return [Piece((member,), False, measured) for member in members]
     count = max(-(-len(members) // choice.size), min(at_least, len(members)))

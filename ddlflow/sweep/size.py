@@ -14,7 +14,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from ddlflow.sweep import dropout
+from ddlflow.sweep import dense, dropout
 from ddlflow.sweep.feasible import made_inputs, program_of
 from ddlflow.sweep.member import Member, Prepared, first_nets, objective_of
 from ddlflow.sweep.program import Inputs, Noise, Step, matrix
@@ -35,9 +35,9 @@ class Choice:
     """What was measured.
 
     Attributes:
-        size: members of a stack; 1: trained apart, by the plain loop.
+        size: members of a stack; 0: trained apart, by the plain loop.
         fused_s: seconds of a member's step in the best stack.
-        solo_s: in the plain loop.
+        solo_s: in the plain loop; infinite where that was not asked.
     """
 
     size: int
@@ -62,8 +62,20 @@ def choose(members: Sequence[Member], prepared: Prepared, *, always: bool = Fals
         else:
             misses += 1
         size = size * 2 if size == len(members) else min(size * 2, len(members))
-    solo_s = math.inf if always else _timed(_solo_step(members[0], prepared), prepared.device)
+    if always or not _solo_matters(members[0], prepared):
+        return Choice(best, best_s, math.inf)
+    solo_s = _timed(_solo_step(members[0], prepared), prepared.device)
     return Choice(best if best_s <= solo_s else 0, best_s, solo_s)
+
+
+def _solo_matters(member: Member, prepared: Prepared) -> bool:
+    """Whether the plain loop may be faster than a stack, be it of one.
+
+    Never for the models that are computed by hand: their forward and backward pass is the same
+    arithmetic without autograd's memory, in blocks that fit the cache (benchmarks/sweep_core.py
+    --table). The measurement would import torch's optimizers, a second where it is the first.
+    """
+    return not dense.takes(first_nets([member], prepared)[0])
 
 
 def _fits(size: int, members: Sequence[Member], prepared: Prepared) -> bool:

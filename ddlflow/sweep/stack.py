@@ -270,6 +270,8 @@ class Stack:
         taken = dict(zip(self._feed.streams, self._feed.taken, strict=True))
         self._models = [self._models[row] for row in rows]
         self._weights = self._weights[rows]
+        if not rows:
+            return
         self._grads = torch.zeros_like(self._weights)
         self._update.keep(rows, self._weights, self._grads)
         self._arrange()
