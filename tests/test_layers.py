@@ -20,7 +20,7 @@ PACKAGE = ROOT / "ddlflow"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LOW = {"errors", "spec"}
-NUMERICS = {"data", "models", "train", "infer", "report", "sweep"}
+NUMERICS = {"data", "models", "train", "sweep", "infer", "report"}
 COMPOSED = {"session", "stages", "launch", "record", "check", "commands", "project"}
 COMPOSED |= {"compare", "reproduce", "differences", "audit", "lease", "storage"}
 COMPOSED |= {"flow", "running", "doctor"}

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddlflow.train.scores import NAN, Scores, ratio
+from ddlflow.train.scores import Scores, ratio
 
 STEPS = 2048  # bins of an octave of |logit| + 1: the upper 11 bits of a float32's mantissa
 OCTAVES = 8  # up to |logit| = 2**8 - 1; whatever is beyond shares the last bin
@@ -48,19 +48,14 @@ class BinaryScores(Scores):
         )
 
     def compute(self) -> dict[str, float]:
-        # Imported where it is needed: 1.3 s that a rank which only counts does not pay.
-        from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
-
         scored = float(self.counts[:-1].sum())
         (tn, fp), (fn, tp) = self.confusion()
-        both = tp + fn > 0 and tn + fp > 0
+        auroc, average_precision = self._areas()
         return self._finish(
             "binary",
             {
-                "auroc": float(self._from_counts(BinaryAUROC)) if both else NAN,
-                "average_precision": float(self._from_counts(BinaryAveragePrecision))
-                if tp + fn
-                else NAN,
+                "auroc": auroc,
+                "average_precision": average_precision,
                 "accuracy": ratio(tp + tn, scored),
                 "f1": ratio(2 * tp, 2 * tp + fp + fn),
                 "log_loss": ratio(float(self.sums[1]), scored),
@@ -101,6 +96,24 @@ class BinaryScores(Scores):
         """Rows by true (first) and predicted class; positive where the probability is >= 0.5."""
         by_class = self.by_class()
         return torch.stack([by_class[:, :HALF].sum(1), by_class[:, HALF:].sum(1)], 1).tolist()
+
+    def _areas(self) -> tuple[float, float]:
+        """AUROC and average precision; nan where a class that they need has no row.
+
+        They are torchmetrics' binned ones, summed straight from the histograms: 0.3 ms where its
+        own compute takes 9 ms (and 1.3 s to import), which trainings of a second would feel.
+        """
+        by_class = self.by_class()
+        filled = by_class.any(0)  # empty bins add nothing to either sum
+        negative, positive = by_class[:, filled].flip(1).double()  # the highest logits first
+        called_negative, called_positive = negative.cumsum(0), positive.cumsum(0)
+        negatives, positives = float(negative.sum()), float(positive.sum())
+        above = called_positive - positive / 2  # positive rows above a negative one; ties by half
+        precision = called_positive / (called_positive + called_negative)
+        return (
+            ratio(float((negative * above).sum()), negatives * positives),
+            ratio(float((positive * precision).sum()), positives),
+        )
 
     def _from_counts(self, metric_class: Any) -> Any:
         """A binned torchmetrics metric of our histograms, in float64."""

@@ -1,0 +1,212 @@
+"""The built-in models by hand, many at once: how a linear model or an mlp lies in a row.
+
+Autograd keeps what it needs in fresh memory at each step and walks a graph; here every product
+writes into memory that is kept, and a block of rows is taken as far as the gradient while its
+activations are in the cache (dense_pass.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ddlflow.models.linear import Linear
+from ddlflow.models.mlp import Mlp
+from ddlflow.sweep.dense_pass import Pass
+from ddlflow.sweep.head import Head
+from ddlflow.sweep.program import Inputs, Noise, Step, aligned, row_of
+
+# Activations of a block of rows, over all models and the widest layer: 1 MiB of float32.
+BLOCK_NUMBERS = 1 << 18
+LEAST_ROWS = 128  # a block of fewer rows has products too small to be fast
+
+
+def takes(net: nn.Module) -> bool:
+    """Whether these formulas are the model's: any built-in one but for batch norm."""
+    if type(net) is Linear:
+        return True
+    known = nn.Linear | nn.ReLU | nn.Tanh | nn.Sigmoid | nn.GELU | nn.Dropout
+    return type(net) is Mlp and all(isinstance(part, known) for part in net.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """Where an affine map lies in a row: [inputs + 1, outputs].
+
+    Attributes:
+        at: the first column.
+        inputs: without the bias.
+        outputs: of the map.
+        bias: the row of the bias: behind the features in the first map, so that its products have
+            the bias in them; last in the others.
+    """
+
+    at: int
+    inputs: int
+    outputs: int
+    bias: int
+
+    def block(self, matrix: Tensor) -> Tensor:
+        """[models, inputs + 1, outputs], a view."""
+        return row_of(matrix, self.at, (self.inputs + 1, self.outputs))
+
+
+class Dense:
+    """A stack of linear models or mlps; a ``Program``.
+
+    Args:
+        net: one of them.
+        objective: through its head.
+    """
+
+    wants_ones = True
+
+    def __init__(self, net: nn.Module, head: Head, *, device: torch.device) -> None:
+        assert isinstance(net, Linear | Mlp)
+        self.head = head
+        self.device = device
+        self.activation = _activation(net)
+        self.widths = [table.weight.shape for table in _tables(net)]
+        self.starts = net.starts.to(device) if isinstance(net, Linear) else None
+        at = 0
+        self.tables: list[tuple[int, torch.Size]] = []
+        for shape in self.widths:
+            self.tables.append((at, shape))
+            at = aligned(at + shape.numel())
+        self.one_hot: tuple[int, torch.Size] | None = None
+        if isinstance(net, Linear) and net.one_hot is not None:
+            self.one_hot = (at, net.one_hot.shape)
+            at = aligned(at + net.one_hot.numel())
+        maps = _maps(net)
+        self.num_features = maps[0][0].shape[1] - net.embeddings.width
+        self.affines: list[Affine] = []
+        for k, (weight, _) in enumerate(maps):
+            outputs, inputs = weight.shape
+            bias = inputs if k else self.num_features
+            self.affines.append(Affine(at, inputs, outputs, bias))
+            at = aligned(at + (inputs + 1) * outputs)
+        self.numbers = at
+        self.penalised = self._penalised()
+        self._passes: dict[tuple[int, ...], Pass] = {}
+
+    def _penalised(self) -> list[slice]:
+        runs = [slice(at, at + shape.numel()) for at, shape in self.tables]
+        if self.one_hot is not None:
+            runs.append(slice(self.one_hot[0], self.one_hot[0] + self.one_hot[1].numel()))
+        for affine in self.affines:
+            end = affine.at + (affine.inputs + 1) * affine.outputs
+            bias = affine.at + affine.bias * affine.outputs
+            runs += [slice(affine.at, bias), slice(bias + affine.outputs, end)]
+        return [run for run in runs if run.stop > run.start]
+
+    def pack(self, net: nn.Module, row: Tensor) -> None:
+        for weights, bias, own, own_bias in self._pairs(net, row):
+            weights.copy_(own)
+            if bias is not None and own_bias is not None:
+                bias.copy_(own_bias)
+
+    def unpack(self, row: Tensor, net: nn.Module) -> None:
+        for weights, bias, own, own_bias in self._pairs(net, row):
+            own.copy_(weights)
+            if bias is not None and own_bias is not None:
+                own_bias.copy_(bias)
+
+    def _pairs(
+        self, net: nn.Module, row: Tensor
+    ) -> list[tuple[Tensor, Tensor | None, Tensor, Tensor | None]]:
+        """(columns of the row, of its bias, the model's weights, its bias), views of one shape."""
+        assert isinstance(net, Linear | Mlp)
+        matrix = row.unsqueeze(0)
+        found: list[tuple[Tensor, Tensor | None, Tensor, Tensor | None]] = [
+            (row_of(matrix, at, shape)[0], None, table.weight.data, None)
+            for (at, shape), table in zip(self.tables, _tables(net), strict=True)
+        ]
+        if self.one_hot is not None and isinstance(net, Linear) and net.one_hot is not None:
+            at, shape = self.one_hot
+            found.append((row_of(matrix, at, shape)[0], None, net.one_hot.data, None))
+        for affine, (weight, own_bias) in zip(self.affines, _maps(net), strict=True):
+            block, cut = affine.block(matrix)[0], affine.bias
+            own = weight.data.t()
+            found.append((block[:cut], block[cut], own[:cut], own_bias.data))
+            if cut < affine.inputs:
+                found.append((block[cut + 1 :], None, own[cut:], None))
+        return found
+
+    def bind(self, weights: Tensor, grads: Tensor, nets: Sequence[nn.Module]) -> None:
+        self.weights, self.grads = weights, grads
+        self._passes.clear()
+
+    def dropouts(self, rows: int) -> list[tuple[int, tuple[int, ...]]]:
+        return [(k, (rows, affine.outputs)) for k, affine in enumerate(self.affines[:-1])]
+
+    def gradients(self, step: Step) -> Tensor | None:
+        rows = step.labels.shape[1]
+        share, block = 1.0 / rows, self._block_rows(step.last - step.first, rows)
+        if block >= rows:
+            return self._pass(step, rows).gradients(step, share, add=False)
+        losses: Tensor | None = None
+        for start in range(0, rows, block):
+            piece = _piece(step, start, min(start + block, rows))
+            part = self._pass(piece, piece.labels.shape[1])
+            told = part.gradients(piece, share, add=start > 0)
+            losses = told if losses is None or told is None else losses + told
+        return losses
+
+    def outputs(self, inputs: Inputs, out: Tensor) -> None:
+        rows = out.shape[1]
+        block = self._block_rows(inputs.last - inputs.first, rows)
+        for start in range(0, rows, block):
+            stop = min(start + block, rows)
+            whole = Step(inputs.first, inputs.last, [inputs], out, out)
+            piece = _piece(whole, start, stop)
+            self._pass(piece, stop - start).forward(piece, ())
+
+    def _block_rows(self, models: int, rows: int) -> int:
+        if self.device.type == "cuda":
+            return rows
+        widest = max(affine.outputs for affine in self.affines)
+        return min(rows, max(LEAST_ROWS, BLOCK_NUMBERS // (models * widest)))
+
+    def _pass(self, step: Step, rows: int) -> Pass:
+        edges = [step.first, *(part.last for part in step.inputs)]
+        key = (rows, *edges)
+        if key not in self._passes:
+            self._passes[key] = Pass(self, edges, rows)
+        return self._passes[key]
+
+
+def _piece(step: Step, start: int, stop: int) -> Step:
+    """Some rows of a batch."""
+    inputs = [
+        Inputs(
+            part.first,
+            part.last,
+            part.features[:, start:stop],
+            None if part.categories is None else part.categories[start:stop],
+        )
+        for part in step.inputs
+    ]
+    noise: list[Noise] = [
+        (first, last, [None if n is None else n[start:stop] for n in layers])
+        for first, last, layers in step.noise
+    ]
+    labels, outputs = step.labels[:, start:stop], step.outputs[:, start:stop]
+    return Step(step.first, step.last, inputs, labels, outputs, noise)
+
+
+def _tables(net: Linear | Mlp) -> list[nn.Embedding]:
+    return [table for table in net.embeddings.tables if isinstance(table, nn.Embedding)]
+
+
+def _maps(net: Linear | Mlp) -> list[tuple[Tensor, Tensor]]:
+    """(weight, bias) of each affine map."""
+    if isinstance(net, Linear):
+        return [(net.weight, net.bias)]
+    return [(part.weight, part.bias) for part in net.layers if isinstance(part, nn.Linear)]
+
+
+def _activation(net: Linear | Mlp) -> str:
+    parts: list[nn.Module] = list(net.layers) if isinstance(net, Mlp) else []
+    kinds = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.GELU: "gelu"}
+    return next((kinds[type(part)] for part in parts if type(part) in kinds), "relu")

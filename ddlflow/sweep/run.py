@@ -1,0 +1,136 @@
+"""Trains the members of a sweep in this process: fused where that is faster, else one by one."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ddlflow.sweep.feasible import made_inputs, program_of
+from ddlflow.sweep.member import Member, Prepared, Result, objective_of
+from ddlflow.sweep.plan import Fuse, Group
+from ddlflow.sweep.program import Program
+from ddlflow.sweep.size import choose
+from ddlflow.sweep.solo import Solo
+from ddlflow.sweep.stack import Stack
+from ddlflow.sweep.streams import Table, table_of
+from ddlflow.sweep.trained import Emit, Trained
+from ddlflow.train import checkpoint
+
+SAVE_EVERY_S = 5.0  # a shorter piece of work is done again faster than it is written
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Members that one process trains at a time.
+
+    Attributes:
+        members: of one group.
+        fused: whether they are a stack; else there is one member.
+        why: a clause that says why they are, or are not.
+    """
+
+    members: tuple[Member, ...]
+    fused: bool
+    why: str
+
+
+def cut(group: Group, prepared: Prepared, *, fuse: Fuse = "auto", at_least: int = 1) -> list[Piece]:
+    """Cuts a group into the pieces that are fastest, by a short measurement on the device.
+
+    Args:
+        group: from ``plan_stacks``.
+        prepared: the data set.
+        fuse: always: also where fusing does not pay.
+        at_least: pieces to have if there are members for so many: the processes that wait for one.
+    """
+    if group.apart is not None:
+        return [Piece((member,), False, group.apart) for member in group.members]
+    members = sorted(group.members, key=lambda m: (-1 if m.fold is None else m.fold, m.train.seed))
+    choice = choose(members, prepared, always=fuse == "always")
+    alone = f" and {choice.solo_s * 1e6:,.0f} us alone" if math.isfinite(choice.solo_s) else ""
+    measured = f"a step of a member takes {choice.fused_s * 1e6:,.0f} us in a stack{alone}"
+    if choice.size == 0:
+        return [Piece((member,), False, measured) for member in members]
+    count = max(-(-len(members) // choice.size), min(at_least, len(members)))
+    edges = [len(members) * k // count for k in range(count + 1)]
+    return [Piece(tuple(members[a:b]), True, measured) for a, b in pairwise(edges)]
+
+
+def start(
+    piece: Piece,
+    prepared: Prepared,
+    *,
+    table: Table | None = None,
+    emit: Emit = lambda event: None,
+    must_stop: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """The members of a piece at their first step, to be run epoch by epoch.
+
+    Args:
+        piece: from ``cut``.
+        prepared: the data set.
+        table: of the training rows, where the caller keeps one for many pieces.
+        emit: see ``Stack``.
+        must_stop: see ``Stack``.
+    """
+    members = piece.members
+    if not piece.fused:
+        return Solo(members[0], prepared, emit=emit, must_stop=must_stop)
+    if table is None:
+        table = table_of([prepared.folds[member.fold] for member in members], prepared.device)
+    objective = objective_of(members[0].train, prepared.code)
+    manifest = prepared.manifest
+    sizes = [category.size for category in manifest.categories]
+    example = made_inputs(1, len(manifest.feature_names), sizes, prepared.device)
+
+    def program(net: nn.Module) -> Program:
+        return program_of(net, objective, example, prepared.device)
+
+    return Stack(members, prepared, table, program, emit=emit, must_stop=must_stop)
+
+
+def run_stack(
+    piece: Piece,
+    prepared: Prepared,
+    *,
+    table: Table | None = None,
+    checkpoints: Path | None = None,
+    emit: Emit = lambda event: None,
+    must_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Result]:
+    """Trains the members of a piece to their ends.
+
+    Args:
+        piece: from ``cut``.
+        prepared: the data set.
+        table: see ``start``.
+        checkpoints: a folder of the piece's own: a killed stack goes on from its last epoch there.
+        emit: see ``Stack``.
+        must_stop: see ``Stack``.
+
+    Returns:
+        What came of each member, by its id.
+
+    Raises:
+        Stopped: it was asked to stop; what was saved stands.
+        TrainingError: the checkpoint is of other settings.
+    """
+    torch.set_flush_denormal(
+        True
+    )  # numbers too small to matter take the processor many times longer
+    trained = start(piece, prepared, table=table, emit=emit, must_stop=must_stop)
+    saved = None if checkpoints is None else checkpoint.latest(checkpoints)
+    if saved is not None:
+        trained.restore(saved)
+    last_save = time.monotonic()
+    while trained.alive:
+        trained.run_epoch()
+        if checkpoints is not None and time.monotonic() - last_save >= SAVE_EVERY_S:
+            last_save = time.monotonic()
+            checkpoint.write(checkpoints, trained.epoch, trained.snapshot())
+    return trained.results

@@ -1,0 +1,212 @@
+"""A member trained apart: the plain model, optimizer and gradients of ``ddlflow.train``.
+
+The same bits as its solo training, without what a sweep does not need of one: no process, no
+ledger, no digest trail, no checkpoint but the caller's.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ddlflow.data.batches import Batches
+from ddlflow.data.order import num_steps
+from ddlflow.data.rows import Rows
+from ddlflow.sweep.member import (
+    Member,
+    Prepared,
+    Result,
+    check_settings,
+    first_net,
+    objective_of,
+    settings_of,
+)
+from ddlflow.sweep.standing import ADVICE, Standing
+from ddlflow.sweep.trained import Emit
+from ddlflow.train import precision
+from ddlflow.train.gradients import Gradients
+from ddlflow.train.loop import EVENT_EVERY_S, READ_EVERY_STEPS, Stopped
+from ddlflow.train.optimizers import make_optimizer
+from ddlflow.train.penalty import add_penalty_gradient, penalised, stop_at_zero
+from ddlflow.train.reduction import Reduction
+from ddlflow.train.schedules import factor, is_constant
+from ddlflow.train.state import State, Tensors, copied
+from ddlflow.train.validation import Validation, empty_scores
+
+
+class Solo:
+    """Trains one member; ``Stack`` has the words for its methods.
+
+    Args:
+        member: which.
+        prepared: the data set.
+        emit: as of a stack.
+        must_stop: as of a stack.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        prepared: Prepared,
+        *,
+        emit: Emit = lambda event: None,
+        must_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        spec, device = member.train, prepared.device
+        self._emit, self._must_stop = emit, must_stop
+        self.epoch = 0
+        self.results: dict[str, Result] = {}
+        self._standing = Standing(member)
+        self._best: Tensors | None = None
+        objective = objective_of(spec, prepared.code)
+        self._net = first_net(member.model, spec, prepared).to(device)
+        optimizer = make_optimizer(spec.optimizer, self._net.parameters(), device=device)
+        self._state = State(self._net, optimizer)
+        fold = prepared.folds[member.fold]
+        rows = Rows(fold.train, fold.standardisation)
+        self._rows = rows.rows
+        self._batches = Batches(
+            rows,
+            batch_rows=spec.batch_rows,
+            virtual_ranks=1,
+            mine=range(1),
+            seed=spec.seed,
+            device=device,
+        )
+        loss_of = precision.loss_of(self._net, objective, spec.precision, device.type)
+        self._gradients = Gradients(
+            self._net, loss_of, Reduction(0, 1, 1, None), first=0, seed=spec.seed
+        )
+        self._validate = Validation(
+            rows=Rows(fold.validation, fold.standardisation),
+            net=self._net,
+            objective=objective,
+            empty=empty_scores(prepared.folder, prepared.manifest),
+            rank=0,
+            world=1,
+            group=None,
+            device=device,
+        )
+        self._step = _step_of(self._net, optimizer, member, num_steps(self._rows, spec.batch_rows))
+        self._told = time.monotonic()
+
+    @property
+    def alive(self) -> list[str]:
+        return [self._standing.member.id] if self._standing.status is None else []
+
+    @property
+    def histories(self) -> dict[str, list[dict[str, float]]]:
+        return dict.fromkeys(self.alive, self._standing.history)
+
+    def run_epoch(self) -> None:
+        if not self.alive:
+            return None
+        began = time.monotonic()
+        standing = self._standing
+        self._net.train()
+        unread: list[tuple[torch.Tensor, int]] = []
+        for chunk in self._batches.stream(epoch=self.epoch, step=0, epochs=self.epoch + 1):
+            for one in chunk.slices:
+                steps = standing.steps + len(unread)
+                loss = self._gradients([one], step=steps, rows=chunk.batch_rows, parts=1)
+                self._step(steps)
+                unread.append((loss, chunk.batch_rows))
+                if len(unread) >= READ_EVERY_STEPS:
+                    self._read(unread)
+                    if standing.status is not None:
+                        return self._end(began)
+                    if self._must_stop():
+                        raise Stopped
+        self._read(unread)
+        if standing.status is None:
+            finite = all(bool(weight.isfinite().all()) for weight in self._net.parameters())
+            if not finite:
+                standing.fail(f"A weight is no number after epoch {self.epoch + 1}. {ADVICE}")
+        if standing.status is not None:
+            return self._end(began)
+        rows_per_s = self._rows / max(time.monotonic() - began, 1e-9)
+        self._net.eval()
+        metrics = self._validate()
+        lr = self._state.optimizer.param_groups[0]["lr"]
+        if standing.end_epoch(metrics, lr=lr, rows_per_s=rows_per_s):
+            self._best = copied(self._net.state_dict())
+        self.epoch += 1
+        self._emit({"event": "epoch", "id": standing.member.id, **standing.history[-1]})
+        return self._end(began)
+
+    def drop(self, ids: Iterable[str], reason: str) -> None:
+        if set(ids) & set(self.alive):
+            self._standing.status, self._standing.reason = "pruned", reason
+            self._end(time.monotonic())
+
+    def snapshot(self) -> dict[str, Any]:
+        return {
+            "settings": [settings_of(self._standing.member)],
+            "epoch": self.epoch,
+            "results": {id_: result.to_plain() for id_, result in self.results.items()},
+            "standings": [self._standing.to_plain()] if self.alive else [],
+            "state": self._state.snapshot(),
+            "best": self._best,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        check_settings(self._standing.member, saved["settings"][0])
+        self._state.restore(saved["state"])
+        self.results = {id_: Result(**plain) for id_, plain in saved["results"].items()}
+        if saved["standings"]:
+            self._standing.restore(saved["standings"][0])
+        else:
+            self._standing.status = next(iter(self.results.values())).status
+        self.epoch, self._best = saved["epoch"], saved["best"]
+
+    def _read(self, unread: list[tuple[torch.Tensor, int]]) -> None:
+        """Adds the steps' losses to the epoch's, and tells of the progress."""
+        if not unread:
+            return
+        losses = torch.stack([loss for loss, _ in unread]).tolist()
+        for loss, (_, rows) in zip(losses, unread, strict=True):
+            if self._standing.status is None:
+                self._standing.add_losses([loss], rows)
+        unread.clear()
+        now = time.monotonic()
+        if now - self._told >= EVENT_EVERY_S and math.isfinite(losses[-1]):
+            self._told = now
+            done, epoch = self._standing.loss_rows, self.epoch + 1
+            self._emit({"event": "progress", "epoch": epoch, "done": done, "total": self._rows})
+
+    def _end(self, began: float) -> None:
+        """Counts the time; a member that has a status becomes a result."""
+        standing = self._standing
+        standing.seconds += time.monotonic() - began
+        if standing.status is None:
+            return
+        tensors = None
+        if standing.status != "failed":
+            tensors = self._best or copied(self._net.state_dict())
+        self.results[standing.member.id] = standing.result(tensors, 1)
+
+
+def _step_of(
+    net: nn.Module, optimizer: torch.optim.Optimizer, member: Member, per_epoch: int
+) -> Callable[[int], None]:
+    """What the loop does between the gradient and the next batch, given the step's number."""
+    spec = member.train
+    weights = penalised(net) if spec.penalty.l1 or spec.penalty.l2 else []
+    scheduled, total = not is_constant(spec.schedule), per_epoch * spec.epochs
+
+    def step(number: int) -> None:
+        signs = add_penalty_gradient(weights, spec.penalty) if weights else ()
+        if spec.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(net.parameters(), spec.clip_norm)
+        if scheduled:
+            rate = factor(spec.schedule, number, steps_per_epoch=per_epoch, total_steps=total)
+            for group in optimizer.param_groups:
+                group["lr"] = spec.optimizer.lr * rate
+        optimizer.step()
+        if signs:
+            stop_at_zero(weights, signs)
+
+    return step

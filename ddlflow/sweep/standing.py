@@ -1,0 +1,114 @@
+"""Where one member of a sweep stands: its history, its best epoch, and whether it goes on."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from ddlflow.sweep.member import Member, Result, Status
+from ddlflow.train.metrics import BETTER
+
+ADVICE = "Lower train.optimizer.lr, set train.clip_norm, or look at its rows."
+
+
+@dataclass(slots=True)
+class Standing:
+    """A member between two epochs.
+
+    Attributes:
+        member: which.
+        epoch: epochs done.
+        steps: optimizer steps done.
+        loss_sum: of the epoch so far, over ``loss_rows`` rows.
+        seconds: its share of the time.
+        history: a row an epoch.
+        best_epoch: with early stopping, the best so far, from 1; else 0.
+        best_value: of the rule's metric at that epoch.
+        status: None while it goes on.
+        reason: a sentence where it failed or was pruned.
+    """
+
+    member: Member
+    epoch: int = 0
+    steps: int = 0
+    loss_sum: float = 0.0
+    loss_rows: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float = math.nan
+    status: Status | None = None
+    reason: str = ""
+
+    def add_losses(self, losses: list[float], rows: int) -> None:
+        """Adds steps of so many rows; the member fails at the first loss that is not finite."""
+        for loss in losses:
+            if not math.isfinite(loss):
+                step = self.loss_rows // max(rows, 1) + 1
+                self.fail(f"The loss is {loss} at epoch {self.epoch + 1}, step {step}. {ADVICE}")
+                return
+            self.loss_sum += loss
+            self.loss_rows += rows
+            self.steps += 1
+
+    def fail(self, reason: str) -> None:
+        self.status, self.reason = "failed", reason
+
+    def end_epoch(self, metrics: dict[str, float], *, lr: float, rows_per_s: float) -> bool:
+        """Writes the epoch's row of history; decides on an end by the very rule of the loop.
+
+        Returns:
+            Whether the weights as they are now are the best so far.
+        """
+        self.epoch += 1
+        row = {
+            "epoch": self.epoch,
+            "step": self.steps,
+            "loss": self.loss_sum / self.loss_rows,
+            "lr": lr,
+            "rows_per_s": rows_per_s,
+            **{f"val_{name}": value for name, value in metrics.items()},
+        }
+        self.history.append(row)
+        self.loss_sum, self.loss_rows = 0.0, 0
+        spec = self.member.train
+        if self.epoch >= spec.epochs:
+            self.status = "done"
+        rule = spec.early_stopping
+        if rule is None:
+            return False
+        sign = 1 if BETTER[rule.metric] == "higher" else -1
+        value, best = row[f"val_{rule.metric}"], self.best_value
+        if not self.best_epoch or sign * (value - best) > rule.min_delta or math.isnan(best):
+            self.best_epoch, self.best_value = self.epoch, value
+            return True
+        if self.epoch - self.best_epoch >= rule.patience:
+            self.status = "done"
+        return False
+
+    def result(self, tensors: Any, fused: int) -> Result:
+        """What came of it; ``tensors`` are None where it failed."""
+        assert self.status is not None
+        return Result(
+            id=self.member.id,
+            status=self.status,
+            reason=self.reason,
+            history=self.history,
+            best_epoch=self.best_epoch or self.epoch,
+            steps=self.steps,
+            tensors=tensors,
+            seconds=self.seconds,
+            fused=fused,
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        names = ("epoch", "steps", "seconds", "best_epoch", "best_value")
+        plain: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return plain | {"id": self.member.id, "history": [dict(row) for row in self.history]}
+
+    def restore(self, plain: dict[str, Any]) -> None:
+        """Goes back to what ``to_plain`` gave at an epoch's end."""
+        for name in ("epoch", "steps", "seconds", "best_epoch", "best_value"):
+            setattr(self, name, plain[name])
+        self.history = [dict(row) for row in plain["history"]]
+        self.loss_sum, self.loss_rows = 0.0, 0

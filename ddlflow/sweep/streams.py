@@ -1,0 +1,178 @@
+"""The rows of a stack: each (fold, seed) has its own order of its fold's rows.
+
+A stream gives exactly the batches that a solo training of that fold and seed gets from
+``ddlflow.data.batches``. Many streams read one table of raw rows: held in memory once where it is
+small, else mapped, and a chunk of some thousand rows at a time is gathered and standardised, so
+that memory grows neither with the rows nor with the streams (an order is 4 MiB a stream).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddlflow.data import order
+from ddlflow.data.rows import COLUMNS, Arrays, Rows
+from ddlflow.data.shard import map_shard
+from ddlflow.sweep.member import FoldRows
+
+RESIDENT_BYTES = 512 << 20  # a table up to this size is held in memory, once a process
+
+
+class Table:
+    """The raw rows of some shards, one after the other.
+
+    Args:
+        paths: the shards, each once.
+        device: where gathered rows are wanted.
+
+    Attributes:
+        starts: int64 [shards + 1], the row that each shard begins at.
+        columns: the names it has, of ``COLUMNS``.
+    """
+
+    def __init__(self, paths: Sequence[Path], device: torch.device) -> None:
+        self.paths = list(paths)
+        self._device = device
+        self._shards = [map_shard(path) for path in self.paths]
+        for shard in self._shards:
+            shard.setdefault("features", np.empty((len(shard["label"]), 0), np.float32))
+        sizes = [len(shard["label"]) for shard in self._shards]
+        self.starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self.columns = [name for name in COLUMNS if name in self._shards[0]]
+        a_row = sum(self._shards[0][name][:1].nbytes for name in self.columns)
+        room = RESIDENT_BYTES
+        if device.type == "cuda":
+            room = torch.cuda.mem_get_info(device)[0] // 2
+        self._held: dict[str, Tensor] = {}
+        if int(self.starts[-1]) * a_row <= room:
+            for name in self.columns:
+                parts = [np.asarray(shard[name]) for shard in self._shards]
+                self._held[name] = torch.from_numpy(np.concatenate(parts)).to(device)
+
+    def take(self, rows: order.Indices) -> dict[str, Tensor]:
+        """The rows of these numbers, as they are in the shards, on the device."""
+        if self._held:
+            index = torch.from_numpy(rows).to(self._device)
+            return {name: column.index_select(0, index) for name, column in self._held.items()}
+        shard_of = np.searchsorted(self.starts, rows, side="right") - 1
+        found: Arrays = {
+            name: np.empty((len(rows), *self._shards[0][name].shape[1:]), self._dtype(name))
+            for name in self.columns
+        }
+        for shard in np.unique(shard_of).tolist():
+            places = np.flatnonzero(shard_of == shard)
+            local = rows[places] - self.starts[shard]
+            for name, array in found.items():
+                array[places] = np.take(self._shards[shard][name], local, axis=0)
+        return {name: torch.from_numpy(array).to(self._device) for name, array in found.items()}
+
+    def _dtype(self, name: str) -> np.dtype[np.generic]:
+        return self._shards[0][name].dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Consecutive rows of a stream's epoch, standardised.
+
+    Attributes:
+        features: float32 [n, F] or, where the stack wants them, [n, F + 1] with a last column of
+            ones: the bias of a first layer is then one more row of its weights.
+        categories: [n, C] or None.
+        label: [n].
+    """
+
+    features: Tensor
+    categories: Tensor | None
+    label: Tensor
+
+
+class Stream:
+    """The rows of one fold in the order of one seed.
+
+    Args:
+        table: with the fold's shards among its own.
+        fold: whose rows, and how they are standardised.
+        seed: of the order.
+        ones: whether features get a last column of ones.
+        device: where the rows are wanted.
+    """
+
+    def __init__(
+        self, table: Table, fold: FoldRows, seed: int, *, ones: bool, device: torch.device
+    ) -> None:
+        self._table = table
+        self._seed = seed
+        self._ones = ones
+        shards = [table.paths.index(path) for path in fold.train]
+        sizes = [int(table.starts[s + 1] - table.starts[s]) for s in shards]
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        # Added to a row's number in the fold, it gives its number in the table.
+        self._shift = np.array([table.starts[s] for s in shards], np.int64) - self._starts[:-1]
+        self.rows = int(self._starts[-1])
+        self._scaling = Scaling(fold, device)
+        self._windows: Iterator[order.Window] = iter(())
+        self._left: order.Indices = np.empty(0, np.int64)
+
+    def begin(self, epoch: int) -> None:
+        """Goes to the first row of an epoch (from 0)."""
+        self._windows = order.windows(self.rows, seed=self._seed, epoch=epoch)
+        self._left = np.empty(0, np.int64)
+
+    def take(self, rows: int) -> Part:
+        """The next rows of the epoch; there have to be so many."""
+        while len(self._left) < rows:
+            places = next(self._windows).indices()
+            shard = np.searchsorted(self._starts, places, side="right") - 1
+            self._left = np.concatenate([self._left, places + self._shift[shard]])
+        taken, self._left = self._left[:rows], self._left[rows:]
+        columns = self._table.take(taken)
+        return Part(
+            features=self._scaling(columns["features"], ones=self._ones),
+            categories=columns.get("categories"),
+            label=columns["label"],
+        )
+
+
+class Scaling:
+    """A fold's standardisation, in the very operations that ``data.rows`` has."""
+
+    def __init__(self, fold: FoldRows, device: torch.device) -> None:
+        own = fold.standardisation
+        self._mean = torch.from_numpy(own.mean).to(device)
+        self._scale = torch.from_numpy(own.scale).to(device)
+        self._has_missing = own.has_missing
+
+    def __call__(self, raw: Tensor, *, ones: bool) -> Tensor:
+        """Float32 [n, F] to [n, F], or [n, F + 1] with a column of ones."""
+        rows, width = raw.shape
+        out = raw.new_empty(rows, width + ones)
+        scaled = out[:, :width]
+        torch.sub(raw, self._mean, out=scaled)
+        scaled.mul_(self._scale)
+        if self._has_missing:
+            scaled.masked_fill_(scaled.isnan(), 0.0)
+        if ones:
+            out[:, width] = 1.0
+        return out
+
+
+def validation_rows(fold: FoldRows) -> Rows:
+    """A fold's validation rows, standardised as they are read."""
+    return Rows(fold.validation, fold.standardisation)
+
+
+def table_of(folds: Sequence[FoldRows], device: torch.device) -> Table:
+    """One table with the training shards of all these folds."""
+    paths: dict[Path, None] = {}
+    for fold in folds:
+        paths |= dict.fromkeys(fold.train)
+    return Table(list(paths), device)
+
+
+def rows_of(fold: FoldRows) -> int:
+    """How many rows a fold trains on."""
+    return sum(len(map_shard(path)["label"]) for path in fold.train)
