@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ddlflow.cli_runs import add_to as add_runs_to
+from ddlflow.cli_sweeps import add_to as add_sweeps_to
 from ddlflow.output import print_json, say_error, show_run, stdout_for_result
 
 if TYPE_CHECKING:  # pydantic would double the time of --help
@@ -27,6 +28,7 @@ app = typer.Typer(
 data = typer.Typer(no_args_is_help=True, help="Make or fetch data sets.", rich_markup_mode=None)
 app.add_typer(data, name="data")
 add_runs_to(app)
+add_sweeps_to(app)
 
 PipelineName = Annotated[str, typer.Argument(help="A name in pipelines/, a YAML file or a folder.")]
 On = Annotated[str, typer.Option("--on", help="The site: a name in conf/, or a YAML file.")]

@@ -4,11 +4,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ddlflow.errors import InputError, SpecError
 from ddlflow.flow import load_flow
-from ddlflow.spec.load import Plan, find, load, load_site
+from ddlflow.spec.load import Plan, find, load, load_site, shown
 from ddlflow.spec.pipeline import MadeName
 from ddlflow.spec.site import Site
 
@@ -21,6 +21,7 @@ def run(
     set: Changes = (),
     *,
     fresh: bool = False,
+    only: Literal["cross_validate", "search"] | None = None,
 ) -> dict[str, Any]:
     """Runs a pipeline on a site and returns what ``ddlflow run --json`` prints.
 
@@ -29,10 +30,11 @@ def run(
         on: a name in conf/, or a YAML file.
         set: values on top of the files: ``{"train.epochs": 3}`` or ``["train.epochs=3"]``.
         fresh: do again what was done before.
+        only: this stage alone, as ``ddlflow search`` and ``ddlflow cross-validate`` do.
 
     Returns:
         run_id, stages (name, seconds, cached), metrics, rows_per_s, model_digest, model_uri,
-        predictions, report, page.
+        predictions, report, page; search and cross_validation where the pipeline asks for them.
 
     Raises:
         SpecError, DataError: the input is wrong; nothing was written.
@@ -47,6 +49,7 @@ def run(
 
     changes = as_changes(set)
     plan = load(pipeline, on, changes)
+    _check_asked(plan, only)
     precheck(plan)  # wrong input is said before Prefect takes its seconds
     for finding in prefect_answers():
         if finding.level == "error":
@@ -63,13 +66,28 @@ def run(
             for finding in mend(storage, flow):
                 screen.say(f"{finding.what}: {finding.text}")
             result: dict[str, Any] = flow.run(
-                command.name, pipeline=pipeline, on=on, changes=changes, fresh=fresh
+                command.name, pipeline=pipeline, on=on, changes=changes, fresh=fresh, only=only
             )
     except InputError:
         if is_new:
             remove_empty(storage)
         raise
     return result
+
+
+def _check_asked(plan: Plan, only: str | None) -> None:
+    """The section that a command is for has to be there."""
+    examples = {
+        "search": ("search", "search: {method: grid, space: {train.optimizer.lr: [0.001, 0.01]}}"),
+        "cross_validate": ("cv", "cv: {folds: 5}"),
+    }
+    if only is None:
+        return
+    section, example = examples[only]
+    if getattr(plan.pipeline, section) is None:
+        raise SpecError(
+            f"{shown(plan.pipeline_path)} has no section {section}. Add one, such as {example}"
+        )
 
 
 def as_changes(changes: Changes) -> list[str]:

@@ -12,6 +12,8 @@ import typer
 
 from ddlflow.errors import DdlflowError
 
+SHOWN_TRIALS = 10  # the best of a search, on the screen
+
 
 @contextlib.contextmanager
 def stdout_for_result(as_json: bool) -> Iterator[None]:
@@ -58,6 +60,7 @@ def show_run(result: dict[str, Any]) -> None:
         (name, f"{value:.4f}") for name, value in result["metrics"].items() if name != "rows"
     ]
     screen.table("", ["metric", "value"], metrics)
+    _show_swept(screen, result)
     screen.say("")
     screen.facts(
         {
@@ -71,6 +74,63 @@ def show_run(result: dict[str, Any]) -> None:
             "or": result["page"],
         }
     )
+
+
+def show_sweep(result: dict[str, Any], pipeline: str) -> None:
+    """The last screen of a search or a cross-validation."""
+    from ddlflow.report.screen import Screen
+
+    screen = Screen(sys.stdout)
+    _show_swept(screen, result)
+    screen.say("")
+    facts = {"run": result["run_id"], "report": result["report"]}
+    if "predictions" in result.get("cross_validation", {}):
+        facts["predictions"] = result["cross_validation"]["predictions"]
+    facts["next"] = f"ddlflow run {pipeline}" if "search" in result else "ddlflow ui"
+    screen.facts(facts | {"or": result["page"]})
+
+
+def _show_swept(screen: Any, result: dict[str, Any]) -> None:
+    """The best trials, and the scores over the folds."""
+    if "search" in result:
+        found = result["search"]
+        ended = ", ".join(f"{number} {what}" for what, number in found["statuses"].items())
+        screen.say(f"\n{len(found['trials'])} trials: {ended}")
+        names = list(dict.fromkeys(name for row in found["trials"] for name in row["values"]))
+        best = [
+            row for row in found["trials"] if row["status"] == "done" and row["score"] is not None
+        ]
+        sign = -1 if found["better"] == "higher" else 1
+        best.sort(key=lambda row: (sign * row["score"], row["number"]))
+        screen.table(
+            "",
+            ["trial", found["metric"], "+-", *names],
+            [
+                [
+                    str(row["number"]),
+                    f"{row['score']:.4f}",
+                    "" if row["stderr"] is None else f"{row['stderr']:.4f}",
+                    *(_cell(row["values"].get(name, "")) for name in names),
+                ]
+                for row in best[:SHOWN_TRIALS]
+            ],
+        )
+    if "cross_validation" in result:
+        found = result["cross_validation"]
+        scores = found["scores"]
+        screen.say(f"\n{len(found['folds'])} folds")
+        screen.table(
+            "",
+            ["metric", "mean", "std", "standard error"],
+            [
+                [name, *("" if v[k] is None else f"{v[k]:.4f}" for k in ("mean", "std", "stderr"))]
+                for name, v in scores.items()
+            ],
+        )
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def say_error(error: BaseException) -> int:

@@ -43,7 +43,15 @@ class Record:
             text = yaml.safe_dump(values, sort_keys=False)
             (self.folder / f"{name}.yaml").write_text(text)
             self.run.log_text(text, f"{name}.yaml")
-        self.run.log_params(flat(pipeline))
+        # MLflow keeps the first value that it is given: what a search chooses is logged after it.
+        searched = list(plan.pipeline.search.space) if plan.pipeline.search else []
+        self.run.log_params(
+            {
+                name: value
+                for name, value in flat(pipeline).items()
+                if not any(f"{name}.".startswith(f"{one}.") for one in searched)
+            }
+        )
         self.run.log_tags(
             {
                 "ddlflow.version": ddlflow.__version__,
@@ -273,9 +281,7 @@ def summary(
     trained = next(stage for stage in stages if stage.name == "train")
     result = {
         "run_id": record.run_id,
-        "stages": [
-            {"name": s.name, "seconds": round(s.seconds, 3), "cached": s.cached} for s in stages
-        ],
+        "stages": _times(stages),
         "metrics": evaluated.value["metrics"],
         "rows_per_s": rows_per_s(trained),
         "model_digest": trained.value["model_digest"],
@@ -285,9 +291,48 @@ def summary(
         "report": str(record.folder / "report"),
         "tracking_uri": redacted_site(record.session)["tracking"]["uri"],
         "page": record.run.page,
+        **swept(stages),
     }
     write_json(record.folder / "summary.json", result)
     return result
+
+
+def sweep_summary(record: Record, stages: list[Stage]) -> dict[str, Any]:
+    """What ``ddlflow search --json`` and ``ddlflow cross-validate --json`` print."""
+    result = {
+        "run_id": record.run_id,
+        "stages": _times(stages),
+        "report": str(record.folder / "report"),
+        "tracking_uri": redacted_site(record.session)["tracking"]["uri"],
+        "page": record.run.page,
+        **swept(stages),
+    }
+    write_json(record.folder / "summary.json", result)
+    return result
+
+
+def swept(stages: list[Stage]) -> dict[str, Any]:
+    """What the stages cross_validate and search found, where there are any."""
+    found: dict[str, Any] = {}
+    for stage in stages:
+        if stage.name == "search":
+            best = stage.value["best"]
+            found["search"] = {
+                "metric": stage.value["metric"],
+                "better": stage.value["better"],
+                "score": best["score"],
+                "best_trial": best["number"],
+                "best": best["values"],
+                "statuses": stage.value["statuses"],
+                "trials": json.loads((Path(stage.folder) / "trials.json").read_text())["trials"],
+            }
+        elif stage.name == "cross_validate":
+            found["cross_validation"] = dict(stage.value)
+    return found
+
+
+def _times(stages: list[Stage]) -> list[dict[str, Any]]:
+    return [{"name": s.name, "seconds": round(s.seconds, 3), "cached": s.cached} for s in stages]
 
 
 def _is_metric(name: str) -> bool:

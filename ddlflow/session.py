@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -28,6 +28,7 @@ from ddlflow.lease import Lease, held
 from ddlflow.report.screen import Screen
 from ddlflow.running import this_command
 from ddlflow.spec.load import Plan
+from ddlflow.spec.pipeline import Pipeline
 from ddlflow.storage import remove_empty, storage_errors, storage_of, write_json
 
 STAGE_FILE = "stage.json"
@@ -92,6 +93,10 @@ class Session:
     @property
     def data_root(self) -> Path:
         return Path(self.plan.site.data_root).expanduser().absolute()
+
+    def use(self, pipeline: Pipeline) -> None:
+        """The stages from here on are of another pipeline: the one that a search chose."""
+        self.plan = replace(self.plan, pipeline=pipeline)
 
     # ---- work ------------------------------------------------------------------------------
 

@@ -1,11 +1,11 @@
-"""The pipeline flow: prepare, train, evaluate, infer, in turn, as Prefect tasks.
+"""The pipeline flow: prepare, cross_validate, search, train, evaluate, infer, as Prefect tasks.
 
 Run it with ``ddlflow run NAME``, or deploy it: ``prefect deploy flows/pipeline.py:pipeline``.
 Tasks pass small manifests, never data. A stage whose work stands shows as Cached.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow, tags, task
 from prefect.artifacts import create_table_artifact
@@ -22,13 +22,16 @@ from prefect.client.schemas.objects import TERMINAL_STATES, StateType
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Completed, Crashed, State
 
-from ddlflow import stages
+from ddlflow import stages, sweeping
 from ddlflow.check import precheck
 from ddlflow.errors import DdlflowError
-from ddlflow.record import recorded, summary
+from ddlflow.record import Record, recorded, summary, sweep_summary
 from ddlflow.report.screen import Screen
 from ddlflow.session import Session, Stage
 from ddlflow.spec.load import load
+from ddlflow.trials import log_chosen, log_folds, log_search, trials
+
+SHOWN_TRIALS = 500  # in Prefect's table; MLflow has all
 
 
 def run_stage(stage: Callable[..., Stage], *inputs: Any) -> Stage:
@@ -49,7 +52,11 @@ def run_stage(stage: Callable[..., Stage], *inputs: Any) -> Stage:
     validate_parameters=False,
 )
 def pipeline(
-    pipeline: str, on: str = "local", changes: list[str] | None = None, fresh: bool = False
+    pipeline: str,
+    on: str = "local",
+    changes: list[str] | None = None,
+    fresh: bool = False,
+    only: Literal["cross_validate", "search"] | None = None,
 ) -> dict[str, Any]:
     """Runs a pipeline on a site.
 
@@ -58,6 +65,7 @@ def pipeline(
         on: a name in conf/, or a path.
         changes: ``KEY=VALUE`` settings on top of the files.
         fresh: do every stage's work again.
+        only: this stage, and not the training of the final model.
 
     Returns:
         run_id, stages, metrics, rows_per_s, model_digest, model_uri, predictions and more.
@@ -67,16 +75,43 @@ def pipeline(
         precheck(plan)
         prepared = run_stage(stages.prepare, session)
         with recorded(session, prepared) as record:
+            swept = sweep(session, prepared, record, only)
+            if only is not None:
+                result = sweep_summary(record, [prepared, *swept])
+                publish(result)
+                return result
             trained = run_stage(stages.train, session, prepared, record.tell)
             record.trained(trained)
             evaluated = run_stage(stages.evaluate, session, prepared, trained)
             record.evaluated(prepared, trained, evaluated)
             inferred = run_stage(stages.infer, session, prepared, trained)
             model_uri = record.model(trained, inferred.value["location"])
-            done = [prepared, trained, evaluated, inferred]
+            done = [prepared, *swept, trained, evaluated, inferred]
             result = summary(record, done, model_uri, evaluated, inferred)
         publish(result)
     return result
+
+
+def sweep(session: Session, prepared: Stage, record: Record, only: str | None) -> list[Stage]:
+    """The folds and the search that the pipeline asks for; stages after it have the best setting.
+
+    Folds of a search are its own. Else a search comes first, and its best setting is what is
+    cross-validated.
+    """
+    spec, cv = session.plan.pipeline.search, session.plan.pipeline.cv
+    done = []
+    if spec is not None and only != "cross_validate":
+        with trials(record) as tell:
+            searched = run_stage(sweeping.search, session, prepared, tell)
+        done.append(searched)
+        log_search(record, searched)
+        session.use(sweeping.chosen(session, searched))
+        log_chosen(record, spec)
+    if cv is not None and only != "search" and not (spec is not None and spec.cv and only is None):
+        validated = run_stage(sweeping.cross_validate, session, prepared)
+        done.append(validated)
+        log_folds(record, validated)
+    return done
 
 
 def publish(result: dict[str, Any]) -> None:
@@ -86,12 +121,30 @@ def publish(result: dict[str, Any]) -> None:
         for s in result["stages"]
     ]
     create_table_artifact(table=rows, key="stages", description="Stages of the run")
-    metrics = [{"metric": name, "value": value} for name, value in result["metrics"].items()]
-    create_table_artifact(
-        table=metrics,
-        key="metrics",
-        description=f"MLflow run {result['run_id']} ({result['page']}), {result['model_uri']}",
-    )
+    where = f"MLflow run {result['run_id']} ({result['page']})"
+    if "metrics" in result:
+        metrics = [{"metric": name, "value": value} for name, value in result["metrics"].items()]
+        create_table_artifact(
+            table=metrics, key="metrics", description=f"{where}, {result['model_uri']}"
+        )
+    if "search" in result:
+        best = [{"setting": k, "value": str(v)} for k, v in result["search"]["best"].items()]
+        create_table_artifact(table=best, key="best-setting", description=where)
+        create_table_artifact(
+            table=[trial_row(row) for row in result["search"]["trials"][:SHOWN_TRIALS]],
+            key="trials",
+            description=f"Trials of the search; {where} has all",
+        )
+    if "cross_validation" in result:
+        scores = result["cross_validation"]["scores"]
+        rows = [{"metric": name, **values} for name, values in scores.items()]
+        create_table_artifact(table=rows, key="cross-validation", description=where)
+
+
+def trial_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A trial as a row of Prefect's table."""
+    values = {name: str(value) for name, value in row["values"].items()}
+    return {"trial": row["number"], "status": row["status"], "score": row["score"], **values}
 
 
 # ---- what `ddlflow run` and `ddlflow doctor` call ----------------------------------------------

@@ -23,7 +23,7 @@ LOW = {"errors", "spec"}
 NUMERICS = {"data", "models", "train", "sweep", "infer", "report"}
 COMPOSED = {"session", "stages", "launch", "record", "check", "commands", "project"}
 COMPOSED |= {"compare", "reproduce", "differences", "audit", "lease", "storage"}
-COMPOSED |= {"flow", "running", "doctor"}
+COMPOSED |= {"flow", "running", "doctor", "pieces", "searching", "sweeping", "trials"}
 # Room -> the rooms beside itself that it may import.
 MAY_IMPORT = {
     "errors": set(),

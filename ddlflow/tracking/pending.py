@@ -25,7 +25,7 @@ def send_pending(root: Path, uri: str | None = None) -> list[str]:
     return [
         sentence
         for folder in unfinished(root)
-        if (sentence := _send_spool(folder, uri, away)) is not None
+        if (sentence := send_spool(folder, uri, away)) is not None
     ]
 
 
@@ -39,7 +39,17 @@ def waiting(root: Path) -> list[Path]:
     return found
 
 
-def _send_spool(folder: Path, uri: str | None, away: dict[str, str]) -> str | None:
+def send_spool(folder: Path, uri: str | None, away: dict[str, str]) -> str | None:
+    """Send what one spool still holds, and remove it where that was all.
+
+    Args:
+        folder: of the spool.
+        uri: see `send_pending`.
+        away: stores that do not answer, with what they said; they are not asked again.
+
+    Returns:
+        One sentence; None where there is nothing to say, or its process is alive.
+    """
     try:
         spool = Spool(folder)
     except TrackingError:

@@ -14,6 +14,7 @@ from ddlflow.data.batches import Batches
 from ddlflow.data.manifest import Manifest, SplitName
 from ddlflow.data.order import virtual_ranks_of
 from ddlflow.data.rows import Rows, Standardisation
+from ddlflow.data.statistics import Statistics
 from ddlflow.errors import TrainingError
 from ddlflow.models import build
 from ddlflow.models.standardise import Standardise
@@ -209,7 +210,11 @@ def num_parameters(job: Job) -> int:
 
 def standardisation_of(manifest: Manifest) -> Standardisation:
     """That of the training rows, in the very numbers that the model's buffers have."""
-    statistics = manifest.statistics("train")
+    return standardisation_by(manifest, manifest.statistics("train"))
+
+
+def standardisation_by(manifest: Manifest, statistics: Statistics) -> Standardisation:
+    """That of a data set's rows by the statistics of those that are trained on."""
     buffers = Standardise(statistics.mean, statistics.variance)
     groups = manifest.groups
     has_missing = any((g.statistics.count < g.statistics.rows).any() for g in groups)

@@ -1,0 +1,272 @@
+"""A search under way: trials are asked for, trained rung by rung, and told to the sampler."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ddlflow import pieces
+from ddlflow.data.storage import load_json, save_json
+from ddlflow.errors import TrainingError
+from ddlflow.launch import Tell
+from ddlflow.session import Session, Stage
+from ddlflow.sweep.halving import Better, Group, groups, keep
+from ddlflow.sweep.member import Member
+from ddlflow.sweep.sampler import Trial, sampler_of
+from ddlflow.sweep.space import metric_of, settings
+from ddlflow.sweep.table import Outcome, best, rows
+from ddlflow.sweep.task import Asynchronous, Where
+
+Json = dict[str, Any]
+Key = tuple[int, str]  # (repeat of the folds, member): a training
+TABLE = "trials.json"
+
+
+@dataclass(slots=True)
+class Searching:
+    """A search under way.
+
+    Attributes:
+        session: with the engine and the pipeline.
+        folder: of the stage.
+        where: it trains, a place a repeat of the folds.
+        data: the prepared data, as ``where``.
+        tell: gets each trial as it ends.
+        outcomes: of the trials that have ended.
+        began: when this process began, monotonic.
+        before_s: seconds that processes before this one have searched.
+        fused: trainings in stacks so far.
+        trained: trainings so far.
+    """
+
+    session: Session
+    folder: Path
+    where: list[Where]
+    data: list[Stage]
+    tell: Tell
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+    before_s: float = 0.0
+    fused: int = 0
+    trained: int = 0
+
+    def run(self) -> Json:
+        """Searches to the end; returns the stage's value."""
+        pipeline = self.session.plan.pipeline
+        spec = pipeline.search
+        assert spec is not None
+        metric, better = metric_of(pipeline)
+        self.before_s = (load_json(self.folder / "clock.json") or {"seconds": 0.0})["seconds"]
+        sampler = sampler_of(spec, better)
+        for group in groups(spec, sampler.num_trials, pipeline.train.epochs):
+            if not self._in_time():
+                break
+            trials = sampler.ask(group.size)
+            self._group(group, trials, metric, better)
+            for trial in trials:
+                found = self.outcomes.get(trial.number)
+                if found is None:
+                    sampler.tell(trial.number, None)  # not begun: the time is over
+                else:
+                    ended_early = found.epochs if found.status == "pruned" else None
+                    sampler.tell(trial.number, found.score, ended_early)
+        table = rows(self.outcomes.values())
+        winner = best(self.outcomes.values(), better)
+        if winner is None:
+            raise TrainingError(self._nothing())
+        save_json(self.folder / TABLE, {"trials": table, "metric": metric, "better": better})
+        row = next(row for row in table if row["number"] == winner.number)
+        return {
+            "metric": metric,
+            "better": better,
+            "best": row,
+            "trials": len(table),
+            "statuses": {
+                s: sum(r["status"] == s for r in table) for s in ("done", "pruned", "failed")
+            },
+            "trainings": self.trained,
+            "fused": self.fused,
+            "search_seconds": self._elapsed(),
+        }
+
+    def _group(self, group: Group, trials: Sequence[Trial], metric: str, better: Better) -> None:
+        """Trains a group of trials, rung by rung; those that end become outcomes."""
+        pipeline = self.session.plan.pipeline
+        spec = pipeline.search
+        assert spec is not None
+        cut = [
+            pieces.cut(
+                self.session,
+                self.folder / f"trials-{group.first:05d}" / f"repeat-{repeat}",
+                place,
+                self._members(trials, stage),
+                pipeline.sweep,
+            )
+            for repeat, (place, stage) in enumerate(zip(self.where, self.data, strict=True))
+        ]
+        self.fused += sum(one.fused for one in cut)
+        self.trained += sum(len(task.members) for one in cut for task in one.tasks)
+        results: dict[Key, Json] = {}  # (repeat, member) -> the last rung's
+        dropped: set[int] = set()
+        alone = self._alone(group, metric, better)
+        rungs = group.rungs if alone is None else group.rungs[-1:]
+        for rung in rungs:
+            until = None if rung == rungs[-1] else rung
+            for repeat, one in enumerate(cut):
+                results |= self._train(one, repeat, until, dropped, alone)
+                self._end_trials(trials, results, dropped, metric, going=until is not None)
+            if until is not None:
+                assert spec.pruning is not None
+                alive = {
+                    trial.number: self._outcome(trial, results, metric, pruned=False).score
+                    for trial in trials
+                    if trial.number not in dropped and self._is_whole(trial, results)
+                }
+                dropped |= alive.keys() - set(keep(alive, spec.pruning.factor, better))
+        self._end_trials(trials, results, dropped, metric, going=False)
+
+    def _train(
+        self,
+        cut: pieces.Pieces,
+        repeat: int,
+        until: int | None,
+        dropped: set[int],
+        alone: Asynchronous | None,
+    ) -> dict[Key, Json]:
+        """One repeat's pieces to the rung: what came of the members that were still going."""
+
+        def on_results(_: list[Json]) -> None:
+            save_json(self.folder / "clock.json", {"seconds": self._elapsed()})
+
+        ids = (m["id"] for task in cut.tasks for m in task.members)
+        gone = frozenset(id_ for id_ in ids if int(id_.partition("/")[0]) in dropped)
+        left = [t for t in cut.tasks if any(m["id"] not in gone for m in t.members)]
+        found = pieces.train(
+            self.session,
+            replace(cut, tasks=tuple(left)),
+            on_results,
+            until=until,
+            dropped=gone,
+            alone=alone,
+            may_begin=self._in_time,
+        )
+        return {(repeat, id_): one for id_, one in found.items() if id_ not in gone}
+
+    def _end_trials(
+        self,
+        trials: Sequence[Trial],
+        results: dict[Key, Json],
+        dropped: set[int],
+        metric: str,
+        *,
+        going: bool,
+    ) -> None:
+        """Makes outcomes of the trials that have ended; each is told once."""
+        for trial in trials:
+            is_over = trial.number in dropped or not going
+            if trial.number in self.outcomes or not is_over or not self._is_whole(trial, results):
+                continue
+            found = self._outcome(trial, results, metric, pruned=trial.number in dropped)
+            self.outcomes[trial.number] = found
+            (row,) = rows([found])
+            self.tell({"event": "trial", **row})
+
+    def _is_whole(self, trial: Trial, results: dict[Key, Json]) -> bool:
+        """Whether all of a trial's trainings have a result."""
+        return all(key in results for key in self._keys(trial))
+
+    def _keys(self, trial: Trial) -> list[Key]:
+        return [
+            (repeat, member)
+            for repeat, stage in enumerate(self.data)
+            for member in _ids(trial.number, self._folds(stage))
+        ]
+
+    def _outcome(
+        self, trial: Trial, results: dict[Key, Json], metric: str, *, pruned: bool
+    ) -> Outcome:
+        found = [results[key] for key in self._keys(trial)]
+        failed = [one for one in found if one["status"] == "failed"]
+        ended = pruned or any(one["status"] == "pruned" for one in found)
+        return Outcome(
+            number=trial.number,
+            values=trial.values,
+            status="failed" if failed else "pruned" if ended else "done",
+            scores=() if failed else tuple(_score(one, metric) for one in found),
+            seconds=sum(one["seconds"] for one in found),
+            epochs=max(len(one["history"]) for one in found),
+            reason=failed[0]["reason"] if failed else None,
+            ended_s=self._elapsed(),
+            curve=() if failed else _curve(found, metric),
+        )
+
+    def _members(self, trials: Sequence[Trial], stage: Stage) -> list[Member]:
+        members = []
+        folds = self._folds(stage)
+        for trial in trials:
+            setting = settings(self.session.plan.pipeline, trial.values)
+            ids = _ids(trial.number, folds)
+            members += [
+                Member(id_, setting.model, setting.train, fold)
+                for id_, fold in zip(ids, folds, strict=True)
+            ]
+        return members
+
+    def _folds(self, stage: Stage) -> Sequence[int | None]:
+        spec = self.session.plan.pipeline.search
+        assert spec is not None
+        return range(stage.value["folds"]) if spec.cv else [None]
+
+    def _alone(self, group: Group, metric: str, better: Better) -> Asynchronous | None:
+        spec = self.session.plan.pipeline.search
+        assert spec is not None
+        if spec.pruning is None or spec.pruning.use != "async_halving":
+            return None
+        folder = str(self.folder / "rungs")
+        return Asynchronous(folder, group.rungs, spec.pruning.factor, metric, better)
+
+    def _elapsed(self) -> float:
+        return self.before_s + time.monotonic() - self.began
+
+    def _in_time(self) -> bool:
+        spec = self.session.plan.pipeline.search
+        assert spec is not None
+        return spec.time_s is None or self._elapsed() < spec.time_s
+
+    def _nothing(self) -> str:
+        reasons = [one.reason for one in self.outcomes.values() if one.reason]
+        number = len(self.outcomes)
+        if not number:
+            return "The search's time was over before a trial ended. Give search.time_s more."
+        why = f"; the first failed: {reasons[0]}" if reasons else ""
+        return f"None of {number} trials was trained to its end with a score{why}"
+
+
+def _ids(trial: int, folds: Sequence[int | None]) -> list[str]:
+    return [str(trial) if fold is None else f"{trial}/{fold}" for fold in folds]
+
+
+def counted_row(result: Json) -> Json:
+    """The epoch that counts: the best with early stopping, else the last."""
+    history = result["history"]
+    if not history:
+        return {}
+    row: Json = history[(result["best_epoch"] or len(history)) - 1]
+    return row
+
+
+def _score(result: Json, metric: str) -> float:
+    value = counted_row(result).get(f"val_{metric}")
+    return math.nan if value is None else float(value)
+
+
+def _curve(found: Sequence[Json], metric: str) -> tuple[tuple[int, float], ...]:
+    """After each epoch that all have: the mean over the folds."""
+    curve = []
+    for epoch, at in enumerate(zip(*(one["history"] for one in found), strict=False), 1):
+        values = [row.get(f"val_{metric}") for row in at]
+        known = [math.nan if value is None else value for value in values]
+        curve.append((epoch, sum(known) / len(known)))
+    return tuple(curve)

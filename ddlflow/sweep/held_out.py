@@ -1,0 +1,78 @@
+"""Out-of-fold predictions: what each fold's model says to the rows that it has not seen."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from ddlflow.data.rows import Rows
+from ddlflow.data.storage import replacing
+from ddlflow.sweep.member import Member, Prepared, first_net, objective_of
+from ddlflow.train.state import Tensors
+
+PASS_ROWS = 2_048  # a pass whose activations stay in the cache
+
+
+def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, folder: Path) -> Path:
+    """Writes ``predictions-<fold>.parquet``: a row for each held-out row of the member's fold.
+
+    Columns: ``row``, its number in the source; ``fold``; ``label``; ``prediction``, the likeliest
+    class or the number; ``probability`` of the second class (binary) or ``probabilities`` of each
+    (multiclass).
+
+    Args:
+        member: which.
+        tensors: its trained state.
+        prepared: the data set.
+        folder: where to write.
+    """
+    assert member.fold is not None
+    fold = prepared.folds[member.fold]
+    rows = Rows(fold.validation, fold.standardisation)
+    net = first_net(member.model, member.train, prepared)
+    net.load_state_dict(tensors)
+    net = net.to(prepared.device).eval()
+    predictions = objective_of(member.train, prepared.code).predictions
+    found: dict[str, list[Any]] = {"row": [], "label": []}
+    buffer = rows.empty(PASS_ROWS) | {"row": np.empty(PASS_ROWS, np.int64)}
+    with torch.inference_mode():
+        for start in range(0, rows.rows, PASS_ROWS):
+            stop = min(start + PASS_ROWS, rows.rows)
+            rows.read(start, stop, buffer, 0)
+            part = {name: array[: stop - start] for name, array in buffer.items()}
+            found["row"].append(part.pop("row").copy())
+            found["label"].append(part.pop("label").copy())
+            inputs = (torch.from_numpy(array).to(prepared.device) for array in part.values())
+            for name, values in predictions(net(*inputs)).items():
+                found.setdefault(name, []).append(values.cpu().numpy())
+    table = _table(found, prepared.manifest.label.classes, member.fold)
+    path = folder / f"predictions-{member.fold}.parquet"
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+    return path
+
+
+def _table(found: dict[str, list[Any]], classes: tuple[Any, ...], fold: int) -> pa.Table:
+    values = {name: np.concatenate(parts) for name, parts in found.items()}
+    columns: dict[str, pa.Array] = {
+        "row": pa.array(values["row"]),
+        "fold": pa.array(np.full(len(values["row"]), fold, np.int32)),
+    }
+    if not classes:
+        return pa.table(
+            columns
+            | {"label": pa.array(values["label"]), "prediction": pa.array(values["prediction"])}
+        )
+    names = pa.array(classes)
+    columns["label"] = names.take(pa.array(values["label"].astype(np.int64)))
+    if "probability" in values:
+        index = (values["probability"] >= 0.5).astype(np.int64)
+        scores = {"probability": pa.array(values["probability"])}
+    else:
+        index = values["index"]
+        flat = pa.array(np.ascontiguousarray(values["probabilities"]).reshape(-1))
+        scores = {"probabilities": pa.FixedSizeListArray.from_arrays(flat, len(classes))}
+    return pa.table(columns | {"prediction": names.take(pa.array(index)), **scores})

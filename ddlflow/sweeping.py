@@ -1,0 +1,170 @@
+"""The stages cross_validate and search: many trainings over the workers, and what they tell."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ddlflow import pieces, stages
+from ddlflow.data.storage import load_json
+from ddlflow.errors import TrainingError
+from ddlflow.launch import Tell
+from ddlflow.searching import TABLE, Searching, counted_row
+from ddlflow.session import Session, Stage
+from ddlflow.spec import code
+from ddlflow.spec.pipeline import Pipeline
+from ddlflow.storage import write_json
+from ddlflow.sweep.member import Member
+from ddlflow.sweep.space import settings
+from ddlflow.sweep.table import spread
+from ddlflow.sweep.task import Where
+
+Json = dict[str, Any]
+VERSION = {"cross_validate": 1, "search": 1}
+
+
+def cross_validate(session: Session, prepared: Stage) -> Stage:
+    """Trains the pipeline's setting on each fold's training rows, and scores the held-out ones.
+
+    Args:
+        session: whose pipeline has a ``cv`` section.
+        prepared: of ``stages.prepare``; further repeats are prepared here.
+
+    Raises:
+        TrainingError: a fold's training failed, with its reason.
+    """
+    pipeline = session.plan.pipeline
+    assert pipeline.cv is not None
+    wants_rows = pipeline.cv.predictions
+    data = _repeats(session, prepared)
+    depends_on = _depends_on(session, data, "cross_validate") | {"predictions": wants_rows}
+
+    def work(folder: Path) -> Json:
+        where = _where(session, data, folder)
+        found: list[Json] = []
+        for repeat, (place, stage) in enumerate(zip(where, data, strict=True)):
+            members = [
+                Member(str(fold), pipeline.model, pipeline.train, fold)
+                for fold in range(stage.value["folds"])
+            ]
+            cut = pieces.cut(session, folder / f"repeat-{repeat}", place, members, pipeline.sweep)
+            done = pieces.train(session, cut, lambda results: None, predictions=wants_rows)
+            found += [{"repeat": repeat, **_fold_of(done[member.id])} for member in members]
+        for fold in found:
+            if fold["status"] == "failed":
+                raise TrainingError(f"The training of fold {fold['fold']} failed: {fold['reason']}")
+        return {"folds": found, "scores": _summary(found)} | _predictions(folder, wants_rows)
+
+    return session.stage("cross_validate", depends_on, work)
+
+
+def search(session: Session, prepared: Stage, tell: Tell = lambda event: None) -> Stage:
+    """Trains with the settings that the search chooses, and finds the best.
+
+    Args:
+        session: whose pipeline has a ``search`` section.
+        prepared: of ``stages.prepare``.
+        tell: gets ``{"event": "trial", ...}`` with the trial's row of the table as each ends.
+
+    Raises:
+        TrainingError: no trial was trained to its end.
+    """
+    pipeline = session.plan.pipeline
+    spec = pipeline.search
+    assert spec is not None
+    data = _repeats(session, prepared) if spec.cv else [prepared]
+    # The order of the space decides which trial is which; a key's JSON is sorted.
+    section = spec.model_dump(mode="json") | {"order": list(spec.space)}
+    depends_on = _depends_on(session, data, "search") | {"search": section}
+
+    def work(folder: Path) -> Json:
+        under_way = Searching(session, folder, _where(session, data, folder), data, tell)
+        return under_way.run()
+
+    done = session.stage("search", depends_on, work)
+    if done.cached:
+        for row in load_json(Path(done.folder) / TABLE)["trials"]:
+            tell({"event": "trial", **row})
+    return done
+
+
+def chosen(session: Session, searched: Stage) -> Pipeline:
+    """The pipeline with the best trial's settings; its sections cv, search and sweep stay."""
+    pipeline = session.plan.pipeline
+    with_best = settings(pipeline, searched.value["best"]["values"])
+    return with_best.model_copy(update={"search": pipeline.search})
+
+
+def _repeats(session: Session, prepared: Stage) -> list[Stage]:
+    cv = session.plan.pipeline.cv
+    assert cv is not None
+    return [prepared, *(stages.prepare(session, repeat) for repeat in range(1, cv.repeats))]
+
+
+def _depends_on(session: Session, data: Sequence[Stage], name: str) -> Json:
+    """What a sweep's results depend on."""
+    pipeline = session.plan.pipeline
+    return {
+        "version": VERSION[name],
+        "data": [stage.value["digest"] for stage in data],
+        "labels": pipeline.labels,
+        "model": pipeline.model.model_dump(mode="json"),
+        "train": pipeline.train.model_dump(mode="json", exclude={"checkpoint_every_s"}),
+        "sweep": pipeline.sweep.model_dump(mode="json"),
+        "code": code.fingerprint(session.plan),
+        "device": "cuda" if session.num_gpus else "cpu",
+    }
+
+
+def _where(session: Session, data: Sequence[Stage], folder: Path) -> list[Where]:
+    shipped = code.gather(session.plan, folder / "code")
+    return [
+        Where(
+            dataset=stage.folder,
+            code=str(shipped) if shipped else None,
+            device="cuda" if session.num_gpus else "cpu",
+            threads=session.resources.threads,
+        )
+        for stage in data
+    ]
+
+
+def _fold_of(result: Json) -> Json:
+    row = counted_row(result)
+    return {
+        "fold": int(result["id"]),
+        "status": result["status"],
+        "reason": result["reason"],
+        "epochs": len(result["history"]),
+        "best_epoch": result["best_epoch"],
+        "seconds": result["seconds"],
+        "fused": result["fused"],
+        "history": result["history"],
+        "metrics": {k.removeprefix("val_"): v for k, v in row.items() if k.startswith("val_")},
+    }
+
+
+def _summary(folds: Sequence[Json]) -> dict[str, Json]:
+    """By metric: mean, standard deviation and standard error over the folds."""
+    found = {}
+    for name in folds[0]["metrics"]:
+        values = [math.nan if f["metrics"][name] is None else f["metrics"][name] for f in folds]
+        sound = all(map(math.isfinite, values))
+        std, stderr = spread(values)
+        mean = math.fsum(values) / len(values) if sound else None
+        found[name] = {"mean": mean, "std": std, "stderr": stderr}
+    return found
+
+
+def _predictions(folder: Path, wanted: bool) -> Json:
+    """Gathers the folds' predictions in one folder, a Parquet file a fold (and repeat)."""
+    if not wanted:
+        return {}
+    made = folder / "predictions"
+    made.mkdir(exist_ok=True)
+    for path in sorted(folder.glob("repeat-*/**/predictions-*.parquet")):
+        repeat = path.relative_to(folder).parts[0]
+        path.replace(made / f"{repeat}-{path.name.removeprefix('predictions-')}")
+    files = sorted(path.name for path in made.iterdir())
+    write_json(made / "_SUCCESS", {"files": files})
+    return {"predictions": str(made)}

@@ -1,0 +1,87 @@
+"""A trial's run in MLflow: a child of the search's, known whole before it is sent."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ddlflow.tracking import store
+from ddlflow.tracking.pending import send_spool
+from ddlflow.tracking.spool import Spool, now_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """What a child run says.
+
+    Attributes:
+        number: of the child: with its parent's id it names the run, so one that is sent twice is
+            one run.
+        name: what MLflow's page calls it.
+        tags: of the run.
+        params: its settings, by flat name.
+        metrics: (step, values) in order.
+        status: how it ended.
+        seconds: that it took.
+    """
+
+    number: int
+    name: str
+    tags: Mapping[str, Any]
+    params: Mapping[str, Any]
+    metrics: Sequence[tuple[int, Mapping[str, float]]]
+    status: Literal["FINISHED", "FAILED", "KILLED"]
+    seconds: float
+
+
+def log_child(root: Path, uri: str, experiment: str, parent: str, child: Child) -> str | None:
+    """Writes a child run to a spool of its own and sends it.
+
+    Args:
+        root: the folder of all spools.
+        uri: MLflow's tracking URI.
+        experiment: of the parent.
+        parent: its ``run_id`` or ``local_id``.
+        child: what to log.
+
+    Returns:
+        None where MLflow has it; else a sentence: it waits, and the next command sends it.
+    """
+    id_ = hashlib.sha256(f"{parent} {child.number}".encode()).hexdigest()[:32]
+    folder = root / f"trial-{id_}"
+    began = now_ms() - int(1000 * child.seconds)
+    spool = Spool(folder)
+    try:
+        if next(spool.all_records(), None) is None:
+            spool.append(
+                {
+                    "op": "run",
+                    "t": began,
+                    "id": id_,
+                    "uri": store.redacted(store.absolute(uri)),
+                    "experiment": experiment,
+                    "name": child.name,
+                    "tags": {key: str(value) for key, value in child.tags.items()},
+                    "parent": parent,
+                    "resume": None,
+                }
+            )
+            params = {key: str(value) for key, value in child.params.items()}
+            spool.append({"op": "params", "t": began, "values": params})
+            for step, values in child.metrics:
+                numbers = {key: float(value) for key, value in values.items()}
+                spool.append({"op": "metrics", "t": now_ms(), "step": step, "values": numbers})
+            spool.append({"op": "end", "t": now_ms(), "status": child.status})
+    finally:
+        spool.close()
+    said = send_spool(folder, uri, {})
+    if not folder.exists():
+        return None
+    spool = Spool(folder)
+    is_sent = spool.is_sent and not spool.has_refused
+    spool.close()
+    if is_sent:  # one that was pruned or failed is kept by `send_spool`, to be gone on with
+        spool.remove()
+        return None
+    return said
