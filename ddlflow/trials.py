@@ -17,7 +17,7 @@ from ddlflow.session import Stage
 from ddlflow.spec.search import Search
 
 Json = dict[str, Any]
-STATUS = {"done": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+STATUS = {"done": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}  # a tag tells pruned ones
 
 
 def log_folds(record: Record, validated: Stage) -> None:

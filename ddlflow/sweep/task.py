@@ -224,7 +224,7 @@ def _to_rung(task: PieceTask, piece: Piece, prepared: Prepared, folder: Path) ->
     if saved is not None:
         trained.restore(saved)
     trained.drop(set(task.dropped) & set(trained.alive), "it was not among the best of its rung")
-    last_save = time.monotonic()
+    began = last_save = time.monotonic()
     while trained.alive and (task.until is None or trained.epoch < task.until):
         trained.run_epoch()
         if task.alone is not None:
@@ -239,10 +239,11 @@ def _to_rung(task: PieceTask, piece: Piece, prepared: Prepared, folder: Path) ->
             result = trained.results[member.id]
             if result.tensors is not None:
                 write_predictions(member, result.tensors, prepared, folder)
-    return [*map(_plain_result, trained.results.values()), *_going(trained, piece)]
+    share_s = (time.monotonic() - began) / max(1, len(trained.alive))
+    return [*map(_plain_result, trained.results.values()), *_going(trained, piece, share_s)]
 
 
-def _going(trained: Trained, piece: Piece) -> Iterable[Json]:
+def _going(trained: Trained, piece: Piece, seconds: float) -> Iterable[Json]:
     for id_ in trained.alive:
         history = trained.histories[id_]
         yield {
@@ -252,7 +253,7 @@ def _going(trained: Trained, piece: Piece) -> Iterable[Json]:
             "history": history,
             "best_epoch": 0,
             "steps": int(history[-1]["step"]) if history else 0,
-            "seconds": 0.0,
+            "seconds": seconds,
             "fused": len(piece.members) if piece.fused else 1,
         }
 
