@@ -1,12 +1,13 @@
-"""A search over folds x settings against its trainings one after another, Ray Tune and GridSearchCV.
+"""A search against its trainings one after another, Ray Tune and GridSearchCV.
 
     make bench-sweep                              all of it, in some minutes
     python benchmarks/sweep.py --no-peers         only what needs no other packages
 
 5 folds x 20 learning rates of mlp [100] on 100,000 collider rows, one epoch, batch 128; then fewer
-or as many over other sizes of a batch. Ours is the stage `search` as `ddlflow search` runs it: local
-engine, checkpoints, results and a table of trials on the storage, all of the objective's metrics for
-each training. One after another is the same stage with `sweep.fuse: never` and one worker.
+learning rates over other sizes of a batch. Ours is the stage `search` as `ddlflow search` runs it:
+local engine, checkpoints, results and the table of trials on the storage, all metrics of the
+objective for each training. One after another is the same stage with `sweep.fuse: never` and one
+worker.
 
 The peers (benchmarks/peers) get the same rows standardised beforehand and in memory, compute the
 AUROC alone, and do not count the start of their processes. They train fewer settings: what is
@@ -35,6 +36,7 @@ from ddlflow.spec.load import load
 
 PEERS = Path(__file__).with_name("peers")
 BATCHES = {32: 4, 128: 8, 512: 8, 2048: 8, 16_384: 8}  # settings for each
+Run = Callable[[], tuple[float, float]]
 AUTO, ONE, APART = "2 workers", "1 worker", "one after another"
 PIPELINE = """
 name: sweep
@@ -99,7 +101,8 @@ class Searches:
         """The training rows for the peers, standardised."""
         with self.session() as session:
             folder = Path(stages.prepare(session).folder)
-        parts = [map_shard(folder / shard.path) for shard in Manifest.load(folder).shards_of("train")]
+        shards = Manifest.load(folder).shards_of("train")
+        parts = [map_shard(folder / shard.path) for shard in shards]
         features = np.concatenate([part["features"] for part in parts])
         features = (features - features.mean(0)) / features.std(0)
         label = np.concatenate([part["label"] for part in parts])
@@ -119,9 +122,7 @@ def peer(python: str, script: str, rows: Path, settings: int, *more: str) -> tup
     return found["seconds"] / found["trainings"], found["auroc"]
 
 
-def take_turns(
-    contestants: dict[str, Callable[[], tuple[float, float]]], turns: int
-) -> dict[str, list[float]]:
+def take_turns(contestants: dict[str, Run], turns: int) -> dict[str, list[float]]:
     """Seconds a training of each, turn by turn."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(turns):
@@ -138,19 +139,72 @@ def ratio(others: Sequence[float], ours: Sequence[float]) -> str:
     return f"{statistics.median(found):.2f} ({found[0]:.2f} to {found[-1]:.2f})"
 
 
+def against_others(
+    ours: Searches, sessions: dict[str, Session], arguments: argparse.Namespace
+) -> None:
+    """The headline: batch 128."""
+    settings, few = arguments.settings, arguments.peer_settings
+
+    def of(name: str) -> Run:
+        return lambda: ours.seconds(sessions[name], settings, 128)
+
+    def other(script: str, number: int, *more: str) -> Run:
+        return lambda: peer(arguments.peers, script, rows, number, *more)
+
+    contestants = {
+        "ours, its workers started in it": lambda: ours.cold(settings),
+        "ours, its workers started before": of(AUTO),
+        APART: of(APART),
+    }
+    if not arguments.no_peers:
+        rows = ours.rows()
+        contestants |= {
+            "Ray Tune": other("ray_tune.py", few),
+            "Ray Tune, actors reused": other("ray_tune.py", 2 * few, "--reuse"),
+            "skorch in GridSearchCV": other("grid_search.py", 2 * few),
+        }
+    print(f"5 folds x {settings} settings, batch 128", flush=True)
+    seconds = take_turns(contestants, arguments.turns)
+    cold, warm, *_ = seconds.values()
+    for name, found in seconds.items():
+        print(
+            f"{name}: {statistics.median(found):.4f} s a training; ours is {ratio(found, cold)} "
+            f"times as fast, with its workers started before {ratio(found, warm)}",
+            flush=True,
+        )
+
+
+def over_batches(
+    ours: Searches, sessions: dict[str, Session], arguments: argparse.Namespace
+) -> None:
+    """Fused, in two processes and in one, against one after another."""
+    for batch, most in BATCHES.items():
+        number = min(most, arguments.settings)
+
+        def of(name: str, number: int = number, batch: int = batch) -> Run:
+            return lambda: ours.seconds(sessions[name], number, batch)
+
+        print(f"5 folds x {number} settings, batch {batch:,}", flush=True)
+        found = take_turns({name: of(name) for name in sessions}, arguments.turns)
+        told = ", ".join(f"{name} {statistics.median(s):.4f} s" for name, s in found.items())
+        print(
+            f"batch {batch:,}: {told}; {APART} / {AUTO} {ratio(found[APART], found[AUTO])}, "
+            f"/ {ONE} {ratio(found[APART], found[ONE])}",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--settings", type=int, default=20)
     parser.add_argument("--peer-settings", type=int, default=4)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--peers", default=".venv-peers/bin/python", help="their Python")
     parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
-    settings, few = arguments.settings, arguments.peer_settings
     with tempfile.TemporaryDirectory(prefix="ddlflow-bench-") as made, ExitStack() as stack:
         ours = Searches(Path(made), arguments.rows)
-        rows = ours.rows()
         sessions = {
             AUTO: stack.enter_context(ours.session()),
             ONE: stack.enter_context(ours.session("engine.workers=1")),
@@ -158,39 +212,8 @@ def main() -> None:
         }
         for session in sessions.values():
             ours.seconds(session, 2, 2048)  # starts the workers
-
-        def of(name: str, number: int, batch: int) -> Callable[[], tuple[float, float]]:
-            return lambda: ours.seconds(sessions[name], number, batch)
-
-        others = min(2 * few, settings)  # the quicker ones train more
-        contestants = {"ours, workers started in it": lambda: ours.cold(settings)}
-        contestants |= {f"ours, {name}": of(name, settings, 128) for name in (AUTO, APART)}
-        if not arguments.no_peers:
-            python = arguments.peers
-            contestants |= {
-                "Ray Tune": lambda: peer(python, "ray_tune.py", rows, few),
-                "Ray Tune, actors reused": lambda: peer(python, "ray_tune.py", rows, others, "--reuse"),
-                "skorch in GridSearchCV": lambda: peer(python, "grid_search.py", rows, others),
-            }
-        print(f"5 folds x {settings} settings, batch 128", flush=True)
-        seconds = take_turns(contestants, arguments.turns)
-        cold, warm = (seconds[name] for name in list(seconds)[:2])
-        for name, found in seconds.items():
-            print(
-                f"{name}: {statistics.median(found):.4f} s a training; ours is {ratio(found, cold)} "
-                f"times as fast, with its workers started before {ratio(found, warm)}",
-                flush=True,
-            )
-        for batch, number in BATCHES.items():
-            number = min(number, settings)
-            print(f"batch {batch:,}, 5 folds x {number} settings", flush=True)
-            found = take_turns({name: of(name, number, batch) for name in sessions}, arguments.turns)
-            told = ", ".join(f"{name} {statistics.median(s):.4f} s" for name, s in found.items())
-            print(
-                f"batch {batch:,}: {told}; one after another / 2 workers "
-                f"{ratio(found[APART], found[AUTO])}, / 1 worker {ratio(found[APART], found[ONE])}",
-                flush=True,
-            )
+        against_others(ours, sessions, arguments)
+        over_batches(ours, sessions, arguments)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ import json
 import os
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-os.environ["PYTHONPATH"] = os.path.dirname(__file__)  # the workers find expert.py
+os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # the workers find expert.py
 
 import expert
 import numpy as np
