@@ -28,7 +28,7 @@ from ddlflow.spec.pipeline import Train
 from ddlflow.sweep.member import FoldRows, Member, Prepared
 from ddlflow.sweep.plan import plan_stacks
 from ddlflow.sweep.run import Piece, cut, run_stack
-from ddlflow.sweep.streams import table_of
+from ddlflow.sweep.streams import Pool
 from ddlflow.train.metrics import scores_for
 
 ROWS, FOLDS = 100_000, 5
@@ -125,8 +125,8 @@ def measure(data: Prepared, settings: int, batch_rows: int, few: int) -> None:
     (group,) = plan_stacks(all_of_them, data)
     pieces = cut(group, data)
     planned = time.process_time() - began
-    table = table_of(list(data.folds.values()), data.device)
-    fused = planned + seconds(lambda: [run_stack(p, data, table=table) for p in pieces])
+    pool = Pool(data)
+    fused = planned + seconds(lambda: [run_stack(p, data, pool=pool) for p in pieces])
     a_training = fused / len(all_of_them)
     one = all_of_them[0]
     others = {

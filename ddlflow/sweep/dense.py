@@ -89,6 +89,7 @@ class Dense:
         self.numbers = at
         self.penalised = self._penalised()
         self._passes: dict[tuple[int, ...], Pass] = {}
+        self._widest = max(affine.outputs for affine in self.affines)
 
     def _penalised(self) -> list[slice]:
         runs = [slice(at, at + shape.numel()) for at, shape in self.tables]
@@ -165,8 +166,7 @@ class Dense:
     def _block_rows(self, models: int, rows: int) -> int:
         if self.device.type == "cuda":
             return rows
-        widest = max(affine.outputs for affine in self.affines)
-        return min(rows, max(LEAST_ROWS, BLOCK_NUMBERS // (models * widest)))
+        return min(rows, max(LEAST_ROWS, BLOCK_NUMBERS // (models * self._widest)))
 
     def _pass(self, step: Step, rows: int) -> Pass:
         edges = [step.first, *(part.last for part in step.inputs)]

@@ -25,7 +25,7 @@ from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.reduction import Reduction
 
 MOST = 1024
-PAYS = 0.97  # a larger stack has to save 3 % of a member's time
+ENOUGH = 1.03  # of sizes that are so near the best the largest is taken: it reads rows less often
 TRIAL_S = 0.01  # a size's steps are timed for so long, three times; the fastest counts
 MATRICES = 6  # weights, gradients, up to two of the optimizer's state, scratch and one to spare
 
@@ -53,15 +53,14 @@ def choose(members: Sequence[Member], prepared: Prepared, *, always: bool = Fals
         prepared: the data set; its rows are not read.
         always: do not compare with the plain loop.
     """
-    best, best_s, misses = 1, math.inf, 0
-    size = 1
+    seconds: dict[int, float] = {}
+    size, misses = 1, 0
     while size <= min(len(members), MOST) and misses < 2 and _fits(size, members, prepared):
-        seconds = _timed(_stack_step(members[:size], prepared), prepared.device) / size
-        if seconds < best_s * PAYS:
-            best, best_s, misses = size, seconds, 0
-        else:
-            misses += 1
+        seconds[size] = _timed(_stack_step(members[:size], prepared), prepared.device) / size
+        misses = misses + 1 if seconds[size] > min(seconds.values()) * ENOUGH else 0
         size = size * 2 if size == len(members) else min(size * 2, len(members))
+    best_s = min(seconds.values())
+    best = max(size for size, own in seconds.items() if own <= best_s * ENOUGH)
     if always or not _solo_matters(members[0], prepared):
         return Choice(best, best_s, math.inf)
     solo_s = _timed(_solo_step(members[0], prepared), prepared.device)
