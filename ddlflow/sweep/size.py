@@ -26,7 +26,8 @@ from ddlflow.train.reduction import Reduction
 
 MOST = 1024
 ENOUGH = 1.03  # of sizes that are so near the best the largest is taken: it reads rows less often
-TRIAL_S = 0.01  # a size's steps are timed for so long, three times; the fastest counts
+TRIAL_S = 0.004  # a size's steps are timed for so long, three times; the fastest counts
+GROWTH = 4  # from one size to the next: between two of them the time is nearly even (measured)
 MATRICES = 6  # weights, gradients, up to two of the optimizer's state, scratch and one to spare
 
 
@@ -58,7 +59,7 @@ def choose(members: Sequence[Member], prepared: Prepared, *, always: bool = Fals
     while size <= min(len(members), MOST) and misses < 2 and _fits(size, members, prepared):
         seconds[size] = _timed(_stack_step(members[:size], prepared), prepared.device) / size
         misses = misses + 1 if seconds[size] > min(seconds.values()) * ENOUGH else 0
-        size = size * 2 if size == len(members) else min(size * 2, len(members))
+        size = size * GROWTH if size == len(members) else min(size * GROWTH, len(members))
     best_s = min(seconds.values())
     best = max(size for size, own in seconds.items() if own <= best_s * ENOUGH)
     if always or not _solo_matters(members[0], prepared):
