@@ -1,7 +1,7 @@
 """Folds x settings of mlp [100] in one process and one thread: fused, and one after another.
 
     python benchmarks/sweep_core.py                  5 folds x 20 learning rates, batch 128
-    python benchmarks/sweep_core.py --table          batches of 32 to 16,384 rows, 5 x 4
+    python benchmarks/sweep_core.py --table          batches of 32 to 16,384 rows
 
 One epoch over 5 folds of 100,000 collider rows: a training has 80,000 rows and is scored on 20,000.
 Against stacks: the same trainings one after another by the loop that an expert would write
@@ -13,6 +13,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -28,10 +29,11 @@ from ddlflow.spec.pipeline import Train
 from ddlflow.sweep.member import FoldRows, Member, Prepared
 from ddlflow.sweep.plan import plan_stacks
 from ddlflow.sweep.run import Piece, cut, run_stack
-from ddlflow.sweep.streams import table_of
+from ddlflow.sweep.streams import Pool
 from ddlflow.train.metrics import scores_for
 
 ROWS, FOLDS = 100_000, 5
+CLOCK = time.perf_counter
 BATCHES = (32, 128, 512, 2048, 16_384)
 
 
@@ -85,7 +87,7 @@ def expert(data: Prepared, member: Member, *, score: bool) -> float:
     """What a training takes that does nothing but train (and score, where asked)."""
     fold = data.folds[member.fold]
     features, label = _columns(fold.train, fold)
-    began = time.process_time()
+    began = CLOCK()
     net = nn.Sequential(nn.Linear(features.shape[1], 100), nn.ReLU(), nn.Linear(100, 1))
     optimizer = torch.optim.Adam(net.parameters(), lr=member.train.optimizer.lr, fused=True)
     loss_of = nn.BCEWithLogitsLoss()
@@ -101,7 +103,7 @@ def expert(data: Prepared, member: Member, *, score: bool) -> float:
             scores = scores_for("binary")
             scores.update(net(held_out).squeeze(1), truth, 0.0)
             scores.compute()
-    return time.process_time() - began
+    return CLOCK() - began
 
 
 def _columns(paths: tuple[Path, ...], fold: FoldRows) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,48 +115,59 @@ def _columns(paths: tuple[Path, ...], fold: FoldRows) -> tuple[torch.Tensor, tor
 
 
 def seconds(work: Callable[[], object]) -> float:
-    began = time.process_time()
+    began = CLOCK()
     work()
-    return time.process_time() - began
+    return CLOCK() - began
 
 
-def measure(data: Prepared, settings: int, batch_rows: int, few: int) -> None:
-    """One line of the table; of the trainings one after another, the fastest of a few."""
-    all_of_them = members(settings, batch_rows)
-    began = time.process_time()
-    (group,) = plan_stacks(all_of_them, data)
-    pieces = cut(group, data)
-    planned = time.process_time() - began
-    table = table_of(list(data.folds.values()), data.device)
-    fused = planned + seconds(lambda: [run_stack(p, data, table=table) for p in pieces])
-    a_training = fused / len(all_of_them)
-    one = all_of_them[0]
-    others = {
-        "expert": min(expert(data, one, score=False) for _ in range(few)),
-        "expert, scored": min(expert(data, one, score=True) for _ in range(few)),
-        "solo": min(seconds(lambda: run_stack(Piece((one,), False, ""), data)) for _ in range(few)),
+def measure(data: Prepared, settings: int, batch_rows: int, turns: int) -> None:
+    """One line of the table: in each turn all stacks, then one training a fold of the others."""
+    everyone = members(settings, batch_rows)
+    some = [next(m for m in everyone if m.fold == fold) for fold in range(FOLDS)]
+    others: dict[str, Callable[[Member], float]] = {
+        "expert": lambda member: expert(data, member, score=False),
+        "expert, scored": lambda member: expert(data, member, score=True),
+        "solo": lambda member: seconds(lambda: run_stack(Piece((member,), False, ""), data)),
     }
-    size = len(pieces[0].members)
-    told = ", ".join(f"{k} {v:.4f} s ({v / a_training:.2f} x)" for k, v in others.items())
-    print(
-        f"batch {batch_rows:6,d}: {len(all_of_them)} trainings in stacks of {size}, "
-        f"{a_training:.4f} s each (planned in {planned:.2f} s); {told}",
-        flush=True,
-    )
+    size = 0
+
+    def stacks() -> None:
+        nonlocal size
+        pool = Pool(data)
+        (group,) = plan_stacks(everyone, data)
+        for piece in cut(group, data):
+            size = len(piece.members)
+            run_stack(piece, data, pool=pool)
+
+    took: dict[str, list[float]] = {name: [] for name in ("stacks", *others)}
+    run_stack(Piece((some[0],), False, ""), data)  # what is imported once
+    for _ in range(turns):
+        took["stacks"].append(seconds(stacks) / len(everyone))
+        for name, one in others.items():
+            took[name].append(sum(one(m) for m in some) / FOLDS)
+    told = [f"batch {batch_rows:6,d}: {len(everyone)} trainings in stacks of about {size}"]
+    for name, values in took.items():
+        ratios = [theirs / ours for theirs, ours in zip(values, took["stacks"], strict=True)]
+        told.append(
+            f"{name} {median(values):.4f} s ({median(ratios):.2f} x, "
+            f"{min(ratios):.2f} to {max(ratios):.2f})"
+        )
+    print("; ".join(told), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--settings", type=int, default=20)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--cpu-time", action="store_true", help="for a machine that others use")
     arguments = parser.parse_args()
+    if arguments.cpu_time:
+        globals()["CLOCK"] = time.process_time
     torch.set_num_threads(1)
     data = prepared()
-    if arguments.table:
-        for batch_rows in BATCHES:
-            measure(data, 4, batch_rows, few=3)
-    else:
-        measure(data, arguments.settings, 128, few=5)
+    for batch_rows in BATCHES if arguments.table else [128]:
+        measure(data, arguments.settings, batch_rows, arguments.turns)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no error of an example's.
+settings.register_profile("ddlflow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ddlflow")
 
 # Set before anything imports Prefect, and inherited by every command that a test starts.
 _HOME = tempfile.mkdtemp(prefix="ddlflow-tests-")

@@ -17,7 +17,7 @@ from ddlflow.sweep.program import Program
 from ddlflow.sweep.size import choose
 from ddlflow.sweep.solo import Solo
 from ddlflow.sweep.stack import Stack
-from ddlflow.sweep.streams import Table, table_of
+from ddlflow.sweep.streams import Pool
 from ddlflow.sweep.trained import Emit, Trained
 from ddlflow.train import checkpoint
 
@@ -65,7 +65,7 @@ def start(
     piece: Piece,
     prepared: Prepared,
     *,
-    table: Table | None = None,
+    pool: Pool | None = None,
     emit: Emit = lambda event: None,
     must_stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
@@ -74,15 +74,15 @@ def start(
     Args:
         piece: from ``cut``.
         prepared: the data set.
-        table: of the training rows, where the caller keeps one for many pieces.
+        pool: the data set's rows, where the caller keeps one for many pieces.
         emit: see ``Stack``.
         must_stop: see ``Stack``.
     """
     members = piece.members
     if not piece.fused:
         return Solo(members[0], prepared, emit=emit, must_stop=must_stop)
-    if table is None:
-        table = table_of([prepared.folds[member.fold] for member in members], prepared.device)
+    if pool is None:
+        pool = Pool(prepared, {member.fold for member in members})
     objective = objective_of(members[0].train, prepared.code)
     manifest = prepared.manifest
     sizes = [category.size for category in manifest.categories]
@@ -91,14 +91,14 @@ def start(
     def program(net: nn.Module) -> Program:
         return program_of(net, objective, example, prepared.device)
 
-    return Stack(members, prepared, table, program, emit=emit, must_stop=must_stop)
+    return Stack(members, prepared, pool, program, emit=emit, must_stop=must_stop)
 
 
 def run_stack(
     piece: Piece,
     prepared: Prepared,
     *,
-    table: Table | None = None,
+    pool: Pool | None = None,
     checkpoints: Path | None = None,
     emit: Emit = lambda event: None,
     must_stop: Callable[[], bool] = lambda: False,
@@ -108,7 +108,7 @@ def run_stack(
     Args:
         piece: from ``cut``.
         prepared: the data set.
-        table: see ``start``.
+        pool: see ``start``.
         checkpoints: a folder of the piece's own: a killed stack goes on from its last epoch there.
         emit: see ``Stack``.
         must_stop: see ``Stack``.
@@ -123,7 +123,7 @@ def run_stack(
     torch.set_flush_denormal(
         True
     )  # numbers too small to matter take the processor many times longer
-    trained = start(piece, prepared, table=table, emit=emit, must_stop=must_stop)
+    trained = start(piece, prepared, pool=pool, emit=emit, must_stop=must_stop)
     saved = None if checkpoints is None else checkpoint.latest(checkpoints)
     if saved is not None:
         trained.restore(saved)

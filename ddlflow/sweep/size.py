@@ -25,8 +25,10 @@ from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.reduction import Reduction
 
 MOST = 1024
-PAYS = 0.97  # a larger stack has to save 3 % of a member's time
-TRIAL_S = 0.01  # a size's steps are timed for so long, three times; the fastest counts
+ENOUGH = 1.03  # of sizes that are so near the best the largest is taken: it reads rows less often
+TRIAL_S = 0.004  # a size's steps are timed for so long, three times; the fastest counts
+GROWTH = 4  # from one size to the next: between two of them the time is nearly even (measured)
+MOST_ROWS = 2048  # of a timed batch
 MATRICES = 6  # weights, gradients, up to two of the optimizer's state, scratch and one to spare
 
 
@@ -36,7 +38,7 @@ class Choice:
 
     Attributes:
         size: members of a stack; 0: trained apart, by the plain loop.
-        fused_s: seconds of a member's step in the best stack.
+        fused_s: seconds of a member's step in the best stack, with ``MOST_ROWS`` rows at most.
         solo_s: in the plain loop; infinite where that was not asked.
     """
 
@@ -53,15 +55,14 @@ def choose(members: Sequence[Member], prepared: Prepared, *, always: bool = Fals
         prepared: the data set; its rows are not read.
         always: do not compare with the plain loop.
     """
-    best, best_s, misses = 1, math.inf, 0
-    size = 1
+    seconds: dict[int, float] = {}
+    size, misses = 1, 0
     while size <= min(len(members), MOST) and misses < 2 and _fits(size, members, prepared):
-        seconds = _timed(_stack_step(members[:size], prepared), prepared.device) / size
-        if seconds < best_s * PAYS:
-            best, best_s, misses = size, seconds, 0
-        else:
-            misses += 1
-        size = size * 2 if size == len(members) else min(size * 2, len(members))
+        seconds[size] = _timed(_stack_step(members[:size], prepared), prepared.device) / size
+        misses = misses + 1 if seconds[size] > min(seconds.values()) * ENOUGH else 0
+        size = size * GROWTH if size == len(members) else min(size * GROWTH, len(members))
+    best_s = min(seconds.values())
+    best = max(size for size, own in seconds.items() if own <= best_s * ENOUGH)
     if always or not _solo_matters(members[0], prepared):
         return Choice(best, best_s, math.inf)
     solo_s = _timed(_solo_step(members[0], prepared), prepared.device)
@@ -109,14 +110,22 @@ def _timed(step: Callable[[], None], device: torch.device) -> float:
         return (clock() - began) / steps
 
     trial(1)
-    steps = max(1, min(100, int(TRIAL_S / trial(1))))
-    return min(trial(steps) for _ in range(3))
+    one = trial(1)
+    if one >= TRIAL_S:
+        return one
+    return min(trial(int(TRIAL_S / one)) for _ in range(3))
+
+
+def _rows(member: Member, prepared: Prepared) -> int:
+    """Rows of a timed batch. On a CPU time grows evenly from some hundred rows on."""
+    rows = member.train.batch_rows
+    return rows if prepared.device.type == "cuda" else min(rows, MOST_ROWS)
 
 
 def _made(prepared: Prepared, member: Member) -> tuple[tuple[Tensor, ...], Tensor]:
     """A batch of made rows: inputs and labels."""
     manifest = prepared.manifest
-    rows = member.train.batch_rows
+    rows = _rows(member, prepared)
     sizes = [category.size for category in manifest.categories]
     inputs = made_inputs(rows, len(manifest.feature_names), sizes, prepared.device)
     classes = len(manifest.label.classes)
@@ -125,7 +134,7 @@ def _made(prepared: Prepared, member: Member) -> tuple[tuple[Tensor, ...], Tenso
 
 
 def _stack_step(members: Sequence[Member], prepared: Prepared) -> Callable[[], None]:
-    device, rows = prepared.device, members[0].train.batch_rows
+    device, rows = prepared.device, _rows(members[0], prepared)
     objective = objective_of(members[0].train, prepared.code)
     nets = first_nets(members, prepared)
     (features, *codes), labels = _made(prepared, members[0])

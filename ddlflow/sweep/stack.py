@@ -25,7 +25,7 @@ from ddlflow.sweep.member import (
 from ddlflow.sweep.program import Noise, Program, matrix
 from ddlflow.sweep.scoring import Scoring
 from ddlflow.sweep.standing import ADVICE, Standing
-from ddlflow.sweep.streams import Stream, Table
+from ddlflow.sweep.streams import Pool
 from ddlflow.sweep.trained import Emit
 from ddlflow.sweep.update import Update
 from ddlflow.train.loop import EVENT_EVERY_S, Stopped
@@ -50,7 +50,7 @@ class Stack:
     Args:
         members: that may train together (``ddlflow.sweep.plan``); one or more.
         prepared: the data set.
-        table: with the training shards of the members' folds.
+        pool: its rows; those of the members' folds at least.
         program_of: makes the program for a first model.
         emit: told of each member's epochs ({"event": "epoch", "id", ...}), and at most twice a
             second of the progress ({"event": "progress", "epoch", "done", "total"}: rows of the
@@ -62,7 +62,7 @@ class Stack:
         self,
         members: Sequence[Member],
         prepared: Prepared,
-        table: Table,
+        pool: Pool,
         program_of: Callable[[nn.Module], Program],
         *,
         emit: Emit = lambda event: None,
@@ -78,10 +78,7 @@ class Stack:
         self._program = program_of(nets[0])
         ones = self._program.wants_ones
         keys = {(member.fold, member.train.seed) for member in members}
-        self._streams = {
-            (fold, seed): Stream(table, prepared.folds[fold], seed, ones=ones, device=self._device)
-            for fold, seed in keys
-        }
+        self._streams = {(fold, seed): pool.stream(fold, seed, ones=ones) for fold, seed in keys}
         self._models = [
             _Model(Standing(member), net, key, self._streams[key].rows, _rates(net))
             for member, net in zip(members, nets, strict=True)
@@ -89,7 +86,7 @@ class Stack:
         ]
         self._models.sort(key=_place)
         folds = {member.fold for member in members}
-        self._scorings = {k: Scoring(prepared, k, self._objective, ones=ones) for k in folds}
+        self._scorings = {k: Scoring(prepared, pool, k, self._objective, ones=ones) for k in folds}
         self._weights = matrix(len(members), self._program.numbers, self._device)
         self._grads = torch.zeros_like(self._weights)
         with torch.no_grad():

@@ -6,7 +6,7 @@ small, else mapped, and a chunk of some thousand rows at a time is gathered and 
 that memory grows neither with the rows nor with the streams (an order is 4 MiB a stream).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from torch import Tensor
 from ddlflow.data import order
 from ddlflow.data.rows import COLUMNS, Arrays, Rows
 from ddlflow.data.shard import map_shard
-from ddlflow.sweep.member import FoldRows
+from ddlflow.sweep.member import FoldRows, Prepared
+from ddlflow.train.validation import PIECE_ROWS
 
 RESIDENT_BYTES = 512 << 20  # a table up to this size is held in memory, once a process
+HELD_BYTES = 64 << 20  # and a fold's validation rows up to this one
 
 
 class Table:
@@ -160,19 +162,49 @@ class Scaling:
         return out
 
 
-def validation_rows(fold: FoldRows) -> Rows:
-    """A fold's validation rows, standardised as they are read."""
-    return Rows(fold.validation, fold.standardisation)
+class Pool:
+    """The rows of a sweep in one process: read once for all of its stacks.
 
+    Args:
+        prepared: the data set.
+        folds: those whose members train here; None: all.
+    """
 
-def table_of(folds: Sequence[FoldRows], device: torch.device) -> Table:
-    """One table with the training shards of all these folds."""
-    paths: dict[Path, None] = {}
-    for fold in folds:
-        paths |= dict.fromkeys(fold.train)
-    return Table(list(paths), device)
+    def __init__(self, prepared: Prepared, folds: Iterable[int | None] | None = None) -> None:
+        self._folds = prepared.folds
+        self._device = prepared.device
+        chosen = self._folds if folds is None else set(folds)
+        paths: dict[Path, None] = {}
+        for fold in chosen:
+            paths |= dict.fromkeys(self._folds[fold].train)
+        self._table = Table(list(paths), self._device)
+        self._held: dict[tuple[int | None, bool], list[Part]] = {}
 
+    def stream(self, fold: int | None, seed: int, *, ones: bool) -> Stream:
+        """The training rows of a fold in the order of a seed."""
+        return Stream(self._table, self._folds[fold], seed, ones=ones, device=self._device)
 
-def rows_of(fold: FoldRows) -> int:
-    """How many rows a fold trains on."""
-    return sum(len(map_shard(path)["label"]) for path in fold.train)
+    def validation(self, fold: int | None, *, ones: bool) -> Iterator[Part]:
+        """The validation rows of a fold, in the pieces of ``ddlflow.train.validation``."""
+        if (fold, ones) in self._held:
+            yield from self._held[fold, ones]
+            return
+        own = self._folds[fold]
+        rows = Rows(own.validation, own.standardisation)
+        if rows.rows == 0:
+            return
+        a_row = sum(array.nbytes for array in rows.empty(1).values())
+        held: list[Part] = []
+        for start in range(0, rows.rows, PIECE_ROWS):
+            arrays = rows.empty(min(PIECE_ROWS, rows.rows - start))
+            rows.read(start, start + len(arrays["label"]), arrays, 0)
+            columns = {name: torch.from_numpy(a).to(self._device) for name, a in arrays.items()}
+            features = columns["features"]
+            if ones:
+                features = torch.cat([features, features.new_ones(len(features), 1)], 1)
+            part = Part(features, columns.get("categories"), columns["label"])
+            yield part
+            if a_row * rows.rows <= HELD_BYTES:
+                held.append(part)
+        if held:
+            self._held[fold, ones] = held

@@ -89,7 +89,7 @@ def test_the_measurement_takes_the_fastest(
     monkeypatch.setattr(size, "_stack_step", stack_step)
     monkeypatch.setattr(size, "_solo_step", lambda *_: "solo")
     # A step's seconds by the members in it: a member's share is least with four.
-    seconds = {1: 10.0, 2: 12.0, 4: 16.0, 8: 40.0, 12: 70.0, "solo": 9.0}
+    seconds = {1: 10.0, 4: 16.0, 12: 70.0, "solo": 9.0}
     monkeypatch.setattr(size, "_timed", lambda step, _: seconds[step])
     monkeypatch.setattr(size, "_solo_matters", lambda *_: True)
     members = [ground().member(f"{k}") for k in range(12)]

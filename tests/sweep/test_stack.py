@@ -104,14 +104,16 @@ def test_batches_of_any_size_and_folds_of_unequal_length(
     equal(ground(), members, unlike)
 
 
-def test_blocks_of_rows_change_nothing(
+def test_blocks_of_rows_and_of_models_change_nothing(
     ground: Callable[..., Any], unlike: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ddlflow.sweep.dense.LEAST_ROWS", 10)
+    monkeypatch.setattr("ddlflow.sweep.dense.BLOCK_ROWS", 10)
     monkeypatch.setattr("ddlflow.sweep.dense.BLOCK_NUMBERS", 1)
     for labels, features, hidden in (("binary", "all", [6, 5]), ("multiclass", "numbers", [6])):
         model = {"use": "mlp", "hidden": hidden, "dropout": 0.2, "activation": "tanh"}
-        members = [ground(labels, features).member(str(k), model=model, fold=k) for k in (0, 1)]
+        members = [
+            ground(labels, features).member(str(k), model=model, fold=k % 2) for k in range(4)
+        ]
         equal(ground(labels, features), members, unlike)
     linear = {"use": "linear"}
     members = [ground("regression", "all").member(str(k), model=linear, fold=k) for k in (0, 1)]

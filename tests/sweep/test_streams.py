@@ -23,8 +23,7 @@ def test_the_rows_of_a_solo_training(
     rows = prepared.folds[fold]
     if not resident:
         monkeypatch.setattr(streams, "RESIDENT_BYTES", 0)
-    table = streams.table_of(list(prepared.folds.values()), CPU)
-    stream = streams.Stream(table, rows, 5, ones=True, device=CPU)
+    stream = streams.Pool(prepared).stream(fold, 5, ones=True)
     batches = Batches(
         Rows(rows.train, rows.standardisation),
         batch_rows=50,
@@ -56,8 +55,7 @@ def test_windows_and_blocks_smaller_than_the_rows(
     monkeypatch.setattr(order, "windows", small)
     prepared = ground().prepared
     rows = prepared.folds[0]
-    table = streams.table_of([rows], CPU)
-    stream = streams.Stream(table, rows, 5, ones=False, device=CPU)
+    stream = streams.Pool(prepared, [0]).stream(0, 5, ones=False)
     stream.begin(3)
     found = torch.cat([stream.take(n).features for n in (1, 300, stream.rows - 301)])
     everything = Rows(rows.train, rows.standardisation)
