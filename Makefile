@@ -2,14 +2,16 @@
 # make test    sets up, then all tests
 # make check   ruff, mypy and the layer test
 # make bench   the benchmarks (benchmarks/README.md)
+# make bench-sweep   a search against Ray Tune and GridSearchCV, which go into .venv-peers
 # make chaos   random faults upon real trainings; writes benchmarks/chaos.md
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-peers
 PIPELINE ?= quickstart
 
-.PHONY: run test check bench chaos setup clean
+.PHONY: run test check bench bench-sweep chaos setup clean
 
 run: $(READY)
 	$(BIN)/ddlflow run $(PIPELINE)
@@ -26,6 +28,9 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/all.py
 
+bench-sweep: $(READY) $(PEERS)/.ready
+	$(BIN)/python benchmarks/sweep.py --peers $(PEERS)/bin/python $(ARGS)
+
 chaos: $(READY)
 	$(BIN)/python tests/chaos/storm --to benchmarks/chaos.md $(ARGS)
 
@@ -38,5 +43,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
+$(PEERS)/.ready: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) .ddlflow .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) .ddlflow .pytest_cache .mypy_cache .ruff_cache
