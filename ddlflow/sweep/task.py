@@ -232,9 +232,9 @@ def train_piece(task: PieceTask) -> list[Json]:
 
 def _trained(task: PieceTask) -> list[Json]:
     torch.set_num_threads(task.where.threads)
-    torch.set_flush_denormal(True)
     members = tuple(member_of(values) for values in task.members)
     prepared = _prepared(task.where, members, task.number)
+    torch.set_flush_denormal(task.fused)  # numbers too small to matter take many times as long
     try:
         return _to_rung(task, Piece(members, task.fused, task.why), prepared, Path(task.folder))
     except CheckpointError:
@@ -242,6 +242,8 @@ def _trained(task: PieceTask) -> list[Json]:
     except Exception as error:
         log.warning("%s failed", ", ".join(m.id for m in members), exc_info=True)
         return _all_failed(task, _reason(error))
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _all_failed(task: PieceTask, reason: str) -> list[Json]:
