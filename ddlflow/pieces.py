@@ -10,12 +10,14 @@ So a sweep that was stopped goes on where it was: the same members in the same p
 done is read and not trained again.
 """
 
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ddlflow.data.storage import load_json, save_json
+from ddlflow.errors import EngineError
 from ddlflow.session import Session
 from ddlflow.spec.search import Sweep
 from ddlflow.sweep.member import Member
@@ -24,6 +26,7 @@ from ddlflow.sweep.task import (
     CutTask,
     PieceTask,
     Where,
+    apart,
     cut_members,
     plain,
     train_piece,
@@ -69,7 +72,14 @@ def cut(
     known = load_json(folder / "plan.json")
     if not known:
         task = CutTask(where, tuple(map(plain, members)), sweep.fuse, session.engine.slots)
-        (pieces,) = session.engine.map(cut_members, [task])
+        try:
+            (pieces,) = session.engine.map(cut_members, [task])
+        except EngineError:
+            if sweep.fuse == "always":
+                raise
+            # Trying the models ended its worker each time: the one that does so will fail alone.
+            why = "the worker that measured them died"
+            pieces = [{"ids": [member.id], "fused": False, "why": why} for member in members]
         known = {"pieces": pieces}
         save_json(folder / "plan.json", known)
         for why in dict.fromkeys(p["why"] for p in pieces if not p["fused"]):
@@ -99,14 +109,15 @@ def train(
     dropped: frozenset[str] = frozenset(),
     predictions: bool = False,
     alone: Asynchronous | None = None,
-    may_begin: Callable[[], bool] = lambda: True,
+    may_begin: Callable[[PieceTask], bool] = lambda task: True,
 ) -> dict[str, Json]:
     """Trains all pieces to their ends, or to a rung.
 
     Args:
         session: with the engine.
         pieces: from `cut`.
-        on_results: is given the results of each piece, in the pieces' order.
+        on_results: is given the results of each piece, in the pieces' order; those of a stack that
+            failed as a whole come member by member, after the others.
         until: the epoch of the rung; None: to the end.
         dropped: ids of members that end now as pruned.
         predictions: whether held-out rows' predictions are wanted.
@@ -123,27 +134,46 @@ def train(
             dropped=tuple(m["id"] for m in task.members if m["id"] in dropped),
             predictions=predictions,
             alone=alone,
+            driver=uuid.uuid4().hex,
         )
         for task in pieces.tasks
     ]
-    sizes = [len(task.members) for task in tasks]
     found: dict[str, Json] = {}
+    done = 0
+    with session.screen.bar("sweep", sum(len(t.members) for t in tasks), "trainings") as show:
 
-    def begun() -> Iterator[PieceTask]:
-        for task in tasks:
-            if not may_begin():
-                return
-            yield task
+        def work(tasks: Sequence[PieceTask], may: Callable[[PieceTask], bool]) -> list[PieceTask]:
+            """Trains pieces; the members of stacks that failed as a whole are returned."""
+            begun: list[PieceTask] = []
+            failed: list[PieceTask] = []
 
-    with session.screen.bar("sweep", sum(sizes), "trainings") as show:
-        done = 0
+            def items() -> Iterator[PieceTask]:
+                for task in filter(may, tasks):
+                    begun.append(task)
+                    yield task
 
-        def on_event(event: Json) -> None:
-            nonlocal done
-            done += sizes[event["item"]]
-            show(done)
+            def on_event(event: Json) -> None:
+                nonlocal done
+                done += len(begun[event["item"]].members)
+                show(done)
 
-        for results in session.engine.map(train_piece, begun(), on_event=on_event):
-            on_results(results)
-            found |= {result["id"]: result for result in results}
+            mapped = session.engine.map(train_piece, items(), on_event=on_event)
+            for number, results in enumerate(mapped):
+                left = [r["id"] for r in results if r["status"] == "apart"]
+                failed += [apart(begun[number], id_) for id_ in left if id_ not in dropped]
+                whole = [result for result in results if result["status"] != "apart"]
+                found.update({result["id"]: result for result in whole})
+                on_results(whole)
+            return failed
+
+        failed = work(tasks, may_begin)
+        done -= len(failed)
+        work(failed, lambda task: True)
     return found
+
+
+def forget_failed(folder: Path) -> None:
+    """What failed under a folder is trained again, by the next command."""
+    for path in folder.rglob("end.json"):
+        if any(result["status"] == "failed" for result in load_json(path)["results"]):
+            path.unlink()

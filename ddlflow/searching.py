@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ddlflow.sweep.member import Member
 from ddlflow.sweep.sampler import Trial, sampler_of
 from ddlflow.sweep.space import metric_of, settings
 from ddlflow.sweep.table import Outcome, best, rows
-from ddlflow.sweep.task import Asynchronous, Where
+from ddlflow.sweep.task import Asynchronous, PieceTask, Where
 
 Json = dict[str, Any]
 Key = tuple[int, str]  # (repeat of the folds, member): a training
@@ -35,6 +36,7 @@ class Searching:
         data: the prepared data, as ``where``.
         tell: gets each trial as it ends.
         outcomes: of the trials that have ended.
+        begun: trials with a training that was begun.
         began: when this process began, monotonic.
         before_s: seconds that processes before this one have searched.
         fused: trainings in stacks so far.
@@ -47,6 +49,7 @@ class Searching:
     data: list[Stage]
     tell: Tell
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    begun: set[int] = field(default_factory=set)
     began: float = field(default_factory=time.monotonic)
     before_s: float = 0.0
     fused: int = 0
@@ -61,7 +64,7 @@ class Searching:
         self.before_s = (load_json(self.folder / "clock.json") or {"seconds": 0.0})["seconds"]
         sampler = sampler_of(spec, better)
         for group in groups(spec, sampler.num_trials, pipeline.train.epochs):
-            if not self._in_time():
+            if not self._in_time() and not self._folder(group).exists():
                 break
             trials = sampler.ask(group.size)
             self._group(group, trials, metric, better)
@@ -99,7 +102,7 @@ class Searching:
         cut = [
             pieces.cut(
                 self.session,
-                self.folder / f"trials-{group.first:05d}" / f"repeat-{repeat}",
+                self._folder(group) / f"repeat-{repeat}",
                 place,
                 self._members(trials, stage),
                 pipeline.sweep,
@@ -110,49 +113,70 @@ class Searching:
         self.trained += sum(len(task.members) for one in cut for task in one.tasks)
         results: dict[Key, Json] = {}  # (repeat, member) -> the last rung's
         dropped: set[int] = set()
+        self.begun |= {
+            number
+            for one in cut
+            for task in one.tasks
+            if Path(task.folder).exists()
+            for number in _trials_of(task)
+        }
         alone = self._alone(group, metric, better)
+
+        def take(repeat: int, found: list[Json]) -> None:
+            sound = (one for one in found if _trial_of(one["id"]) not in dropped)
+            results.update({(repeat, one["id"]): one for one in sound})
+            self._end_trials(trials, results, dropped, metric)
+
         rungs = group.rungs if alone is None else group.rungs[-1:]
         for rung in rungs:
             until = None if rung == rungs[-1] else rung
             for repeat, one in enumerate(cut):
-                results |= self._train(one, repeat, until, dropped, alone)
-                self._end_trials(trials, results, dropped, metric, going=until is not None)
+                self._train(one, partial(take, repeat), until, dropped, alone)
             if until is not None:
                 assert spec.pruning is not None
                 alive = {
-                    trial.number: self._outcome(trial, results, metric, pruned=False).score
+                    trial.number: self._outcome(trial, results, metric).score
                     for trial in trials
                     if trial.number not in dropped and self._is_whole(trial, results)
                 }
                 dropped |= alive.keys() - set(keep(alive, spec.pruning.factor, better))
-        self._end_trials(trials, results, dropped, metric, going=False)
+                self._end_trials(trials, results, dropped, metric)
 
     def _train(
         self,
         cut: pieces.Pieces,
-        repeat: int,
+        on_results: pieces.OnResults,
         until: int | None,
         dropped: set[int],
         alone: Asynchronous | None,
-    ) -> dict[Key, Json]:
+    ) -> None:
         """One repeat's pieces to the rung: what came of the members that were still going."""
 
-        def on_results(_: list[Json]) -> None:
+        def heard(results: list[Json]) -> None:
             save_json(self.folder / "clock.json", {"seconds": self._elapsed()})
+            on_results(results)
 
         ids = (m["id"] for task in cut.tasks for m in task.members)
-        gone = frozenset(id_ for id_ in ids if int(id_.partition("/")[0]) in dropped)
+        gone = frozenset(id_ for id_ in ids if _trial_of(id_) in dropped)
         left = [t for t in cut.tasks if any(m["id"] not in gone for m in t.members)]
-        found = pieces.train(
+        left.sort(key=lambda task: min(_trials_of(task)))  # a trial's folds side by side
+        pieces.train(
             self.session,
             replace(cut, tasks=tuple(left)),
-            on_results,
+            heard,
             until=until,
             dropped=gone,
             alone=alone,
-            may_begin=self._in_time,
+            may_begin=self._may_begin,
         )
-        return {(repeat, id_): one for id_, one in found.items() if id_ not in gone}
+
+    def _may_begin(self, task: PieceTask) -> bool:
+        """In time, or a trial's that was begun in time."""
+        numbers = _trials_of(task)
+        if not self._in_time() and self.begun.isdisjoint(numbers):
+            return False
+        self.begun |= numbers
+        return True
 
     def _end_trials(
         self,
@@ -160,15 +184,15 @@ class Searching:
         results: dict[Key, Json],
         dropped: set[int],
         metric: str,
-        *,
-        going: bool,
     ) -> None:
         """Makes outcomes of the trials that have ended; each is told once."""
         for trial in trials:
-            is_over = trial.number in dropped or not going
-            if trial.number in self.outcomes or not is_over or not self._is_whole(trial, results):
+            if trial.number in self.outcomes or not self._is_whole(trial, results):
                 continue
-            found = self._outcome(trial, results, metric, pruned=trial.number in dropped)
+            going = any(results[key]["status"] == "going" for key in self._keys(trial))
+            if going and trial.number not in dropped:
+                continue
+            found = self._outcome(trial, results, metric)
             self.outcomes[trial.number] = found
             (row,) = rows([found])
             self.tell({"event": "trial", **row})
@@ -184,16 +208,14 @@ class Searching:
             for member in _ids(trial.number, self._folds(stage))
         ]
 
-    def _outcome(
-        self, trial: Trial, results: dict[Key, Json], metric: str, *, pruned: bool
-    ) -> Outcome:
+    def _outcome(self, trial: Trial, results: dict[Key, Json], metric: str) -> Outcome:
         found = [results[key] for key in self._keys(trial)]
         failed = [one for one in found if one["status"] == "failed"]
-        ended = pruned or any(one["status"] == "pruned" for one in found)
+        is_done = all(one["status"] == "done" for one in found)
         return Outcome(
             number=trial.number,
             values=trial.values,
-            status="failed" if failed else "pruned" if ended else "done",
+            status="failed" if failed else "done" if is_done else "pruned",
             scores=() if failed else tuple(_score(one, metric) for one in found),
             seconds=sum(one["seconds"] for one in found),
             epochs=max(len(one["history"]) for one in found),
@@ -227,6 +249,9 @@ class Searching:
         folder = str(self.folder / "rungs")
         return Asynchronous(folder, group.rungs, spec.pruning.factor, metric, better)
 
+    def _folder(self, group: Group) -> Path:
+        return self.folder / f"trials-{group.first:05d}"
+
     def _elapsed(self) -> float:
         return self.before_s + time.monotonic() - self.began
 
@@ -241,11 +266,20 @@ class Searching:
         if not number:
             return "The search's time was over before a trial ended. Give search.time_s more."
         why = f"; the first failed: {reasons[0]}" if reasons else ""
-        return f"None of {number} trials was trained to its end with a score{why}"
+        text = f"None of {number} trials was trained to its end with a score{why}"
+        return f"{text.rstrip('.')}. Correct that, or try them again with --fresh."
 
 
 def _ids(trial: int, folds: Sequence[int | None]) -> list[str]:
     return [str(trial) if fold is None else f"{trial}/{fold}" for fold in folds]
+
+
+def _trial_of(member: str) -> int:
+    return int(member.partition("/")[0])
+
+
+def _trials_of(task: PieceTask) -> set[int]:
+    return {_trial_of(values["id"]) for values in task.members}
 
 
 def counted_row(result: Json) -> Json:

@@ -52,6 +52,7 @@ def cross_validate(session: Session, prepared: Stage) -> Stage:
             found += [{"repeat": repeat, **_fold_of(done[member.id])} for member in members]
         for fold in found:
             if fold["status"] == "failed":
+                pieces.forget_failed(folder)
                 raise TrainingError(f"The training of fold {fold['fold']} failed: {fold['reason']}")
         return {"folds": found, "scores": _summary(found)} | _predictions(folder, wants_rows)
 

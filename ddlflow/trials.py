@@ -1,6 +1,7 @@
 """What cross_validate and search leave in MLflow and in the report folder."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 
 from ddlflow.data.storage import load_json
+from ddlflow.errors import TrackingError
 from ddlflow.launch import Tell
 from ddlflow.record import Record, flat
 from ddlflow.searching import TABLE
@@ -17,6 +19,7 @@ from ddlflow.session import Stage
 from ddlflow.spec.search import Search
 
 Json = dict[str, Any]
+ASK_AGAIN_S = 60.0  # a server that did not answer
 STATUS = {"done": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}  # a tag tells pruned ones
 
 
@@ -78,17 +81,27 @@ def trials(record: Record) -> Iterator[Tell]:
     """
     session = record.session
     said: list[str] = []
+    away: dict[str, str] = {}
+    asked = time.monotonic()
 
     def log(row: Json) -> None:
         from ddlflow.tracking.child import log_child
 
-        waits = log_child(
-            session.storage / "tracking",
-            session.plan.site.tracking.uri,
-            session.plan.pipeline.name,
-            record.run_id,
-            child_of(row, metric=metric, folds=has_folds),
-        )
+        nonlocal asked
+        if time.monotonic() - asked > ASK_AGAIN_S:
+            asked = time.monotonic()
+            away.clear()
+        try:
+            waits = log_child(
+                session.storage / "tracking",
+                session.plan.site.tracking.uri,
+                session.plan.pipeline.name,
+                record.run.local_id,  # the same whether MLflow answers or not
+                child_of(row, metric=metric, folds=has_folds),
+                away=away,
+            )
+        except (TrackingError, OSError) as error:  # never the search's end
+            waits = str(error)
         if waits and not said:
             said.append(waits)
 

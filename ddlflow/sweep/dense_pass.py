@@ -1,7 +1,7 @@
 """One block of rows through some models of a stack: forward, and back as far as the gradient.
 
-Measured on one core (mlp [100] of 28 features, batch 128, a model's share of 20): forward 9 us,
-backward 11 us in products, and 6 us in all that is done number by number.
+Measured on one core (mlp [100] of 28 features, batch 128, a model's share of 20): forward 12 us, 11
+of them in products; backward 15 us, 12 in products; the update by Adam 2 us.
 """
 
 from collections.abc import Sequence

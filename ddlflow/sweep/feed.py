@@ -11,8 +11,8 @@ from ddlflow.sweep.streams import Part, Stream
 # Rows that are gathered at a time, over all streams: enough that what is done once a chunk weighs
 # nothing, and few enough to stay in the cache.
 CHUNK_ROWS = 32_768
-# With fewer models a stream than this, each model's rows are laid side by side: one product over
-# all models is then faster than one a stream.
+# With fewer models a stream than this, each model's rows are laid side by side: one call for all
+# models instead of one a stream.
 FEW = 4
 
 

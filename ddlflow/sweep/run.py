@@ -120,10 +120,16 @@ def run_stack(
         Stopped: it was asked to stop; what was saved stands.
         TrainingError: the checkpoint is of other settings.
     """
-    torch.set_flush_denormal(
-        True
-    )  # numbers too small to matter take the processor many times longer
-    trained = start(piece, prepared, pool=pool, emit=emit, must_stop=must_stop)
+    torch.set_flush_denormal(piece.fused)  # numbers too small to matter take many times as long
+    try:
+        trained = start(piece, prepared, pool=pool, emit=emit, must_stop=must_stop)
+        return _to_the_end(trained, checkpoints)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _to_the_end(trained: Trained, checkpoints: Path | None) -> dict[str, Result]:
+    """From the last checkpoint, if there is one."""
     saved = None if checkpoints is None else checkpoint.latest(checkpoints)
     if saved is not None:
         trained.restore(saved)

@@ -27,7 +27,7 @@ from ddlflow.train.reduction import Reduction
 MOST = 1024
 ENOUGH = 1.03  # of sizes that are so near the best the largest is taken: it reads rows less often
 TRIAL_S = 0.004  # a size's steps are timed for so long, three times; the fastest counts
-GROWTH = 4  # from one size to the next: between two of them the time is nearly even (measured)
+GROWTH = 4  # from one size to the next
 MOST_ROWS = 2048  # of a timed batch
 MATRICES = 6  # weights, gradients, up to two of the optimizer's state, scratch and one to spare
 

@@ -6,14 +6,12 @@ that is done is not done again.
 """
 
 import gc
-import json
 import logging
 import math
-import os
+import shutil
 import time
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +20,12 @@ from pydantic import TypeAdapter
 
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.storage import load_json, save_json
+from ddlflow.errors import CheckpointError, DdlflowError
+from ddlflow.models.user import one_line
 from ddlflow.spec.pipeline import Model, Train
 from ddlflow.sweep.halving import Better, goes_on
 from ddlflow.sweep.held_out import write_predictions
-from ddlflow.sweep.member import FoldRows, Member, Prepared, Result, whole
+from ddlflow.sweep.member import FoldRows, Member, Prepared, Result, first_net, whole
 from ddlflow.sweep.plan import Fuse, plan_stacks
 from ddlflow.sweep.run import SAVE_EVERY_S, Piece, cut, start
 from ddlflow.sweep.trained import Trained
@@ -37,6 +37,7 @@ Device = Literal["cpu", "cuda"]
 # The engine gives a task to four workers, one after the other, where they die of it. The last one
 # only says so: a piece that kills its workers must not end the sweep.
 TRIES = 3
+APART = "apart.json"  # in the folder of a stack that failed, and why
 _MODEL: TypeAdapter[Model] = TypeAdapter(Model)
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class PieceTask:
         dropped: ids of members that end now.
         predictions: whether the held-out rows' predictions are wanted.
         alone: how it decides who goes on, where it does so by itself.
+        driver: names the process that waits for it, and each of its calls.
     """
 
     where: Where
@@ -121,6 +123,7 @@ class PieceTask:
     dropped: tuple[str, ...] = ()
     predictions: bool = False
     alone: Asynchronous | None = None
+    driver: str = ""
 
 
 def plain(member: Member) -> Json:
@@ -146,6 +149,8 @@ def member_of(values: Json) -> Member:
 def cut_members(task: CutTask) -> list[Json]:
     """Cuts members into pieces; measured where they will be trained.
 
+    A member whose model cannot be made gets a piece of its own: it will fail there, alone.
+
     Returns:
         Of each piece ``ids``, ``fused`` and ``why``.
 
@@ -155,15 +160,37 @@ def cut_members(task: CutTask) -> list[Json]:
     torch.set_num_threads(task.where.threads)
     members = [member_of(values) for values in task.members]
     prepared = _prepared(task.where, members, 0)
-    pieces = [
-        piece
-        for group in plan_stacks(members, prepared, fuse=task.fuse)
-        for piece in cut(group, prepared, fuse=task.fuse, at_least=task.at_least)
-    ]
+    pieces: list[Piece] = []
+    try:
+        planned = plan_stacks(members, prepared, fuse=task.fuse)
+    except Exception:
+        pieces = list(_unmade(members, prepared))
+        bad = {piece.members[0].id for piece in pieces}
+        if not bad:
+            raise
+        sound = [member for member in members if member.id not in bad]
+        planned = plan_stacks(sound, prepared, fuse=task.fuse)
+    for group in planned:
+        pieces += cut(group, prepared, fuse=task.fuse, at_least=task.at_least)
     return [
         {"ids": [m.id for m in piece.members], "fused": piece.fused, "why": piece.why}
         for piece in pieces
     ]
+
+
+def _unmade(members: Iterable[Member], prepared: Prepared) -> Iterable[Piece]:
+    """The members whose models cannot be made, each a piece."""
+    known: dict[str, str] = {}
+    for member in members:
+        key = member.model.model_dump_json()
+        if key not in known:
+            known[key] = ""
+            try:
+                first_net(member.model, member.train, prepared)
+            except Exception as error:
+                known[key] = f"its model cannot be made: {_reason(error)}"
+        if known[key]:
+            yield Piece((member,), False, known[key])
 
 
 def train_piece(task: PieceTask) -> list[Json]:
@@ -171,22 +198,34 @@ def train_piece(task: PieceTask) -> list[Json]:
 
     Returns:
         Of each member: ``id``, ``status`` (done, failed, pruned, or going), ``reason``,
-        ``history``, ``best_epoch``, ``steps``, ``seconds`` and ``fused``.
+        ``history``, ``best_epoch``, ``steps``, ``seconds`` and ``fused``. The members of a stack
+        that failed as a whole have the status apart: each is to be given as a piece of its own.
+
+    Raises:
+        CheckpointError: the storage is full: no fault of the members'.
     """
     folder = Path(task.folder)
-    done = folder / ("end.json" if task.until is None else f"epoch-{task.until}.json")
-    known = load_json(done)
+    end = folder / "end.json"
+    rung = end if task.until is None else folder / f"epoch-{task.until}.json"
+    known = load_json(end) or load_json(rung)
     if known:
         return list(known["results"])
     folder.mkdir(parents=True, exist_ok=True)
-    tried = _count(folder / f"{done.stem}.tries")
-    if tried > TRIES:
-        reason = f"Its worker died {TRIES} times while it was trained: out of memory?"
-        results = [_failed(values["id"], reason) for values in task.members]
-    else:
+    apart = load_json(folder / APART)
+    if apart:
+        return [_failed(values["id"], apart["why"], "apart") for values in task.members]
+    tries = folder / f"{rung.stem}.tries"
+    if _count(tries, task.driver) <= TRIES:
         results = _sound(_trained(task))
-    save_json(done, {"results": results})
-    (folder / f"{done.stem}.tries").unlink(missing_ok=True)
+    else:
+        reason = f"Its worker died {TRIES} times while it was trained: out of memory?"
+        results = _all_failed(task, reason)
+    if not any(result["status"] == "apart" for result in results):
+        is_over = all(result["status"] != "going" for result in results)
+        save_json(end if is_over else rung, {"results": results})
+        if is_over:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    tries.unlink(missing_ok=True)
     _free()
     return results
 
@@ -204,28 +243,29 @@ def _free() -> None:
 
 def _trained(task: PieceTask) -> list[Json]:
     torch.set_num_threads(task.where.threads)
-    torch.set_flush_denormal(True)
     members = tuple(member_of(values) for values in task.members)
     prepared = _prepared(task.where, members, task.number)
+    torch.set_flush_denormal(task.fused)  # numbers too small to matter take many times as long
     try:
-        found = _to_rung(task, Piece(members, task.fused, task.why), prepared, Path(task.folder))
+        return _to_rung(task, Piece(members, task.fused, task.why), prepared, Path(task.folder))
+    except CheckpointError:
+        raise
     except Exception as error:
-        if len(members) == 1:
-            log.warning("%s failed", members[0].id, exc_info=True)
-            return [_failed(members[0].id, f"{type(error).__name__}: {error}")]
-        # One of them spoils the others: out of memory together, or code of the user's that raises.
-        log.warning("a stack failed; its members are trained apart", exc_info=True)
-        return [result for member in members for result in _apart(task, member, prepared)]
-    return found
+        log.warning("%s failed", ", ".join(m.id for m in members), exc_info=True)
+        return _all_failed(task, _reason(error))
+    finally:
+        torch.set_flush_denormal(False)
 
 
-def _apart(task: PieceTask, member: Member, prepared: Prepared) -> list[Json]:
-    piece = Piece((member,), False, "its stack failed")
-    try:
-        return _to_rung(task, piece, prepared, Path(task.folder) / f"apart-{_slug(member.id)}")
-    except Exception as error:
-        log.warning("%s failed", member.id, exc_info=True)
-        return [_failed(member.id, f"{type(error).__name__}: {error}")]
+def _all_failed(task: PieceTask, reason: str) -> list[Json]:
+    """One training has failed; of a stack one member may have spoilt the others.
+
+    They may be out of memory together, or one of them has code of the user's that raises.
+    """
+    if len(task.members) == 1:
+        return [_failed(task.members[0]["id"], reason)]
+    save_json(Path(task.folder) / APART, {"why": reason})
+    return [_failed(values["id"], reason, "apart") for values in task.members]
 
 
 def _to_rung(task: PieceTask, piece: Piece, prepared: Prepared, folder: Path) -> list[Json]:
@@ -235,7 +275,7 @@ def _to_rung(task: PieceTask, piece: Piece, prepared: Prepared, folder: Path) ->
     if saved is not None:
         trained.restore(saved)
     trained.drop(set(task.dropped) & set(trained.alive), "it was not among the best of its rung")
-    began = last_save = time.monotonic()
+    last_save = time.monotonic()
     while trained.alive and (task.until is None or trained.epoch < task.until):
         trained.run_epoch()
         if task.alone is not None:
@@ -243,18 +283,21 @@ def _to_rung(task: PieceTask, piece: Piece, prepared: Prepared, folder: Path) ->
         if time.monotonic() - last_save >= SAVE_EVERY_S:
             last_save = time.monotonic()
             checkpoint.write(folder / "checkpoints", trained.epoch, trained.snapshot())
+    going: list[Json] = []
     if trained.alive:  # at a rung: the next task goes on from here, perhaps elsewhere
-        checkpoint.write(folder / "checkpoints", trained.epoch, trained.snapshot())
+        snapshot = trained.snapshot()
+        checkpoint.write(folder / "checkpoints", trained.epoch, snapshot)
+        seconds = {plain["id"]: plain["seconds"] for plain in snapshot["standings"]}
+        going = list(_going(trained, piece, seconds))
     if task.predictions and task.until is None:
         for member in piece.members:
             result = trained.results[member.id]
             if result.tensors is not None:
                 write_predictions(member, result.tensors, prepared, folder)
-    share_s = (time.monotonic() - began) / max(1, len(trained.alive))
-    return [*map(_plain_result, trained.results.values()), *_going(trained, piece, share_s)]
+    return [*map(_plain_result, trained.results.values()), *going]
 
 
-def _going(trained: Trained, piece: Piece, seconds: float) -> Iterable[Json]:
+def _going(trained: Trained, piece: Piece, seconds: dict[str, float]) -> Iterable[Json]:
     for id_ in trained.alive:
         history = trained.histories[id_]
         yield {
@@ -264,7 +307,7 @@ def _going(trained: Trained, piece: Piece, seconds: float) -> Iterable[Json]:
             "history": history,
             "best_epoch": 0,
             "steps": int(history[-1]["step"]) if history else 0,
-            "seconds": seconds,
+            "seconds": seconds[id_],
             "fused": len(piece.members) if piece.fused else 1,
         }
 
@@ -276,11 +319,13 @@ def _decide(trained: Trained, rule: Asynchronous) -> None:
     folder = Path(rule.folder) / str(trained.epoch)
     folder.mkdir(parents=True, exist_ok=True)
     for id_ in trained.alive:
-        score = trained.histories[id_][-1][f"val_{rule.metric}"]
+        value = trained.histories[id_][-1][f"val_{rule.metric}"]
+        score = value if math.isfinite(value) else None
         mine = folder / f"{_slug(id_)}.json"
-        earlier = [load_json(path) for path in folder.glob("*.json") if path != mine]
+        others = [load_json(path) for path in folder.glob("*.json") if path != mine]
+        earlier = [one["score"] for one in others if one and one["score"] is not None]
         save_json(mine, {"score": score})
-        if not goes_on(score, [one["score"] for one in earlier if one], rule.factor, rule.better):
+        if not goes_on(score, earlier, rule.factor, rule.better):
             trained.drop([id_], f"it was not among the best at epoch {trained.epoch}")
 
 
@@ -332,11 +377,17 @@ def _sound(results: list[Json]) -> list[Json]:
     ]
 
 
-def _failed(id_: str, reason: str) -> Json:
+def _reason(error: Exception) -> str:
+    """Ours are sentences; others' are told by their type, and their place in the user's code."""
+    text = str(error) if isinstance(error, DdlflowError) else one_line(error)
+    return " ".join(text.split())[:500]
+
+
+def _failed(id_: str, reason: str, status: Literal["failed", "apart"] = "failed") -> Json:
     return {
         "id": id_,
-        "status": "failed",
-        "reason": " ".join(reason.split())[:500],
+        "status": status,
+        "reason": reason,
         "history": [],
         "best_epoch": 0,
         "steps": 0,
@@ -345,16 +396,27 @@ def _failed(id_: str, reason: str) -> Json:
     }
 
 
-def _count(path: Path) -> int:
-    """One more, kept in a file before the work begins."""
-    tried = 1
-    with suppress(OSError, ValueError):
-        tried += int(path.read_text())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(tried))
-    temporary.replace(path)
+def _count(path: Path, driver: str) -> int:
+    """How often one driver has had the work begun, kept in a file before it is.
+
+    A worker that ended because its driver did says nothing against the piece.
+    """
+    known = load_json(path) or {}
+    tried: int = 1 + (known["tried"] if known.get("driver") == driver else 0)
+    save_json(path, {"driver": driver, "tried": tried})
     return tried
 
 
 def _slug(id_: str) -> str:
     return id_.replace("/", "-")
+
+
+def apart(task: PieceTask, id_: str) -> PieceTask:
+    """One member of a stack that failed, as a piece of its own."""
+    return replace(
+        task,
+        folder=str(Path(task.folder) / f"apart-{_slug(id_)}"),
+        members=tuple(values for values in task.members if values["id"] == id_),
+        fused=False,
+        why="its stack failed",
+    )

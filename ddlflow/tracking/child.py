@@ -35,15 +35,24 @@ class Child:
     seconds: float
 
 
-def log_child(root: Path, uri: str, experiment: str, parent: str, child: Child) -> str | None:
-    """Writes a child run to a spool of its own and sends it.
+def log_child(
+    root: Path,
+    uri: str,
+    experiment: str,
+    parent: str,
+    child: Child,
+    *,
+    away: dict[str, str] | None = None,
+) -> str | None:
+    """Writes a child run to a spool of its own and sends it; one that was written is not again.
 
     Args:
         root: the folder of all spools.
         uri: MLflow's tracking URI.
         experiment: of the parent.
-        parent: its ``run_id`` or ``local_id``.
+        parent: its ``run_id`` or ``local_id``; the same one for the same child.
         child: what to log.
+        away: stores that do not answer, with what they said: see ``send_spool``.
 
     Returns:
         None where MLflow has it; else a sentence: it waits, and the next command sends it.
@@ -51,31 +60,37 @@ def log_child(root: Path, uri: str, experiment: str, parent: str, child: Child) 
     id_ = hashlib.sha256(f"{parent} {child.number}".encode()).hexdigest()[:32]
     folder = root / f"trial-{id_}"
     began = now_ms() - int(1000 * child.seconds)
+    written = root / f"children-{parent}"  # a search that goes on tells of its trials again
+    if not folder.exists() and str(child.number) in _lines(written):
+        return None
     spool = Spool(folder)
     try:
-        if next(spool.all_records(), None) is None:
-            spool.append(
-                {
-                    "op": "run",
-                    "t": began,
-                    "id": id_,
-                    "uri": store.redacted(store.absolute(uri)),
-                    "experiment": experiment,
-                    "name": child.name,
-                    "tags": {key: str(value) for key, value in child.tags.items()},
-                    "parent": parent,
-                    "resume": None,
-                }
-            )
+        if str(child.number) not in _lines(written):
+            if next(spool.all_records(), None) is None:  # else a process was killed just here
+                spool.append(
+                    {
+                        "op": "run",
+                        "t": began,
+                        "id": id_,
+                        "uri": store.redacted(store.absolute(uri)),
+                        "experiment": experiment,
+                        "name": child.name,
+                        "tags": {key: str(value) for key, value in child.tags.items()},
+                        "parent": parent,
+                        "resume": None,
+                    }
+                )
             params = {key: str(value) for key, value in child.params.items()}
             spool.append({"op": "params", "t": began, "values": params})
             for step, values in child.metrics:
                 numbers = {key: float(value) for key, value in values.items()}
                 spool.append({"op": "metrics", "t": now_ms(), "step": step, "values": numbers})
             spool.append({"op": "end", "t": now_ms(), "status": child.status})
+            with written.open("a") as file:
+                file.write(f"{child.number}\n")
     finally:
         spool.close()
-    said = send_spool(folder, uri, {})
+    said = send_spool(folder, uri, {} if away is None else away)
     if not folder.exists():
         return None
     spool = Spool(folder)
@@ -85,3 +100,7 @@ def log_child(root: Path, uri: str, experiment: str, parent: str, child: Child) 
         spool.remove()
         return None
     return said
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
