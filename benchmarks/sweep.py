@@ -7,7 +7,7 @@
 learning rates over other sizes of a batch. Ours is the stage `search` as `ddlflow search` runs it:
 local engine, checkpoints, results and the table of trials on the storage, all metrics of the
 objective for each training. One after another is the same stage with `sweep.fuse: never` and one
-worker.
+worker. The expert's loop trains one after another in one process, without anything around it.
 
 The peers (benchmarks/peers) get the same rows standardised beforehand and in memory, compute the
 AUROC alone, and do not count the start of their processes. They train fewer settings: what is
@@ -37,7 +37,7 @@ from ddlflow.spec.load import load
 PEERS = Path(__file__).with_name("peers")
 BATCHES = {32: 4, 128: 8, 512: 8, 2048: 8, 16_384: 8}  # settings for each
 Run = Callable[[], tuple[float, float]]
-AUTO, ONE, APART = "2 workers", "1 worker", "one after another"
+AUTO, ONE, APART, EXPERT = "2 workers", "1 worker", "one after another", "the expert's loop"
 PIPELINE = """
 name: sweep
 data:
@@ -112,14 +112,22 @@ class Searches:
         return path
 
 
-def peer(python: str, script: str, rows: Path, settings: int, *more: str) -> tuple[float, float]:
-    """Seconds a training, and the best AUROC."""
-    command = [python, str(PEERS / script), str(rows), f"--settings={settings}", *more]
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    if said.returncode:
-        raise SystemExit(f"{script} failed:\n{said.stdout[-2000:]}\n{said.stderr[-4000:]}")
-    found = json.loads(said.stdout.splitlines()[-1])
-    return found["seconds"] / found["trainings"], found["auroc"]
+def peers(python: str, rows: Path) -> Callable[..., Run]:
+    """A peer's script, so many settings and more arguments -> what runs it."""
+
+    def other(script: str, settings: int, *more: str) -> Run:
+        command = [python, str(PEERS / script), str(rows), f"--settings={settings}", *more]
+
+        def run() -> tuple[float, float]:
+            said = subprocess.run(command, capture_output=True, text=True, check=False)
+            if said.returncode:
+                raise SystemExit(f"{script} failed:\n{said.stdout[-2000:]}\n{said.stderr[-4000:]}")
+            found = json.loads(said.stdout.splitlines()[-1])
+            return found["seconds"] / found["trainings"], found["auroc"]
+
+        return run
+
+    return other
 
 
 def take_turns(contestants: dict[str, Run], turns: int) -> dict[str, list[float]]:
@@ -148,17 +156,15 @@ def against_others(
     def of(name: str) -> Run:
         return lambda: ours.seconds(sessions[name], settings, 128)
 
-    def other(script: str, number: int, *more: str) -> Run:
-        return lambda: peer(arguments.peers, script, rows, number, *more)
-
     contestants = {
         "ours, its workers started in it": lambda: ours.cold(settings),
         "ours, its workers started before": of(AUTO),
         APART: of(APART),
     }
     if not arguments.no_peers:
-        rows = ours.rows()
+        other = peers(arguments.peers, ours.rows())
         contestants |= {
+            EXPERT: other("expert.py", few),
             "Ray Tune": other("ray_tune.py", few),
             "Ray Tune, actors reused": other("ray_tune.py", 2 * few, "--reuse"),
             "skorch in GridSearchCV": other("grid_search.py", 2 * few),
@@ -178,6 +184,7 @@ def over_batches(
     ours: Searches, sessions: dict[str, Session], arguments: argparse.Namespace
 ) -> None:
     """Fused, in two processes and in one, against one after another."""
+    other = None if arguments.no_peers else peers(arguments.peers, ours.rows())
     for batch, most in BATCHES.items():
         number = min(most, arguments.settings)
 
@@ -185,13 +192,18 @@ def over_batches(
             return lambda: ours.seconds(sessions[name], number, batch)
 
         print(f"5 folds x {number} settings, batch {batch:,}", flush=True)
-        found = take_turns({name: of(name) for name in sessions}, arguments.turns)
-        told = ", ".join(f"{name} {statistics.median(s):.4f} s" for name, s in found.items())
-        print(
-            f"batch {batch:,}: {told}; {APART} / {AUTO} {ratio(found[APART], found[AUTO])}, "
-            f"/ {ONE} {ratio(found[APART], found[ONE])}",
-            flush=True,
-        )
+        contestants = {name: of(name) for name in sessions}
+        if other is not None:
+            contestants[EXPERT] = other("expert.py", 2, f"--batch={batch}")
+        found = take_turns(contestants, arguments.turns)
+        print(f"batch {batch:,}", flush=True)
+        for name, seconds in found.items():
+            print(
+                f"  {name}: {statistics.median(seconds):.4f} s a training; "
+                f"2 workers {ratio(seconds, found[AUTO])} times as fast, "
+                f"1 worker {ratio(seconds, found[ONE])}",
+                flush=True,
+            )
 
 
 def main() -> None:
