@@ -2,6 +2,7 @@
 
     make bench-sweep                              all of it, in some minutes
     python benchmarks/sweep.py --no-peers         only what needs no other packages
+    python benchmarks/sweep.py --only batches     the table over sizes of a batch
 
 5 folds x 20 learning rates of mlp [100] on 100,000 collider rows, one epoch, batch 128; then fewer
 learning rates over other sizes of a batch. Ours is the stage `search` as `ddlflow search` runs it:
@@ -210,10 +211,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--settings", type=int, default=20)
-    parser.add_argument("--peer-settings", type=int, default=4)
+    parser.add_argument("--peer-settings", type=int, default=2)
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--peers", default=".venv-peers/bin/python", help="their Python")
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--only", choices=("others", "batches"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ddlflow-bench-") as made, ExitStack() as stack:
         ours = Searches(Path(made), arguments.rows)
@@ -224,8 +226,10 @@ def main() -> None:
         }
         for session in sessions.values():
             ours.seconds(session, 2, 2048)  # starts the workers
-        against_others(ours, sessions, arguments)
-        over_batches(ours, sessions, arguments)
+        if arguments.only != "batches":
+            against_others(ours, sessions, arguments)
+        if arguments.only != "others":
+            over_batches(ours, sessions, arguments)
 
 
 if __name__ == "__main__":
