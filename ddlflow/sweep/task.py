@@ -212,7 +212,8 @@ def train_piece(task: PieceTask) -> list[Json]:
     folder = Path(task.folder)
     end = folder / "end.json"
     rung = end if task.until is None else folder / f"epoch-{task.until}.json"
-    known = load_json(end) or load_json(rung)
+    # The rung's own first: a search that goes on decides by what it decided by before.
+    known = load_json(rung) or load_json(end)
     if known:
         return list(known["results"])
     folder.mkdir(parents=True, exist_ok=True)
