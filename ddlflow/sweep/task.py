@@ -37,6 +37,7 @@ Device = Literal["cpu", "cuda"]
 # The engine gives a task to four workers, one after the other, where they die of it. The last one
 # only says so: a piece that kills its workers must not end the sweep.
 TRIES = 3
+STACK_TRIES = 2  # then its members are tried apart: one of them may do it, or all are too large
 APART = "apart.json"  # in the folder of a stack that failed, and why
 _MODEL: TypeAdapter[Model] = TypeAdapter(Model)
 log = logging.getLogger(__name__)
@@ -171,7 +172,11 @@ def cut_members(task: CutTask) -> list[Json]:
         sound = [member for member in members if member.id not in bad]
         planned = plan_stacks(sound, prepared, fuse=task.fuse)
     for group in planned:
-        pieces += cut(group, prepared, fuse=task.fuse, at_least=task.at_least)
+        try:
+            pieces += cut(group, prepared, fuse=task.fuse, at_least=task.at_least)
+        except Exception as error:  # on rows enough for a batch, the user's code raises
+            why = f"measuring their stack failed: {_reason(error)}"
+            pieces += [Piece((member,), False, why) for member in group.members]
     return [
         {"ids": [m.id for m in piece.members], "fused": piece.fused, "why": piece.why}
         for piece in pieces
@@ -207,7 +212,8 @@ def train_piece(task: PieceTask) -> list[Json]:
     folder = Path(task.folder)
     end = folder / "end.json"
     rung = end if task.until is None else folder / f"epoch-{task.until}.json"
-    known = load_json(end) or load_json(rung)
+    # The rung's own first: a search that goes on decides by what it decided by before.
+    known = load_json(rung) or load_json(end)
     if known:
         return list(known["results"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -215,10 +221,11 @@ def train_piece(task: PieceTask) -> list[Json]:
     if apart:
         return [_failed(values["id"], apart["why"], "apart") for values in task.members]
     tries = folder / f"{rung.stem}.tries"
-    if _count(tries, task.driver) <= TRIES:
+    allowed = TRIES if len(task.members) == 1 else STACK_TRIES
+    if _count(tries, task.driver) <= allowed:
         results = _sound(_trained(task))
     else:
-        reason = f"Its worker died {TRIES} times while it was trained: out of memory?"
+        reason = f"Its worker died {allowed} times while it was trained: out of memory?"
         results = _all_failed(task, reason)
     if not any(result["status"] == "apart" for result in results):
         is_over = all(result["status"] != "going" for result in results)
