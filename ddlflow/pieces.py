@@ -20,17 +20,10 @@ from ddlflow.data.storage import load_json, save_json
 from ddlflow.errors import EngineError
 from ddlflow.session import Session
 from ddlflow.spec.search import Sweep
+from ddlflow.sweep.cutting import CutTask, cut_members
 from ddlflow.sweep.member import Member
-from ddlflow.sweep.task import (
-    Asynchronous,
-    CutTask,
-    PieceTask,
-    Where,
-    apart,
-    cut_members,
-    plain,
-    train_piece,
-)
+from ddlflow.sweep.place import Where, plain
+from ddlflow.sweep.task import Asynchronous, PieceTask, apart, train_piece
 
 Json = dict[str, Any]
 OnResults = Callable[[list[Json]], None]
@@ -175,3 +168,12 @@ def forget_failed(folder: Path) -> None:
     for path in folder.rglob("end.json"):
         if any(result["status"] == "failed" for result in load_json(path)["results"]):
             path.unlink()
+
+
+def counted_row(result: Json) -> Json:
+    """The epoch that counts: the best with early stopping, else the last."""
+    history = result["history"]
+    if not history:
+        return {}
+    row: Json = history[(result["best_epoch"] or len(history)) - 1]
+    return row

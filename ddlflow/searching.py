@@ -15,10 +15,11 @@ from ddlflow.launch import Tell
 from ddlflow.session import Session, Stage
 from ddlflow.sweep.halving import Better, Group, groups, keep
 from ddlflow.sweep.member import Member
+from ddlflow.sweep.place import Where
 from ddlflow.sweep.sampler import Trial, sampler_of
 from ddlflow.sweep.space import metric_of, settings
 from ddlflow.sweep.table import Outcome, best, rows
-from ddlflow.sweep.task import Asynchronous, PieceTask, Where
+from ddlflow.sweep.task import Asynchronous, PieceTask
 
 Json = dict[str, Any]
 Key = tuple[int, str]  # (repeat of the folds, member): a training
@@ -282,17 +283,8 @@ def _trials_of(task: PieceTask) -> set[int]:
     return {_trial_of(values["id"]) for values in task.members}
 
 
-def counted_row(result: Json) -> Json:
-    """The epoch that counts: the best with early stopping, else the last."""
-    history = result["history"]
-    if not history:
-        return {}
-    row: Json = history[(result["best_epoch"] or len(history)) - 1]
-    return row
-
-
 def _score(result: Json, metric: str) -> float:
-    value = counted_row(result).get(f"val_{metric}")
+    value = pieces.counted_row(result).get(f"val_{metric}")
     return math.nan if value is None else float(value)
 
 
