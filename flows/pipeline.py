@@ -116,7 +116,8 @@ def sweep(session: Session, prepared: Stage, record: Record, only: str | None) -
         log_search(record, searched)
         session.use(sweeping.chosen(session, searched))
         log_chosen(record, spec)
-    if cv is not None and only != "search" and not (spec is not None and spec.cv and only is None):
+    scored = spec is not None and spec.cv and only is None  # the search has the folds' scores
+    if cv is not None and only != "search" and (cv.predictions or not scored):
         validated = run_stage(sweeping.cross_validate, session, prepared)
         done.append(validated)
         log_folds(record, validated)

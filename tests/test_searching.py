@@ -495,3 +495,15 @@ def wait_for_results(storage: Path, number: int) -> None:
     while len(finished(storage)) < number:
         assert time.monotonic() < give_up
         time.sleep(0.005)
+
+
+def test_a_setting_that_a_training_refuses_is_a_failed_trial(project: Project) -> None:
+    """`check` tries listed values and ends of ranges; between them a training may take less."""
+    space = {"train.micro_batch_rows": [4, 16]}
+    train = {**PIPELINE["train"], "virtual_ranks": 4}  # of 32 rows: slices of 8
+    told: list[Json] = []
+    found, rows = project.search({"method": "grid", "space": space}, 1, told.append, train=train)
+    assert [row["status"] for row in rows] == ["failed", "done"]
+    assert "more than micro_batch_rows 4" in rows[0]["reason"]
+    assert found.value["best"]["number"] == 1
+    assert [event["number"] for event in told] == [0, 1]

@@ -10,36 +10,11 @@ from typing import Any
 import pytest
 
 from ddlflow.errors import CheckpointError
-from ddlflow.sweep.task import (
-    Asynchronous,
-    CutTask,
-    PieceTask,
-    Where,
-    apart,
-    cut_members,
-    member_of,
-    plain,
-    train_piece,
-)
+from ddlflow.sweep.place import Where, member_of, plain
+from ddlflow.sweep.task import Asynchronous, PieceTask, apart, train_piece
 
 Json = dict[str, Any]
 EPOCHS = 4
-NET = """\
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self, num_features, width):
-        super().__init__()
-        if width == 5:
-            raise ValueError("no five")
-        self.width = width
-        self.out = nn.Linear(num_features, 1)
-
-    def forward(self, x):
-        if self.width == 7:
-            raise ValueError("no seven")
-        return self.out(x).squeeze(1)
-"""
 
 
 @pytest.fixture
@@ -227,47 +202,3 @@ def test_a_score_that_is_none_ends_it(
     (found,) = train_piece(replace(piece("0"), alone=rule))
     assert (found["status"], len(found["history"])) == ("pruned", 1)
     assert found["history"][0]["val_auroc"] is None
-
-
-# ---- cutting ------------------------------------------------------------------------------
-
-
-def test_members_are_cut_into_pieces_for_all_workers(
-    ground: Callable[..., Any], where: Where
-) -> None:
-    members = tuple(plain(ground().member(str(k))) for k in range(6))
-    apart_ = cut_members(CutTask(where, members, "never", 2))
-    assert [(p["ids"], p["fused"]) for p in apart_] == [([str(k)], False) for k in range(6)]
-    assert {p["why"] for p in apart_} == {"sweep.fuse is never"}
-    fused = cut_members(CutTask(where, members, "always", 2))
-    assert len(fused) >= 2
-    assert all(p["fused"] for p in fused)
-    assert sorted(id_ for p in fused for id_ in p["ids"]) == [str(k) for k in range(6)]
-
-
-def test_a_model_that_cannot_be_made_or_measured_spoils_no_other(
-    ground: Callable[..., Any], where: Where, tmp_path: Path
-) -> None:
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "net.py").write_text(NET)
-    there = replace(where, code=str(tmp_path / "code"))
-    members = tuple(
-        plain(ground().member(str(width), model={"use": "net:Net", "width": width}))
-        for width in (3, 5, 7)
-    )
-    pieces = {p["ids"][0]: p for p in cut_members(CutTask(there, members, "auto", 1))}
-    assert pieces.keys() == {"3", "5", "7"}
-    assert pieces["5"]["why"].startswith("its model cannot be made: net:Net(")
-    assert not pieces["7"]["fused"]
-    found = {}
-    for values in members:
-        task = PieceTask(there, str(tmp_path / values["id"]), 0, (values,), False, "", driver="d")
-        (found[values["id"]],) = train_piece(task)
-    assert {id_: one["status"] for id_, one in found.items()} == {
-        "3": "done",
-        "5": "failed",
-        "7": "failed",
-    }
-    assert "raised ValueError: no five (" in found["5"]["reason"]
-    assert found["7"]["reason"].startswith("ValueError: no seven (")
-    assert found["7"]["reason"].endswith("net.py:13)")
