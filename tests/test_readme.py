@@ -79,8 +79,8 @@ def test_every_command_of_the_table_is_there() -> None:
     said = subprocess.run(
         [sys.executable, "-m", "ddlflow", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    commands = set(re.findall(r"^\| `ddlflow (\w+)", README, re.MULTILINE))
-    shown = set(re.findall(r"^  (\w+) ", said.partition("Commands:")[2], re.MULTILINE))
+    commands = set(re.findall(r"^\| `ddlflow ([\w-]+)", README, re.MULTILINE))
+    shown = set(re.findall(r"^  ([\w-]+) ", said.partition("Commands:")[2], re.MULTILINE))
     assert commands == shown
 
 
