@@ -83,6 +83,7 @@ def test_search_then_run_then_cross_validate(project: Path) -> None:
     assert names(whole) == [
         ("prepare", True),
         ("search", True),
+        ("cross_validate", False),  # the best setting's out-of-fold predictions
         ("train", False),
         ("evaluate", False),
         ("infer", False),
