@@ -73,7 +73,7 @@ def run(
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
-    """Run a pipeline: prepare, train, evaluate, infer; tracked in MLflow, shown in Prefect."""
+    """Run a pipeline: prepare, search if asked, train, evaluate, infer; MLflow and Prefect know."""
     from ddlflow.commands import run as run_pipeline
 
     with stdout_for_result(as_json):

@@ -86,7 +86,7 @@ def _check_asked(plan: Plan, only: str | None) -> None:
     section, example = examples[only]
     if getattr(plan.pipeline, section) is None:
         raise SpecError(
-            f"{shown(plan.pipeline_path)} has no section {section}. Add one, such as {example}"
+            f"{shown(plan.pipeline_path)} has no section {section}. Add one (such as {example})."
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ddlflow.errors import SpecError
-from ddlflow.record import PACKAGES
+from ddlflow.installed import PACKAGES
 from ddlflow.session import hashed
 from ddlflow.spec.load import load_site
 from ddlflow.storage import storage_of

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 import ddlflow
-from ddlflow.record import flat, machine, versions
+from ddlflow.installed import machine, versions
+from ddlflow.record import flat
 from ddlflow.session import Session, Stage
 from ddlflow.spec.load import Plan
 from ddlflow.tracking.read import Reader, Recorded

@@ -104,7 +104,7 @@ def _show_swept(screen: Any, result: dict[str, Any]) -> None:
         best.sort(key=lambda row: (sign * row["score"], row["number"]))
         screen.table(
             "",
-            ["trial", found["metric"], "+-", *names],
+            ["trial", found["metric"], "+-", *_short(names)],
             [
                 [
                     str(row["number"]),
@@ -127,6 +127,12 @@ def _show_swept(screen: Any, result: dict[str, Any]) -> None:
                 for name, v in scores.items()
             ],
         )
+
+
+def _short(names: list[str]) -> list[str]:
+    """Dotted names by their last part, where that tells them apart."""
+    ends = [name.rpartition(".")[2] for name in names]
+    return [end if ends.count(end) == 1 else name for name, end in zip(names, ends, strict=True)]
 
 
 def _cell(value: Any) -> str:

@@ -10,6 +10,7 @@ So a sweep that was stopped goes on where it was: the same members in the same p
 done is read and not trained again.
 """
 
+import math
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,17 +21,10 @@ from ddlflow.data.storage import load_json, save_json
 from ddlflow.errors import EngineError
 from ddlflow.session import Session
 from ddlflow.spec.search import Sweep
+from ddlflow.sweep.cutting import CutTask, cut_members
 from ddlflow.sweep.member import Member
-from ddlflow.sweep.task import (
-    Asynchronous,
-    CutTask,
-    PieceTask,
-    Where,
-    apart,
-    cut_members,
-    plain,
-    train_piece,
-)
+from ddlflow.sweep.place import Where, plain
+from ddlflow.sweep.task import Asynchronous, PieceTask, apart, train_piece
 
 Json = dict[str, Any]
 OnResults = Callable[[list[Json]], None]
@@ -75,8 +69,6 @@ def cut(
         try:
             (pieces,) = session.engine.map(cut_members, [task])
         except EngineError:
-            if sweep.fuse == "always":
-                raise
             # Trying the models ended its worker each time: the one that does so will fail alone.
             why = "the worker that measured them died"
             pieces = [{"ids": [member.id], "fused": False, "why": why} for member in members]
@@ -177,3 +169,28 @@ def forget_failed(folder: Path) -> None:
     for path in folder.rglob("end.json"):
         if any(result["status"] == "failed" for result in load_json(path)["results"]):
             path.unlink()
+
+
+def counted_row(result: Json) -> Json:
+    """The epoch that counts: the best with early stopping, else the last."""
+    history = result["history"]
+    if not history:
+        return {}
+    row: Json = history[(result["best_epoch"] or len(history)) - 1]
+    return row
+
+
+def score_of(result: Json, metric: str) -> float:
+    """Of the epoch that counts; NaN where there is none."""
+    value = counted_row(result).get(f"val_{metric}")
+    return math.nan if value is None else float(value)
+
+
+def curve_of(found: Sequence[Json], metric: str) -> tuple[tuple[int, float], ...]:
+    """After each epoch that all have: the mean over the folds."""
+    curve = []
+    for epoch, at in enumerate(zip(*(one["history"] for one in found), strict=False), 1):
+        values = [row.get(f"val_{metric}") for row in at]
+        known = [math.nan if value is None else value for value in values]
+        curve.append((epoch, sum(known) / len(known)))
+    return tuple(curve)

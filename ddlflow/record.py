@@ -3,25 +3,22 @@
 import json
 import os
 import platform
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import ddlflow
+from ddlflow.installed import git_commit, machine, requirements, versions
 from ddlflow.session import Session, Stage
 from ddlflow.spec import code
 from ddlflow.stages import key_of
 from ddlflow.storage import write_json
 from ddlflow.tracking.run import Run
 
-PACKAGES = ("torch", "numpy", "pyarrow", "dask", "distributed", "prefect", "mlflow", "torchmetrics")
 EXAMPLE_ROWS = 5
 
 
@@ -220,52 +217,6 @@ def redacted_site(session: Session) -> dict[str, Any]:
     values = session.plan.site.model_dump(mode="json")
     values["tracking"]["uri"] = redacted(values["tracking"]["uri"])
     return values
-
-
-def versions() -> dict[str, str]:
-    """The installed versions of what a result depends on."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def machine() -> str:
-    """The processor's class: two of one class give the same last bits."""
-    import torch
-
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-
-
-def requirements() -> list[str]:
-    """What serving a model needs, pinned to what trained it."""
-    installed = versions()
-    needed = [
-        f"{name}=={installed[name]}" for name in ("torch", "numpy", "pyarrow") if name in installed
-    ]
-    return [f"ddlflow=={ddlflow.__version__}", *needed]
-
-
-def git_commit(folder: Path) -> str:
-    """The commit of a folder, with ``+`` behind it if files differ; empty if there is none."""
-    git = shutil.which("git")
-    if git is None:
-        return ""
-    found = []
-    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
-        done = subprocess.run(
-            [git, "-C", str(folder.resolve()), *command],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            return ""
-        found.append(done.stdout.strip())
-    return found[0] + ("+" if found[1] else "")
 
 
 def rows_per_s(trained: Stage) -> float:

@@ -1,6 +1,5 @@
 """A search under way: trials are asked for, trained rung by rung, and told to the sampler."""
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,15 +9,16 @@ from typing import Any
 
 from ddlflow import pieces
 from ddlflow.data.storage import load_json, save_json
-from ddlflow.errors import TrainingError
+from ddlflow.errors import SpecError, TrainingError
 from ddlflow.launch import Tell
 from ddlflow.session import Session, Stage
 from ddlflow.sweep.halving import Better, Group, groups, keep
 from ddlflow.sweep.member import Member
+from ddlflow.sweep.place import Where
 from ddlflow.sweep.sampler import Trial, sampler_of
 from ddlflow.sweep.space import metric_of, settings
 from ddlflow.sweep.table import Outcome, best, rows
-from ddlflow.sweep.task import Asynchronous, PieceTask, Where
+from ddlflow.sweep.task import Asynchronous, PieceTask
 
 Json = dict[str, Any]
 Key = tuple[int, str]  # (repeat of the folds, member): a training
@@ -67,7 +67,7 @@ class Searching:
             if not self._in_time() and not self._folder(group).exists():
                 break
             trials = sampler.ask(group.size)
-            self._group(group, trials, metric, better)
+            self._group(group, [t for t in trials if self._is_allowed(t)], metric, better)
             for trial in trials:
                 found = self.outcomes.get(trial.number)
                 if found is None:
@@ -93,6 +93,18 @@ class Searching:
             "fused": self.fused,
             "search_seconds": self._elapsed(),
         }
+
+    def _is_allowed(self, trial: Trial) -> bool:
+        """Whether a training takes the values: between a range's ends it may take less."""
+        try:
+            settings(self.session.plan.pipeline, trial.values)
+        except SpecError as error:
+            refused = Outcome(trial.number, trial.values, "failed", reason=str(error))
+            self.outcomes[trial.number] = refused
+            (row,) = rows([refused])
+            self.tell({"event": "trial", **row})
+            return False
+        return True
 
     def _group(self, group: Group, trials: Sequence[Trial], metric: str, better: Better) -> None:
         """Trains a group of trials, rung by rung; those that end become outcomes."""
@@ -216,12 +228,12 @@ class Searching:
             number=trial.number,
             values=trial.values,
             status="failed" if failed else "done" if is_done else "pruned",
-            scores=() if failed else tuple(_score(one, metric) for one in found),
+            scores=() if failed else tuple(pieces.score_of(one, metric) for one in found),
             seconds=sum(one["seconds"] for one in found),
             epochs=max(len(one["history"]) for one in found),
             reason=failed[0]["reason"] if failed else None,
             ended_s=self._elapsed(),
-            curve=() if failed else _curve(found, metric),
+            curve=() if failed else pieces.curve_of(found, metric),
         )
 
     def _members(self, trials: Sequence[Trial], stage: Stage) -> list[Member]:
@@ -280,27 +292,3 @@ def _trial_of(member: str) -> int:
 
 def _trials_of(task: PieceTask) -> set[int]:
     return {_trial_of(values["id"]) for values in task.members}
-
-
-def counted_row(result: Json) -> Json:
-    """The epoch that counts: the best with early stopping, else the last."""
-    history = result["history"]
-    if not history:
-        return {}
-    row: Json = history[(result["best_epoch"] or len(history)) - 1]
-    return row
-
-
-def _score(result: Json, metric: str) -> float:
-    value = counted_row(result).get(f"val_{metric}")
-    return math.nan if value is None else float(value)
-
-
-def _curve(found: Sequence[Json], metric: str) -> tuple[tuple[int, float], ...]:
-    """After each epoch that all have: the mean over the folds."""
-    curve = []
-    for epoch, at in enumerate(zip(*(one["history"] for one in found), strict=False), 1):
-        values = [row.get(f"val_{metric}") for row in at]
-        known = [math.nan if value is None else value for value in values]
-        curve.append((epoch, sum(known) / len(known)))
-    return tuple(curve)

@@ -9,15 +9,15 @@ from ddlflow import pieces, stages
 from ddlflow.data.storage import load_json
 from ddlflow.errors import TrainingError
 from ddlflow.launch import Tell
-from ddlflow.searching import TABLE, Searching, counted_row
+from ddlflow.searching import TABLE, Searching
 from ddlflow.session import Session, Stage
 from ddlflow.spec import code
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.storage import write_json
 from ddlflow.sweep.member import Member
+from ddlflow.sweep.place import Where
 from ddlflow.sweep.space import settings
 from ddlflow.sweep.table import spread
-from ddlflow.sweep.task import Where
 
 Json = dict[str, Any]
 VERSION = {"cross_validate": 1, "search": 1}
@@ -131,7 +131,7 @@ def _where(session: Session, data: Sequence[Stage], folder: Path) -> list[Where]
 
 
 def _fold_of(result: Json) -> Json:
-    row = counted_row(result)
+    row = pieces.counted_row(result)
     return {
         "fold": int(result["id"]),
         "status": result["status"],

@@ -4,11 +4,16 @@ Run it with ``ddlflow run NAME``, or deploy it: ``prefect deploy flows/pipeline.
 Tasks pass small manifests, never data. A stage whose work stands shows as Cached.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any, Literal
 
 from prefect import flow, tags, task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import (
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
@@ -25,13 +30,16 @@ from prefect.states import Completed, Crashed, State
 from ddlflow import stages, sweeping
 from ddlflow.check import precheck
 from ddlflow.errors import DdlflowError
+from ddlflow.launch import Tell
 from ddlflow.record import Record, recorded, summary, sweep_summary
 from ddlflow.report.screen import Screen
 from ddlflow.session import Session, Stage
 from ddlflow.spec.load import load
+from ddlflow.sweep.sampler import total_trials
 from ddlflow.trials import log_chosen, log_folds, log_search, trials
 
 SHOWN_TRIALS = 500  # in Prefect's table; MLflow has all
+PROGRESS_EVERY_S = 2.0
 
 
 def run_stage(stage: Callable[..., Stage], *inputs: Any) -> Stage:
@@ -102,16 +110,34 @@ def sweep(session: Session, prepared: Stage, record: Record, only: str | None) -
     done = []
     if spec is not None and only != "cross_validate":
         with trials(record) as tell:
-            searched = run_stage(sweeping.search, session, prepared, tell)
+            shown = progress(total_trials(spec), tell)
+            searched = run_stage(sweeping.search, session, prepared, shown)
         done.append(searched)
         log_search(record, searched)
         session.use(sweeping.chosen(session, searched))
         log_chosen(record, spec)
-    if cv is not None and only != "search" and not (spec is not None and spec.cv and only is None):
+    scored = spec is not None and spec.cv and only is None  # the search has the folds' scores
+    if cv is not None and only != "search" and (cv.predictions or not scored):
         validated = run_stage(sweeping.cross_validate, session, prepared)
         done.append(validated)
         log_folds(record, validated)
     return done
+
+
+def progress(total: int, tell: Tell) -> Tell:
+    """Passes trials on, and moves a bar on the flow run's page as they end."""
+    bar = create_progress_artifact(0.0, key="search", description=f"{total} trials")
+    done, told = 0, time.monotonic()
+
+    def told_too(event: dict[str, Any]) -> None:
+        nonlocal done, told
+        tell(event)
+        done += 1
+        if done == total or time.monotonic() - told >= PROGRESS_EVERY_S:
+            told = time.monotonic()
+            update_progress_artifact(bar, 100 * done / total)
+
+    return told_too
 
 
 def publish(result: dict[str, Any]) -> None:

@@ -98,9 +98,9 @@ def refused(
 
     monkeypatch.setattr(commands, "load_flow", no_flow)
 
-    def run(*arguments: str) -> list[str]:
+    def run(*arguments: str, command: str = "run") -> list[str]:
         before = tree()
-        monkeypatch.setattr(sys, "argv", ["ddlflow", "run", "p", *arguments])
+        monkeypatch.setattr(sys, "argv", ["ddlflow", command, "p", *arguments])
         with pytest.raises(SystemExit) as exited:
             cli.main()
         out, err = capfd.readouterr()
@@ -189,6 +189,35 @@ def test_a_wrong_file(write: Write, refused: Refused, text: str | None, said: st
     else:
         Path("pipelines/p.yaml").write_text(text)
     assert the_line(refused()).startswith(said)
+
+
+LR = "train.optimizer.lr"
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ({"space": {"train.optimiser.lr": [0.1]}}, "Did you mean 'optimizer'?"),
+        ({"space": {LR: []}}, "the list of values is empty"),
+        ({"space": {LR: {"uniform": [0.2, 0.1]}}}, "Write the lower number first: [0.1, 0.2]"),
+        ({"space": {LR: {"uniform": [0, 1]}}}, f"and {LR} is a range without end."),
+        ({"space": {LR: [0.1]}, "metric": "r2"}, "'r2', which objective binary does not have."),
+        ({"space": {LR: [0.1]}, "cv": True}, "search.cv is true, and the pipeline has no folds."),
+    ],
+)
+def test_a_search_that_cannot_be(
+    write: Write, refused: Refused, search: dict[str, Any], said: str
+) -> None:
+    write(search={"method": "grid", **search})
+    assert said in the_line(refused(command="search"))
+
+
+def test_a_command_whose_section_is_missing(write: Write, refused: Refused) -> None:
+    write()
+    said = the_line(refused("--json", command="search"))
+    assert said.startswith("pipelines/p.yaml has no section search. Add one (such as search: {")
+    said = the_line(refused(command="cross-validate"))
+    assert said == "pipelines/p.yaml has no section cv. Add one (such as cv: {folds: 5})."
 
 
 def test_no_such_site(write: Write, refused: Refused) -> None:

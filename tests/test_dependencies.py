@@ -21,6 +21,7 @@ BROUGHT_BY = {
     "pydantic_core": "pydantic",
     "sqlalchemy": "mlflow",  # the errors that MLflow's own store raises
 }
+PEERS = ROOT / "benchmarks" / "peers"  # in an environment of their own, by their requirements.txt
 # Folder -> extras that whoever runs it has installed.
 FOLDERS = {
     "ddlflow": {"gpu", "spark"},  # each imported in its own engine's file alone
@@ -41,7 +42,7 @@ def asked_for(extras: set[str]) -> dict[str, Requirement]:
 def third_party(folder: Path) -> Iterator[tuple[str, Path]]:
     """Top-level modules that a folder imports from elsewhere, with the file."""
     own = {"ddlflow", "flows", "tests", "benchmarks"}
-    files = sorted(folder.rglob("*.py"))
+    files = [file for file in sorted(folder.rglob("*.py")) if file.parent != PEERS]
     own |= {file.stem for file in files} | {file.parent.name for file in files}
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):

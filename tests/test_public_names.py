@@ -30,7 +30,7 @@ def test_signatures() -> None:
     parameters = {
         name: list(inspect.signature(getattr(ddlflow, name)).parameters) for name in ddlflow.__all__
     }
-    assert parameters["run"] == ["pipeline", "on", "set", "fresh"]
+    assert parameters["run"] == ["pipeline", "on", "set", "fresh", "only"]
     assert parameters["predict"] == ["model", "source", "out", "on", "keys", "set", "fresh"]
     assert parameters["load_model"] == ["folder"]
 

@@ -1,8 +1,8 @@
-"""What an engine's worker does for a sweep: cut members into pieces, and train a piece.
+"""What an engine's worker does for a sweep: train a piece.
 
-Both are plain functions of small values, called on whatever worker is free. All that a piece made
-stands in a folder of its own: a piece whose worker died goes on there from its last epoch, and one
-that is done is not done again.
+A plain function of small values, called on whatever worker is free. All that a piece made stands
+in a folder of its own: a piece whose worker died goes on there from its last epoch, and one that
+is done is not done again.
 """
 
 import gc
@@ -16,64 +16,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import TypeAdapter
 
-from ddlflow.data.manifest import Manifest
 from ddlflow.data.storage import load_json, save_json
 from ddlflow.errors import CheckpointError, DdlflowError
 from ddlflow.models.user import one_line
-from ddlflow.spec.pipeline import Model, Train
 from ddlflow.sweep.halving import Better, goes_on
 from ddlflow.sweep.held_out import write_predictions
-from ddlflow.sweep.member import FoldRows, Member, Prepared, Result, first_net, whole
-from ddlflow.sweep.plan import Fuse, plan_stacks
-from ddlflow.sweep.run import SAVE_EVERY_S, Piece, cut, start
+from ddlflow.sweep.member import Prepared, Result
+from ddlflow.sweep.place import Where, member_of, prepared_at
+from ddlflow.sweep.run import SAVE_EVERY_S, Piece, start
 from ddlflow.sweep.trained import Trained
 from ddlflow.train import checkpoint
-from ddlflow.train.training import standardisation_by
 
 Json = dict[str, Any]
-Device = Literal["cpu", "cuda"]
 # The engine gives a task to four workers, one after the other, where they die of it. The last one
 # only says so: a piece that kills its workers must not end the sweep.
 TRIES = 3
+STACK_TRIES = 2  # then its members are tried apart: one of them may do it, or all are too large
 APART = "apart.json"  # in the folder of a stack that failed, and why
-_MODEL: TypeAdapter[Model] = TypeAdapter(Model)
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Where a sweep trains.
-
-    Attributes:
-        dataset: the folder of the manifest.
-        code: the folder of the user's modules, or None.
-        device: the kind of device.
-        threads: of one piece.
-    """
-
-    dataset: str
-    code: str | None
-    device: Device
-    threads: int
-
-
-@dataclass(frozen=True, slots=True)
-class CutTask:
-    """Members to be cut into pieces.
-
-    Attributes:
-        where: they are trained.
-        members: as `plain` gives them.
-        fuse: the pipeline's ``sweep.fuse``.
-        at_least: pieces to have if there are members for so many: the workers.
-    """
-
-    where: Where
-    members: tuple[Json, ...]
-    fuse: Fuse
-    at_least: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,73 +87,6 @@ class PieceTask:
     driver: str = ""
 
 
-def plain(member: Member) -> Json:
-    """A member as JSON values."""
-    return {
-        "id": member.id,
-        "model": member.model.model_dump(mode="json"),
-        "train": member.train.model_dump(mode="json"),
-        "fold": member.fold,
-    }
-
-
-def member_of(values: Json) -> Member:
-    """The inverse of `plain`."""
-    return Member(
-        values["id"],
-        _MODEL.validate_python(values["model"]),
-        Train.model_validate(values["train"]),
-        values["fold"],
-    )
-
-
-def cut_members(task: CutTask) -> list[Json]:
-    """Cuts members into pieces; measured where they will be trained.
-
-    A member whose model cannot be made gets a piece of its own: it will fail there, alone.
-
-    Returns:
-        Of each piece ``ids``, ``fused`` and ``why``.
-
-    Raises:
-        SpecError: see ``plan_stacks``.
-    """
-    torch.set_num_threads(task.where.threads)
-    members = [member_of(values) for values in task.members]
-    prepared = _prepared(task.where, members, 0)
-    pieces: list[Piece] = []
-    try:
-        planned = plan_stacks(members, prepared, fuse=task.fuse)
-    except Exception:
-        pieces = list(_unmade(members, prepared))
-        bad = {piece.members[0].id for piece in pieces}
-        if not bad:
-            raise
-        sound = [member for member in members if member.id not in bad]
-        planned = plan_stacks(sound, prepared, fuse=task.fuse)
-    for group in planned:
-        pieces += cut(group, prepared, fuse=task.fuse, at_least=task.at_least)
-    return [
-        {"ids": [m.id for m in piece.members], "fused": piece.fused, "why": piece.why}
-        for piece in pieces
-    ]
-
-
-def _unmade(members: Iterable[Member], prepared: Prepared) -> Iterable[Piece]:
-    """The members whose models cannot be made, each a piece."""
-    known: dict[str, str] = {}
-    for member in members:
-        key = member.model.model_dump_json()
-        if key not in known:
-            known[key] = ""
-            try:
-                first_net(member.model, member.train, prepared)
-            except Exception as error:
-                known[key] = f"its model cannot be made: {_reason(error)}"
-        if known[key]:
-            yield Piece((member,), False, known[key])
-
-
 def train_piece(task: PieceTask) -> list[Json]:
     """Trains a piece to its end, or to a rung; from where it stands, if it was begun.
 
@@ -207,7 +101,8 @@ def train_piece(task: PieceTask) -> list[Json]:
     folder = Path(task.folder)
     end = folder / "end.json"
     rung = end if task.until is None else folder / f"epoch-{task.until}.json"
-    known = load_json(end) or load_json(rung)
+    # The rung's own first: a search that goes on decides by what it decided by before.
+    known = load_json(rung) or load_json(end)
     if known:
         return list(known["results"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -215,10 +110,11 @@ def train_piece(task: PieceTask) -> list[Json]:
     if apart:
         return [_failed(values["id"], apart["why"], "apart") for values in task.members]
     tries = folder / f"{rung.stem}.tries"
-    if _count(tries, task.driver) <= TRIES:
+    allowed = TRIES if len(task.members) == 1 else STACK_TRIES
+    if _count(tries, task.driver) <= allowed:
         results = _sound(_trained(task))
     else:
-        reason = f"Its worker died {TRIES} times while it was trained: out of memory?"
+        reason = f"Its worker died {allowed} times while it was trained: out of memory?"
         results = _all_failed(task, reason)
     if not any(result["status"] == "apart" for result in results):
         is_over = all(result["status"] != "going" for result in results)
@@ -244,7 +140,7 @@ def _free() -> None:
 def _trained(task: PieceTask) -> list[Json]:
     torch.set_num_threads(task.where.threads)
     members = tuple(member_of(values) for values in task.members)
-    prepared = _prepared(task.where, members, task.number)
+    prepared = prepared_at(task.where, members, task.number)
     torch.set_flush_denormal(task.fused)  # numbers too small to matter take many times as long
     try:
         return _to_rung(task, Piece(members, task.fused, task.why), prepared, Path(task.folder))
@@ -252,7 +148,7 @@ def _trained(task: PieceTask) -> list[Json]:
         raise
     except Exception as error:
         log.warning("%s failed", ", ".join(m.id for m in members), exc_info=True)
-        return _all_failed(task, _reason(error))
+        return _all_failed(task, reason_of(error))
     finally:
         torch.set_flush_denormal(False)
 
@@ -329,34 +225,6 @@ def _decide(trained: Trained, rule: Asynchronous) -> None:
             trained.drop([id_], f"it was not among the best at epoch {trained.epoch}")
 
 
-def _prepared(where: Where, members: Iterable[Member], number: int) -> Prepared:
-    folder = Path(where.dataset)
-    manifest = Manifest.load(folder)
-    device = torch.device("cpu")
-    if where.device == "cuda":
-        device = torch.device("cuda", number % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-    folds = {member.fold for member in members}
-    return Prepared(
-        folder=folder,
-        manifest=manifest,
-        folds={fold: _rows_of(folder, manifest, fold) for fold in folds},
-        code=Path(where.code) if where.code else None,
-        device=device,
-    )
-
-
-def _rows_of(folder: Path, manifest: Manifest, fold: int | None) -> FoldRows:
-    if fold is None:
-        return whole(folder, manifest)
-    train, validation = manifest.shards_of_fold(fold)
-    return FoldRows(
-        train=tuple(folder / shard.path for shard in train),
-        validation=tuple(folder / shard.path for shard in validation),
-        standardisation=standardisation_by(manifest, manifest.fold_statistics(fold)),
-    )
-
-
 def _plain_result(result: Result) -> Json:
     values = result.to_plain()
     del values["tensors"]
@@ -377,7 +245,7 @@ def _sound(results: list[Json]) -> list[Json]:
     ]
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Ours are sentences; others' are told by their type, and their place in the user's code."""
     text = str(error) if isinstance(error, DdlflowError) else one_line(error)
     return " ".join(text.split())[:500]

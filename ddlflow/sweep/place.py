@@ -1,0 +1,84 @@
+"""Where an engine's worker trains for a sweep, and members as values that travel there."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import TypeAdapter
+
+from ddlflow.data.manifest import Manifest
+from ddlflow.spec.pipeline import Model, Train
+from ddlflow.sweep.member import FoldRows, Member, Prepared, whole
+from ddlflow.train.training import standardisation_by
+
+Json = dict[str, Any]
+Device = Literal["cpu", "cuda"]
+_MODEL: TypeAdapter[Model] = TypeAdapter(Model)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a sweep trains.
+
+    Attributes:
+        dataset: the folder of the manifest.
+        code: the folder of the user's modules, or None.
+        device: the kind of device.
+        threads: of one piece.
+    """
+
+    dataset: str
+    code: str | None
+    device: Device
+    threads: int
+
+
+def plain(member: Member) -> Json:
+    """A member as JSON values."""
+    return {
+        "id": member.id,
+        "model": member.model.model_dump(mode="json"),
+        "train": member.train.model_dump(mode="json"),
+        "fold": member.fold,
+    }
+
+
+def member_of(values: Json) -> Member:
+    """The inverse of `plain`."""
+    return Member(
+        values["id"],
+        _MODEL.validate_python(values["model"]),
+        Train.model_validate(values["train"]),
+        values["fold"],
+    )
+
+
+def prepared_at(where: Where, members: Iterable[Member], number: int) -> Prepared:
+    """The data set of these members, on this worker; its GPU goes by a piece's number."""
+    folder = Path(where.dataset)
+    manifest = Manifest.load(folder)
+    device = torch.device("cpu")
+    if where.device == "cuda":
+        device = torch.device("cuda", number % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    folds = {member.fold for member in members}
+    return Prepared(
+        folder=folder,
+        manifest=manifest,
+        folds={fold: _rows_of(folder, manifest, fold) for fold in folds},
+        code=Path(where.code) if where.code else None,
+        device=device,
+    )
+
+
+def _rows_of(folder: Path, manifest: Manifest, fold: int | None) -> FoldRows:
+    if fold is None:
+        return whole(folder, manifest)
+    train, validation = manifest.shards_of_fold(fold)
+    return FoldRows(
+        train=tuple(folder / shard.path for shard in train),
+        validation=tuple(folder / shard.path for shard in validation),
+        standardisation=standardisation_by(manifest, manifest.fold_statistics(fold)),
+    )
