@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddlflow.cli_options import Changes, Fresh, Json, On, PipelineName
 from ddlflow.cli_runs import add_to as add_runs_to
 from ddlflow.cli_sweeps import add_to as add_sweeps_to
-from ddlflow.output import print_json, say_error, show_run, stdout_for_result
+from ddlflow.output import print_json, say_error, show_findings, show_run, stdout_for_result
 
 if TYPE_CHECKING:  # pydantic would double the time of --help
     from ddlflow.spec.pipeline import MadeName
@@ -30,19 +31,9 @@ app.add_typer(data, name="data")
 add_runs_to(app)
 add_sweeps_to(app)
 
-PipelineName = Annotated[str, typer.Argument(help="A name in pipelines/, a YAML file or a folder.")]
-On = Annotated[str, typer.Option("--on", help="The site: a name in conf/, or a YAML file.")]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value, such as train.epochs=3."),
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object; all else goes to standard error.")
-]
 Rows = Annotated[int, typer.Option("--rows", min=1, help="How many rows.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the Parquet files.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Another seed, other rows.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Do again what was done before.")]
 
 
 def _version(wanted: bool) -> None:
@@ -100,9 +91,7 @@ def check(
     if as_json:
         print_json({"ok": bad == 0, "findings": [asdict(finding) for finding in findings]})
     else:
-        signs = {"ok": "ok   ", "note": "note ", "error": "ERROR"}
-        for finding in findings:
-            typer.echo(f"{signs[finding.level]} {finding.what}: {finding.text}")
+        show_findings(findings)
         wrong = "1 error" if bad == 1 else f"{bad} errors"
         site = [] if on == "local" else ["--on", on]
         same = [pipeline, *site, *(part for change in changes or [] for part in ("--set", change))]

@@ -7,18 +7,15 @@ from typing import Annotated
 
 import typer
 
-from ddlflow.output import print_json, stdout_for_result
+from ddlflow.cli_options import Json, On
+from ddlflow.output import print_json, show_findings, stdout_for_result
 
 WIDTH, BEFORE = 24, 6  # characters of a table's cell; of what is equal before a difference
 ALL_DIGITS = 17  # of a 64-bit number
 RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="MLflow's id of a run.")]
-On = Annotated[str, typer.Option("--on", help="The site: a name in conf/, or a YAML file.")]
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a recorded value; it is named."),
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object; all else goes to standard error.")
 ]
 
 
@@ -145,9 +142,7 @@ def doctor(
     if as_json:
         print_json({"ok": bad == 0, "findings": [asdict(finding) for finding in findings]})
     else:
-        signs = {"ok": "ok   ", "note": "note ", "error": "ERROR"}
-        for finding in findings:
-            typer.echo(f"{signs[finding.level]} {finding.what}: {finding.text}")
+        show_findings(findings)
     raise typer.Exit(1 if bad else 0)
 
 

@@ -1,21 +1,11 @@
 """Commands that train many times: search and cross-validate."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import typer
 
+from ddlflow.cli_options import Changes, Fresh, Json, On, PipelineName
 from ddlflow.output import print_json, show_sweep, stdout_for_result
-
-PipelineName = Annotated[str, typer.Argument(help="A name in pipelines/, a YAML file or a folder.")]
-On = Annotated[str, typer.Option("--on", help="The site: a name in conf/, or a YAML file.")]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value, such as cv.folds=10."),
-]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Do again what was done before.")]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object; all else goes to standard error.")
-]
 
 
 def add_to(app: typer.Typer) -> None:

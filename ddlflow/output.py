@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
@@ -44,6 +44,13 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     return [_finite(inner) for inner in value] if isinstance(value, list) else value
+
+
+def show_findings(findings: Sequence[Any]) -> None:
+    """A line for each thing that was looked at (``ddlflow.check.finding``)."""
+    signs = {"ok": "ok   ", "note": "note ", "error": "ERROR"}
+    for finding in findings:
+        typer.echo(f"{signs[finding.level]} {finding.what}: {finding.text}")
 
 
 def show_run(result: dict[str, Any]) -> None:

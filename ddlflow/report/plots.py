@@ -21,7 +21,7 @@ from ddlflow.report.classification import (
     draw_scores,
 )
 from ddlflow.report.regression import draw_residuals
-from ddlflow.report.style import BLUE, GREEN, GREY, ORANGE, figure, save, shown, style
+from ddlflow.report.style import BLUE, GREEN, GREY, ORANGE, figure, save_all, shown
 
 Kind = Literal["binary", "multiclass", "regression"]
 
@@ -110,12 +110,7 @@ def write_report(
         plots["residuals"] = lambda: draw_residuals(curves, label)
     if histogram is not None:
         plots["feature_histogram"] = lambda: draw_feature(histogram, classes, kind)
-    files = []
-    with style():
-        for name, draw in plots.items():
-            drawn = draw()
-            drawn.suptitle(title, fontsize=12.5, color="#333333")
-            files.append(save(drawn, folder / f"{name}.png"))
+    files = save_all(folder, plots, title)
     files += [folder / "metrics.json", folder / "report.md"]
     numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     files[-2].write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")

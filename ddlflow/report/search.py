@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from ddlflow.report.scales import Scale, varied
 from ddlflow.report.settings import draw_importance, draw_pair, draw_parallel
-from ddlflow.report.style import save, style
+from ddlflow.report.style import save_all
 from ddlflow.report.trials import Better, Rows, done, draw_curves, draw_progress
 from ddlflow.spec.search import Range
 
@@ -53,13 +53,7 @@ def write_search(
         )
     if importances:
         plots["importance"] = lambda: draw_importance(importances)
-    files = []
-    with style():
-        for name, draw in plots.items():
-            drawn = draw()
-            drawn.suptitle(title, fontsize=12.5, color="#333333")
-            files.append(save(drawn, folder / f"{name}.png"))
-    return files
+    return save_all(folder, plots, title)
 
 
 def _two(

@@ -5,7 +5,7 @@ whole process), so drawing needs no display and leaves nothing behind.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,17 @@ def save(drawn: Figure, path: Path) -> Path:
     """Writes a PNG whose bytes depend on the picture alone (no version, no time)."""
     drawn.savefig(path, format="png", metadata={"Software": None})
     return path
+
+
+def save_all(folder: Path, plots: Mapping[str, Callable[[], Figure]], title: str) -> list[Path]:
+    """Draws each plot under one heading into a PNG of its name."""
+    files = []
+    with style():
+        for name, draw in plots.items():
+            drawn = draw()
+            drawn.suptitle(title, fontsize=12.5, color="#333333")
+            files.append(save(drawn, folder / f"{name}.png"))
+    return files
 
 
 def shown(value: float) -> str:
