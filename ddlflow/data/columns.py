@@ -170,19 +170,28 @@ def category_codes(array: pa.Array, category: Category) -> npt.NDArray[np.int32]
     return codes
 
 
+def text_or_whole(array: pa.Array, *, is_text: bool) -> pa.Array:
+    """A column as text or int64; NaN becomes null.
+
+    Raises:
+        pyarrow.ArrowInvalid: a number that is not whole.
+    """
+    array = _plain(array)
+    if is_text:
+        return array if pa.types.is_string(array.type) else array.cast(pa.string())
+    if pa.types.is_floating(array.type):  # pandas turns whole numbers with gaps into floats
+        array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
+    return array.cast(pa.int64())
+
+
 def category_values(array: pa.Array, name: str, kind: str) -> pa.Array:
     """A categorical column as text or int64; NaN becomes null.
 
     Raises:
         DataError: a category of whole numbers holds something else.
     """
-    array = _plain(array)
-    if kind == "text":
-        return array if pa.types.is_string(array.type) else array.cast(pa.string())
-    if pa.types.is_floating(array.type):  # pandas turns whole numbers with gaps into floats
-        array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
     try:
-        return array.cast(pa.int64())
+        return text_or_whole(array, is_text=kind == "text")
     except pa.ArrowInvalid as error:
         raise DataError(
             f"Category {name} holds something else than whole numbers: {error}. "

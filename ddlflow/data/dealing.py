@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ddlflow.data import split
+from ddlflow.data.columns import text_or_whole
 from ddlflow.data.schema import kind_of
 from ddlflow.data.times import ordinals
 from ddlflow.errors import DataError
@@ -143,13 +144,8 @@ def names_of(array: pa.Array, name: str, type_: pa.DataType) -> pa.Array:
     Raises:
         DataError: a number that is not whole.
     """
-    array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
-    if kind_of(type_) != "number":
-        return array if pa.types.is_string(array.type) else array.cast(pa.string())
-    if pa.types.is_floating(array.type):  # pandas turns whole numbers with gaps into floats
-        array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
     try:
-        return array.cast(pa.int64())
+        return text_or_whole(array, is_text=kind_of(type_) != "number")
     except pa.ArrowInvalid as error:
         raise DataError(
             f"cv.by names column {name}, which holds something else than text or whole numbers: "
