@@ -2,9 +2,12 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hosts import OpenHosts, open_hosts
 from hypothesis import HealthCheck, settings
 
 # A busy machine is no error of an example's.
@@ -35,3 +38,10 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("DDLFLOW_REAL_DATA is not set: it names the folder of real data sets")
     return Path(folder)
+
+
+@pytest.fixture
+def hosts() -> Iterator[OpenHosts]:
+    """Opens hosts in this machine, with process numbers, names and mounts of their own."""
+    with ExitStack() as stack:
+        yield lambda *names, network=False: stack.enter_context(open_hosts(*names, network=network))
