@@ -20,7 +20,7 @@ from ddlflow.sweep.space import settings
 from ddlflow.sweep.table import spread
 
 Json = dict[str, Any]
-VERSION = {"cross_validate": 1, "search": 1}
+VERSION = {"cross_validate": 2, "search": 2}
 
 
 def cross_validate(session: Session, prepared: Stage) -> Stage:

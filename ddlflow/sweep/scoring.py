@@ -55,12 +55,12 @@ class Scoring:
                 own.sums.zero_()
                 loss = self._objective.loss_sum(outputs[model], labels)
                 own.update(outputs[model], labels, loss)
-                sums[model].append(own.sums.cpu())
+                sums[model].append(own.sums.clone())  # the next piece zeroes it
         if not sums[0]:
             return [{} for _ in range(models)]
         return [self._computed(own, parts) for own, parts in zip(scores, sums, strict=True)]
 
     def _computed(self, scores: Scores, sums: list[Tensor]) -> dict[str, float]:
-        scores.load(scores.counts.cpu(), torch.stack(sums).sum(0))
+        scores.load(scores.counts.cpu(), torch.stack(sums).cpu().sum(0))
         computed = scores.compute()
         return {name: computed[name] for name in metric_names(self._objective.kind)}

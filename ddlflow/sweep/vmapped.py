@@ -94,6 +94,11 @@ class Vmapped:
         return losses
 
     def outputs(self, inputs: Inputs, out: Tensor) -> None:
+        # Copies: a user's forward pass may change its inputs in place, and validation rows are
+        # held for other stacks and epochs.
+        features = inputs.features[0].clone().expand(inputs.features.shape)
+        categories = None if inputs.categories is None else inputs.categories.clone()
+        inputs = Inputs(inputs.first, inputs.last, features, categories)
         step = Step(inputs.first, inputs.last, [inputs], out, out)
         models = slice(step.first, step.last)
         self._net.eval()

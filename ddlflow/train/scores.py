@@ -75,9 +75,10 @@ class Scores(Protocol):
         ...
 
     def load(self, counts: Tensor, sums: Tensor) -> None:
-        """Takes over a state, such as one that was summed over ranks."""
+        """Takes a copy of a state, such as one that was summed over ranks."""
         self._refuse_misfit(counts, sums)
-        self.counts, self.sums = counts.to(torch.int64), sums.to(torch.float64)
+        self.counts = counts.to(torch.int64, copy=True)
+        self.sums = sums.to(torch.float64, copy=True)
 
     def merge(self, other: "Scores") -> None:
         """Adds another's rows. Merge in a fixed order to get the same last bits of the sums."""
