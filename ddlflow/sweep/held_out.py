@@ -48,7 +48,7 @@ def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, fold
             inputs = (torch.from_numpy(array).to(prepared.device) for array in part.values())
             for name, values in predictions(net(*inputs)).items():
                 # A copy: a model may give a view of its inputs, which the next pass overwrites.
-                found.setdefault(name, []).append(np.array(values.cpu()))
+                found.setdefault(name, []).append(values.cpu().numpy().copy())
     table = _table(found, prepared.manifest.label.classes, member.fold)
     path = folder / f"predictions-{member.fold}.parquet"
     with replacing(path) as temporary:
