@@ -73,6 +73,7 @@ def audit(run_id: str, *, on: str = "local") -> Audit:
     site = load_site(on)
     reader = Reader(site.tracking.uri)
     recorded = reader.run(run_id)
+    run_id = recorded.run_id  # MLflow's, if the name given was an older one
     if recorded.status != "FINISHED" or not reader.has(run_id, "training"):
         raise SpecError(
             f"Run {run_id} is {recorded.status} and has no finished training to audit. Give a run "

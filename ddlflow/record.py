@@ -20,6 +20,7 @@ from ddlflow.storage import write_json
 from ddlflow.tracking.run import Run
 
 EXAMPLE_ROWS = 5
+ID_WAIT_S = 60.0  # for a slow server; one that is away is not waited for
 
 
 class Record:
@@ -28,9 +29,13 @@ class Record:
     def __init__(self, session: Session, run: Run) -> None:
         self.session = session
         self.run = run
-        self.run_id = run.run_id or run.local_id
-        self.folder = session.storage / "runs" / self.run_id
+        self.folder = session.storage / "runs" / (run.run_id or run.local_id)
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def run_id(self) -> str:
+        """What a user is told: MLflow's id, once the server has given one."""
+        return self.run.id_for_people(ID_WAIT_S)
 
     def settings(self, prepared: Stage) -> None:
         """The resolved pipeline and site, versions, commit, seeds and the data's fingerprint."""
@@ -184,7 +189,7 @@ def recorded(session: Session, prepared: Stage) -> Iterator[Record]:
         with open_run(
             plan.site.tracking.uri,
             spool,
-            experiment=plan.pipeline.name,
+            experiment=plan.site.tracking.experiment,
             name=f"{plan.pipeline.name} {time.strftime('%Y-%m-%d %H:%M')}",
             tags={"ddlflow.pipeline": plan.pipeline.name},
             say=session.screen.say,

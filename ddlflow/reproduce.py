@@ -121,13 +121,13 @@ def _again(
     with open_run(
         plan.site.tracking.uri,
         root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-reproduce",
-        experiment=recorded.tags.get("pipeline", plan.pipeline.name),
+        experiment=recorded.experiment,  # beside the run that it repeats
         name=f"reproduce {recorded.name}",
         tags={"ddlflow.reproduces": recorded.run_id},
         parent=recorded.run_id,
         say=screen.say,
     ) as run:
-        verdict.child_run_id = run.run_id or run.local_id
+        verdict.child_run_id = run.id_for_people(wait_s=60.0)
         _train(session, prepared, trail, verdict)
         if verdict.model_digest != recorded.tags["model_digest"]:  # None after a difference
             verdict.verdict = "different"

@@ -258,6 +258,18 @@ class Session:
         else:
             self.stop.set()
 
+    def _close(self, engine: Engine) -> None:
+        """Ends the engine. What was done stays done: that it ends badly is said, and is no error.
+
+        Its processes end with this one in any case.
+        """
+        try:
+            engine.close()
+        except Exception as error:  # whatever a cluster's shutdown raises on a busy machine
+            self.screen.say(
+                f"note: the engine was slow to end ({type(error).__name__}). What was done stands."
+            )
+
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -271,7 +283,7 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         if self._engine is not None:
-            self._engine.close()
+            self._close(self._engine)
             self._engine = None
         for number, handler in self._handlers.items():
             signal.signal(number, handler)

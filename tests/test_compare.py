@@ -24,6 +24,7 @@ def run(**more: Any) -> Recorded:
     values = {
         "run_id": "1",
         "experiment_id": "0",
+        "experiment": "ddlflow",
         "name": "one",
         "status": "FINISHED",
         "params": {},

@@ -67,3 +67,31 @@ def test_groups_are_dealt_without_a_seed_and_are_no_feature(prepare: Prepare) ->
     assert (manifest.feature_names, manifest.categories) == (("a",), ())
     sizes = [sum(s.rows for s in manifest.shards_of_fold(k)[1]) for k in range(2)]
     assert sum(sizes) == manifest.rows("train") == 240
+
+
+def test_an_engine_that_ends_badly_fails_no_finished_work(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Under load Dask's cluster ended with a TimeoutError, after all was done."""
+    from ddlflow.engines.local import LocalEngine
+
+    close = LocalEngine.close
+
+    def late(self: LocalEngine) -> None:
+        close(self)
+        raise TimeoutError("the cluster did not answer")
+
+    monkeypatch.setattr(LocalEngine, "close", late)
+    assert not prepare().cached
+    assert prepare().cached
+
+    said = io.StringIO()
+    with (
+        pytest.raises(ValueError, match="the user's"),
+        Session(load("p", "local", []), Screen(said)) as session,
+    ):
+        assert session.engine is not None
+        raise ValueError("the user's")
+    assert "note: the engine was slow to end (TimeoutError). What was done stands." in (
+        said.getvalue()
+    )

@@ -118,8 +118,10 @@ class DaskEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._client.close()
-        self._on_close()
+        try:
+            self._client.close()
+        finally:
+            self._on_close()
 
     def __enter__(self) -> Self:
         return self

@@ -37,6 +37,8 @@ class Tracking(Section):
     """The MLflow server or database."""
 
     uri: str = "sqlite:///.ddlflow/mlflow.db"
+    # One experiment for all pipelines, so that MLflow's page can set their runs side by side.
+    experiment: Annotated[str, Field(min_length=1)] = "ddlflow"
 
 
 class Site(Section):

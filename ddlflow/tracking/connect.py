@@ -79,7 +79,7 @@ def experiment_of(client: MlflowClient, uri: str, name: str) -> str:
         raise TrackingError(
             f"The MLflow experiment {name!r} was deleted, and MLflow keeps its name. Restore it "
             f"(mlflow experiments restore --experiment-id {experiment.experiment_id}), purge it "
-            "(mlflow gc), or give the pipeline another name."
+            "(mlflow gc), or set another tracking.experiment in the site file."
         )
     return str(experiment.experiment_id)
 

@@ -49,13 +49,24 @@ class Delivery:
         with self._changed:
             self._changed.notify_all()
 
+    def wait_for(self, is_so: Callable[[], bool], wait_s: float) -> None:
+        """Wait until something is so, or known to wait: the server is away."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._away or is_so(), wait_s)
+
     def answer(self, offset: int, wait_s: float) -> str | None:
-        """MLflow's answer to the record that ends at ``offset``; None while the server is away."""
+        """MLflow's answer to the record that ends at ``offset``; None while the server is away.
+
+        Raises:
+            TrackingError: MLflow will never take the record.
+        """
         with self._changed:
             self._asked = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._away or self._spool.sent.offset >= offset, wait_s)
             self._asked = False
+        if offset in self._sender.refusals:
+            raise TrackingError(f"MLflow does not take it: {self._sender.refusals[offset]}")
         return self._sender.answers.get(offset)
 
     def close(self, timeout_s: float, *, keep: bool) -> None:

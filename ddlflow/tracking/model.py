@@ -4,7 +4,8 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from mlflow.models import Model, ModelSignature, infer_signature
 from ddlflow.errors import TrackingError
 from ddlflow.tracking.run import Run
 from ddlflow.tracking.spool import Record, Sent
+from ddlflow.tracking.store import RUN_TAG
 
 with warnings.catch_warnings():
     # MLflow's own chat agents warn of their type hints when they are defined.
     warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType", UserWarning)
     import mlflow.pyfunc
 
-_RUN_TAG, _DIGEST_TAG = "ddlflow.run", "ddlflow.model_digest"
+_DIGEST_TAG = "ddlflow.model_digest"
 
 
 def log_model(
@@ -58,6 +60,9 @@ def log_model(
     Returns:
         ``models:/NAME/VERSION`` if registered, else ``runs:/RUN/model``; None if the server is
         away (the model is sent later).
+
+    Raises:
+        TrackingError: no model folder, or MLflow will never take it.
     """
     if not (folder / "model.json").is_file():
         raise TrackingError(f"{folder} is no ddlflow model folder: it has no model.json.")
@@ -71,7 +76,7 @@ def log_model(
         dtypes={column: str(kind) for column, kind in example.dtypes.items()},
         requirements=list(pip_requirements),
         register_as=register_as,
-        tags={**(tags or {}), _RUN_TAG: run.local_id, _DIGEST_TAG: digest},
+        tags={**(tags or {}), RUN_TAG: run.local_id, _DIGEST_TAG: digest},
     )
 
 
@@ -82,13 +87,13 @@ def _signature(example: pandas.DataFrame, predictions: pandas.DataFrame) -> Mode
         return infer_signature(example, predictions)
 
 
-def send_model(client: MlflowClient, sent: Sent, record: Record) -> str:
+def send_model(client: MlflowClient, sent: Sent, record: Record, say: Callable[[str], None]) -> str:
     """Make the MLflow model of a record that ``log_model`` wrote; returns its URI.
 
     Can be repeated: a model that came through is found by its digest, one that was cut off is
     deleted.
     """
-    model = _model_sent(client, sent, record) or _create(client, sent, record)
+    model = _model_sent(client, sent, record) or _create(client, sent, record, say)
     if record["register_as"] is None:
         return f"runs:/{sent.run_id}/{record['name']}"
     return _register(client, sent, record, model)
@@ -109,15 +114,30 @@ def _model_sent(client: MlflowClient, sent: Sent, record: Record) -> Any | None:
     return None
 
 
-def _create(client: MlflowClient, sent: Sent, record: Record) -> Any:
-    """A logged model: made, filled, linked to its run, and last marked ready."""
+def _create(client: MlflowClient, sent: Sent, record: Record, say: Callable[[str], None]) -> Any:
+    """A logged model: made, filled, linked to its run, and last marked ready.
+
+    One that cannot be filled is taken away again: its URI would lead to nothing.
+    """
     model = client.create_logged_model(
         sent.experiment_id, record["name"], source_run_id=sent.run_id, tags=record["tags"]
     )
     parent = Path(tempfile.mkdtemp(prefix="ddlflow-model-"))
     try:
-        _save(parent / "model", model, record)
+        try:
+            _save(parent / "model", model, record)
+        except MlflowException as error:
+            # MLflow tries the example against the signature, and there are column names that it
+            # cannot read back (an empty one). The model itself is as good without them.
+            shutil.rmtree(parent / "model", ignore_errors=True)
+            _save(parent / "model", model, {**record, "example": None, "signature": None})
+            said = str(error.message).splitlines()[0][:200].rstrip(". ")
+            say(f"note: the model is logged without signature and example: {said}.")
         client.log_model_artifacts(model.model_id, str(parent / "model"))
+    except BaseException:
+        with suppress(Exception):  # the first error is the one to tell
+            client.delete_logged_model(model.model_id)
+        raise
     finally:
         shutil.rmtree(parent, ignore_errors=True)
     client.finalize_logged_model(model.model_id, "READY")
@@ -127,12 +147,15 @@ def _create(client: MlflowClient, sent: Sent, record: Record) -> Any:
 
 def _save(path: Path, model: Any, record: Record) -> None:
     """Write MLflow's model format: its description, this package's served.py, and the folder."""
-    example = pandas.DataFrame(**record["example"]).astype(record["dtypes"])
+    example, signature = None, None
+    if record["example"] is not None:
+        example = pandas.DataFrame(**record["example"]).astype(record["dtypes"])
+        signature = ModelSignature.from_dict(record["signature"])
     mlflow.pyfunc.save_model(
         path=str(path),
         python_model=str(Path(__file__).with_name("served.py")),
         artifacts={"model": record["folder"]},
-        signature=ModelSignature.from_dict(record["signature"]),
+        signature=signature,
         input_example=example,
         pip_requirements=record["requirements"],
         mlflow_model=Model(

@@ -9,7 +9,7 @@ from typing import Any
 
 from ddlflow.errors import SpecError, TrackingError
 from ddlflow.tracking.connect import REFUSALS, connect, one_sentence
-from ddlflow.tracking.store import database_path, redacted
+from ddlflow.tracking.store import RUN_TAG, database_path, redacted
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class Recorded:
     Attributes:
         run_id: MLflow's.
         experiment_id: MLflow's.
+        experiment: its name.
         name: of the run, as the page shows it.
         status: RUNNING, FINISHED, FAILED or KILLED.
         params: settings by dotted name.
@@ -28,6 +29,7 @@ class Recorded:
 
     run_id: str
     experiment_id: str
+    experiment: str
     name: str
     status: str
     params: dict[str, str]
@@ -53,7 +55,7 @@ class Reader:
         self._client = connect(uri)
 
     def run(self, run_id: str) -> Recorded:
-        """A run by its id.
+        """A run by its id: MLflow's, or what ddlflow called it while the server was away.
 
         Raises:
             SpecError: there is none.
@@ -63,11 +65,13 @@ class Reader:
             f"{redacted(self._uri)} has no run {run_id}.",
             "Take an id that `ddlflow run` printed, or one from MLflow's page.",
         ):
-            found = self._client.get_run(run_id)
+            found = self._found(run_id)
+            experiment = self._client.get_experiment(found.info.experiment_id)
         prefix = "ddlflow."
         return Recorded(
-            run_id=run_id,
+            run_id=found.info.run_id,
             experiment_id=found.info.experiment_id,
+            experiment=experiment.name,
             name=found.info.run_name,
             status=found.info.status,
             params=dict(found.data.params),
@@ -78,6 +82,22 @@ class Reader:
             },
             metrics=dict(found.data.metrics),
         )
+
+    def _found(self, run_id: str) -> Any:
+        """The run of this id, or the one that was called so before MLflow gave it an id."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code not in REFUSALS or not run_id.isalnum():  # it becomes a filter
+                raise
+            experiments = [one.experiment_id for one in self._client.search_experiments()]
+            wanted = f"tags.`{RUN_TAG}` = '{run_id}'"
+            runs = self._client.search_runs(experiments, wanted, max_results=1)
+            if not runs:
+                raise
+            return runs[0]
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """(step, value) of a metric, in order.

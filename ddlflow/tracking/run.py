@@ -32,7 +32,7 @@ def open_run(
     tags: Mapping[str, Any],
     parent: str | None = None,
     resume: str | None = None,
-    wait_s: float = 5.0,
+    wait_s: float = 60.0,
     say: Say | None = None,
 ) -> "Run":
     """Begin to log a run, or go on with the one whose spool this is.
@@ -45,7 +45,9 @@ def open_run(
         tags: set when the run is created.
         parent: the run that this one is a trial of, by its ``run_id`` or ``local_id``.
         resume: a run that goes on, by its ``run_id`` or ``local_id``, where its spool is gone.
-        wait_s: how long to wait for the run's id; an unreachable server is known at once.
+        wait_s: how long to wait for the run's id. A server that is away is known at once; one
+            that is slow (a busy machine, a new database) is worth the wait: its id is what a user
+            is told.
         say: takes the few sentences for the user; a log warning if None.
 
     Raises:
@@ -122,6 +124,14 @@ class Run:
         """MLflow's id; None while the server has not created the run."""
         return self._spool.sent.run_id
 
+    def id_for_people(self, wait_s: float) -> str:
+        """The id to print: MLflow's, waited for while the server answers, else ``local_id``.
+
+        Every command that takes a run's id takes either.
+        """
+        self._delivery.wait_for(lambda: self.run_id is not None, wait_s)
+        return self.run_id or self.local_id
+
     @property
     def page(self) -> str:
         """The run's page on the server, or the command that shows it."""
@@ -187,7 +197,11 @@ class Run:
         )
 
     def log_record(self, op: str, *, wait_s: float, **fields: Any) -> str | None:
-        """A record with an answer, waited for as long as the server answers (see ``model.py``)."""
+        """A record with an answer, waited for as long as the server answers (see ``model.py``).
+
+        Raises:
+            TrackingError: MLflow will never take the record.
+        """
         offset = self._append(op, **fields)
         return self._delivery.answer(offset, wait_s)
 

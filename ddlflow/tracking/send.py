@@ -16,11 +16,11 @@ from typing import Any
 from ddlflow.errors import TrackingError
 from ddlflow.tracking.connect import REFUSALS, connect, experiment_of, one_sentence
 from ddlflow.tracking.spool import Record, Sent, Spool
+from ddlflow.tracking.store import RUN_TAG
 
 from mlflow import MlflowClient, entities  # isort: skip - after connect, which prepares it
 from mlflow.exceptions import MlflowException  # isort: skip
 
-RUN_TAG = "ddlflow.run"
 # MLflow's limits for one request, and for one value of its oldest supported servers.
 _MAX_METRICS, _MAX_PARAMS, _MAX_TAGS = 1000, 100, 100
 _MAX_PARAM_LENGTH, _MAX_TAG_LENGTH, _MAX_DIGEST_LENGTH = 6000, 5000, 36
@@ -43,6 +43,7 @@ class Sender:
     spool: Spool
     say: Callable[[str], None]
     answers: dict[int, str] = field(default_factory=dict)  # offset behind a model -> its URI
+    refusals: dict[int, str] = field(default_factory=dict)  # offset behind a record -> the reason
     _client: Any = None
 
     def deliver(self) -> None:
@@ -70,6 +71,7 @@ class Sender:
                     f"{self.spool.folder / 'refused.jsonl'}, and the run goes on."
                 )
             self.spool.refuse(group[0][0], str(reason))
+            self.refusals[group[0][1]] = str(reason)
         self.spool.save(replace(self.spool.sent, offset=group[-1][1]))
 
     def _call(self, records: list[Record], offset: int) -> None:
@@ -82,7 +84,7 @@ class Sender:
             elif records[0]["op"] in _BATCHED:
                 _send_batch(self._client, self._run_id, records)
             else:
-                answer = _send_one(self._client, self.spool.sent, records[0])
+                answer = _send_one(self._client, self.spool.sent, records[0], self.say)
                 if answer is not None:
                     self.answers[offset] = answer
         except (TrackingError, Refused, Outage):
@@ -185,7 +187,9 @@ def _send_batch(client: MlflowClient, run_id: str, records: list[Record]) -> Non
             client.log_batch(run_id, tags=part)
 
 
-def _send_one(client: MlflowClient, sent: Sent, record: Record) -> str | None:
+def _send_one(
+    client: MlflowClient, sent: Sent, record: Record, say: Callable[[str], None]
+) -> str | None:
     run_id = sent.run_id
     if run_id is None:
         raise Refused("The run that it belongs to was refused.")
@@ -203,7 +207,7 @@ def _send_one(client: MlflowClient, sent: Sent, record: Record) -> str | None:
         case "model":
             from ddlflow.tracking.model import send_model
 
-            return send_model(client, sent, record)
+            return send_model(client, sent, record, say)
         case "resume":
             client.update_run(run_id, status="RUNNING")
         case "end":

@@ -15,6 +15,7 @@ MODEL_FORMS = (
     "runs:/RUN_ID/model, models:/NAME/VERSION, models:/NAME@ALIAS, models:/NAME/latest, "
     "models:/m-MODEL_ID, or a folder"
 )
+RUN_TAG = "ddlflow.run"  # what a run is called while MLflow has not heard of it
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SECRET_KEY = re.compile(r"pass|token|secret|key|credential", re.IGNORECASE)
 
@@ -39,7 +40,7 @@ def prepare_mlflow() -> None:
     # the sender reports in one line of its own.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)
 
 
 def absolute(uri: str) -> str:

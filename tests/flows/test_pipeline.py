@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_ends_with_the_same_bits
     assert "Traceback" not in said
     assert not any((project / ".ddlflow/commands").iterdir())  # it ended with a word
     client = client_of(project)
-    runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    runs = client.search_runs([client.get_experiment_by_name("ddlflow").experiment_id])
     (run,) = [run for run in runs if run.info.run_id != undisturbed["run_id"]]
     assert run.info.status == "KILLED"
 
@@ -218,7 +218,7 @@ def test_the_doctor_ends_what_a_killed_command_left(project: Path) -> None:
     assert processes_of(lost) == []
     assert not ranks_of(project)
     client = client_of(project)
-    (run,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    (run,) = client.search_runs([client.get_experiment_by_name("ddlflow").experiment_id])
     assert run.info.status == "KILLED"
     assert not any((project / ".ddlflow/commands").iterdir())
     assert "none was lost: nothing to do." in ddlflow(project, "doctor").stdout

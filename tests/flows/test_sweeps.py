@@ -123,7 +123,7 @@ def test_search_then_run_then_cross_validate(project: Path) -> None:
 
 def run_of(client: mlflow.MlflowClient, result: dict[str, Any]) -> Any:
     """By MLflow's id, or by ours where MLflow was slow to give its own."""
-    (experiment,) = client.search_experiments(filter_string="name = 'small'")
+    (experiment,) = client.search_experiments(filter_string="name = 'ddlflow'")
     ours = f"tags.`ddlflow.run` = '{result['run_id']}'"
     found = client.search_runs([experiment.experiment_id], ours)
     return found[0] if found else client.get_run(result["run_id"])

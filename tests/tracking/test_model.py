@@ -27,14 +27,13 @@ def folder(tmp_path):
 def log(run, folder, **more):
     from ddlflow.tracking.model import log_model
 
-    example = pandas.DataFrame({"pt": [1.5, math.nan], "jets": [1, 2], "kind": ["a", None]})
-    return log_model(
-        run,
-        folder,
-        example=example,
-        predictions=pandas.DataFrame({"prediction": [0.25, 0.75]}),
-        **{"digest": "d" * 64, "pip_requirements": ["ddlflow"]} | more,
-    )
+    settings = {
+        "example": pandas.DataFrame({"pt": [1.5, math.nan], "jets": [1, 2], "kind": ["a", None]}),
+        "predictions": pandas.DataFrame({"prediction": [0.25, 0.75]}),
+        "digest": "d" * 64,
+        "pip_requirements": ["ddlflow"],
+    }
+    return log_model(run, folder, **(settings | more))
 
 
 def begin(uri, spool, **more):
@@ -170,3 +169,35 @@ def test_a_model_that_is_not_ours_is_refused(tmp_path, path):
 def test_a_folder_that_is_no_model_is_not_logged(uri, tmp_path):
     with begin(uri, tmp_path / "spool") as run, pytest.raises(TrackingError, match=r"model\.json"):
         log(run, tmp_path)
+
+
+def test_a_model_whose_example_mlflow_cannot_check_is_logged_without_it(
+    uri, client, folder, tmp_path
+):
+    """MLflow cannot read a column without a name back from an example."""
+    said = []
+    nameless = pandas.DataFrame({"pt": [1.5, 2.5], "": [1.0, 2.0]})
+    with begin(uri, tmp_path / "spool", say=said.append) as run:
+        model_uri = log(run, folder, example=nameless)
+    assert model_uri == f"runs:/{run.run_id}/model"
+    found = fetch_model(model_uri, uri, tmp_path / "to")
+    assert (found / "weights.pt").read_bytes() == b"weights"
+    (note,) = said
+    assert note.startswith("note: the model is logged without signature and example: ")
+    (model,) = client.search_logged_models([client.get_run(run.run_id).info.experiment_id])[:1]
+    assert str(model.status) == "READY"
+
+
+def test_a_model_that_mlflow_will_not_take_is_an_error_and_leaves_no_dead_uri(
+    uri, client, folder, tmp_path
+):
+    with begin(uri, tmp_path / "spool", say=lambda text: None) as run:
+        before = client.search_logged_models([client.get_run(run.run_id).info.experiment_id])
+        (folder / "weights.pt").unlink()
+        (folder / "weights.pt").symlink_to(tmp_path / "gone")
+        with pytest.raises(TrackingError, match="MLflow does not take it"):
+            log(run, folder)
+        after = client.search_logged_models([client.get_run(run.run_id).info.experiment_id])
+    assert len(after) == len(before)
+    with pytest.raises(SpecError):
+        fetch_model(f"runs:/{run.run_id}/model", uri, tmp_path / "to")

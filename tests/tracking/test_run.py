@@ -2,12 +2,15 @@ import math
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from ddlflow.errors import SpecError, TrackingError
 from ddlflow.tracking import open_run, send_pending
+from ddlflow.tracking.read import Reader
+from ddlflow.tracking.spool import locked
 
 # MLflow 3.17 calls what SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -276,3 +279,29 @@ ddlflow.tracking.send_pending(pathlib.Path({str(tmp_path)!r}))
 assert "mlflow" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_slow_store_is_waited_for_so_that_the_id_told_is_the_one_that_works(
+    uri, client, said, tmp_path
+):
+    """A busy machine: the database is held by another for longer than a glance."""
+    database = Path(uri.removeprefix("sqlite:///"))
+    held = locked(database.with_name(f"{database.name}.lock"), wait=True)
+    threading.Timer(7.0, held.close).start()
+    with begin(uri, tmp_path / "a", said) as run:
+        told = run.id_for_people(wait_s=60.0)
+    assert said == []
+    assert client.get_run(told).info.status == "FINISHED"
+
+
+def test_an_id_that_was_told_during_an_outage_is_found_once_the_run_has_arrived(
+    uri, said, tmp_path
+):
+    with begin("http://127.0.0.1:9", tmp_path / "spools" / "a", said) as run:
+        told = run.id_for_people(wait_s=60.0)
+    assert told == run.local_id
+    records = tmp_path / "spools" / "a" / "ops.jsonl"
+    records.write_text(records.read_text().replace("http://127.0.0.1:9", uri))
+    send_pending(tmp_path / "spools", uri)
+    found = Reader(uri).run(told)
+    assert (found.name, found.status, found.experiment) == ("a run", "FINISHED", "runs")

@@ -19,7 +19,7 @@ def check_record(uri: str, storage: Path, number: int, trained: dict[str, Any]) 
     for sentence in send_pending(storage / "tracking", uri):
         print(f"  {sentence}")
     client = connect(uri)
-    experiment = client.get_experiment_by_name("chaos")
+    experiment = client.get_experiment_by_name("ddlflow")
     assert experiment is not None, "MLflow has no experiment"
     runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])
     assert len(runs) == number, f"{len(runs)} runs of {number} trainings"
