@@ -86,12 +86,13 @@ def test_an_engine_that_ends_badly_fails_no_finished_work(
     assert prepare().cached
 
     said = io.StringIO()
-    with (
-        pytest.raises(ValueError, match="the user's"),
-        Session(load("p", "local", []), Screen(said)) as session,
-    ):
-        assert session.engine is not None
-        raise ValueError("the user's")
+
+    def fails() -> None:
+        with Session(load("p", "local", []), Screen(said)) as session:
+            raise ValueError(f"the user's, on {session.engine.describe()}")
+
+    with pytest.raises(ValueError, match="the user's"):
+        fails()
     assert "note: the engine was slow to end (TimeoutError). What was done stands." in (
         said.getvalue()
     )
