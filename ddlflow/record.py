@@ -142,13 +142,13 @@ class Record:
 
     def model(self, trained: Stage, location: str) -> str:
         """Logs the model with a signature and an input example; returns its URI or folder."""
-        from ddlflow.data.source import open_source, ranges, read
+        from ddlflow.data.source import ranges, read
         from ddlflow.infer.model import load_model
         from ddlflow.tracking.model import log_model
 
         folder = Path(trained.value["model"])
         model = load_model(folder)
-        found = open_source(location, self.session.plan.pipeline.data, self.session.data_root)
+        found = model.open(location, self.session.data_root)
         first = next(iter(read(found, ranges(found)[0], model.inputs)))
         example = first.slice(0, EXAMPLE_ROWS).to_pandas()
         uri = log_model(

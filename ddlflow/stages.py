@@ -51,22 +51,18 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
     Raises:
         DataError: what the pipeline does not allow; nothing is left behind.
     """
+    from ddlflow.data.prepare import open_sources
     from ddlflow.data.prepare import prepare as prepare_data
-    from ddlflow.data.source import open_source
 
     pipeline = session.plan.pipeline
     location = source(session)
     spec = pipeline.data.model_copy(update={"source": location})
-    fingerprints = [
-        open_source(place, spec, session.data_root).fingerprint
-        for place in (location, spec.test_source)
-        if place is not None
-    ]
+    sources, _ = open_sources(spec, pipeline.labels, session.data_root, pipeline.cv)
     settings = {
         "version": VERSION["prepare"],
         "data": spec.model_dump(mode="json"),
         "labels": pipeline.labels,
-        "fingerprints": fingerprints,
+        "fingerprints": [source.fingerprint for source in sources],
     }
     cv = pipeline.cv.of_repeat(repeat) if pipeline.cv is not None else None
     if cv is not None:
@@ -222,14 +218,12 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
 
 def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
     """The model over the pipeline's inference source (by default its test or whole source)."""
-    from ddlflow.data.source import open_source
+    from ddlflow.infer.model import load_model
     from ddlflow.infer.predict import infer as predict
 
     spec = session.plan.pipeline
     location = spec.infer.source or spec.data.test_source or prepared.value["location"]
-    found = open_source(
-        location, spec.data.model_copy(update={"format": "auto"}), session.data_root
-    )
+    found = load_model(Path(trained.value["model"])).open(location, session.data_root)
     settings = {
         "version": VERSION["infer"],
         "model": trained.value["model_digest"],

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ddlflow.data.known import Types
 from ddlflow.data.source import Source, open_source
 from ddlflow.errors import DataError, DdlflowError
 from ddlflow.spec.load import Plan
@@ -60,12 +61,14 @@ def _data_root(plan: Plan) -> Path:
     return Path(plan.site.data_root).expanduser().absolute()
 
 
-def open_named(plan: Plan, location: str, key: str, *, as_data: bool = True) -> Source:
-    """A source that a key names; its errors speak of that key."""
+def open_named(
+    plan: Plan, location: str, key: str, known: Types | None = None, *, as_data: bool = True
+) -> Source:
+    """A source that a key names, and its known columns; its errors speak of that key."""
     spec = plan.pipeline.data
     spec = spec if as_data else spec.model_copy(update={"format": "auto"})
     try:
-        return open_source(location, spec, _data_root(plan))
+        return open_source(location, spec, _data_root(plan), known)
     except DataError as error:
         raise DataError(str(error).replace("data.source", key)) from error
 

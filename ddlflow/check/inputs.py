@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from ddlflow.check.finding import Finding, counted, open_named
+from ddlflow.data.prepare import known_types
 from ddlflow.data.roles import Roles, choose
 from ddlflow.data.source import Source
 from ddlflow.spec import code
@@ -62,7 +63,7 @@ def columns(plan: Plan, roles: list[Roles]) -> Iterator[Finding]:
 def test_source(plan: Plan, roles: Roles) -> Iterator[Finding]:
     location = plan.pipeline.data.test_source
     if location is not None:
-        found = open_named(plan, location, "data.test_source")
+        found = open_named(plan, location, "data.test_source", _known(plan, roles))
         yield from _lacking(found, [roles.label, *roles.features], "data.test_source")
 
 
@@ -75,7 +76,8 @@ def infer_source(plan: Plan, roles: Roles) -> Iterator[Finding]:
         schema = list(_schema_of(location))
     else:
         key = "infer.source" if spec.infer.source else "data.source"
-        found = open_named(plan, location, key, as_data=spec.infer.source is None)
+        known = _known(plan, roles) if location != spec.data.source else None
+        found = open_named(plan, location, key, known, as_data=spec.infer.source is None)
         schema = list(found.schema)
         if spec.infer.source:
             yield from _lacking(found, roles.features, key)
@@ -86,6 +88,14 @@ def infer_source(plan: Plan, roles: Roles) -> Iterator[Finding]:
             yield Finding(
                 "source", "error", f"infer.keys names column {key}, which {where} lacks.{near}"
             )
+
+
+def _known(plan: Plan, roles: Roles) -> dict[str, pa.DataType]:
+    """What the columns of ``data.source`` are, as which those of other sources are read."""
+    source = plan.pipeline.data.source
+    if isinstance(source, Made):
+        return known_types(_schema_of(source), roles)
+    return known_types(open_named(plan, source, "data.source").schema, roles)
 
 
 def _schema_of(source: Made) -> dict[str, pa.DataType]:

@@ -4,7 +4,8 @@
 travels with the trained model.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ddlflow.data.convert import numbers_of, text_or_whole, whole_of, words_of
+from ddlflow.data.known import as_parsed, read_back
 from ddlflow.data.matrix import Float32, interleave
 from ddlflow.data.roles import Labels
 from ddlflow.data.schema import meant
@@ -27,6 +30,7 @@ class Category:
     name: str
     kind: Literal["text", "integer"]
     values: tuple[str, ...] | tuple[int, ...]
+    rest: float = 0.0  # the share of the source's rows whose code is 0
 
     @property
     def size(self) -> int:
@@ -51,15 +55,17 @@ class Encoded:
         features: float32 [n, F], C-contiguous; missing and infinite values are NaN.
         categories: int32 [n, C]; None where C is 0.
         label: float32 [n] (binary, regression) or int64 [n] (multiclass); None if not asked for.
-        missing: how many numeric values were missing.
-        infinite: how many were infinite (beyond float32's range counts as infinite).
+        missing: by column, how many values were null or NaN.
+        infinite: by numeric column, how many were infinite (so is what float32 cannot hold).
+        unseen: by category, how many values are not in its vocabulary.
     """
 
     features: Float32
     categories: npt.NDArray[np.int32] | None
     label: npt.NDArray[Any] | None
-    missing: int
-    infinite: int
+    missing: dict[str, int]
+    infinite: dict[str, int]
+    unseen: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +76,13 @@ class Columns:
         numeric: names of the numeric features, in the order of the matrix's columns.
         categories: the categorical features, likewise.
         label: the label.
+        types: what the columns that the model reads were in the source (``known.written``).
     """
 
     numeric: tuple[str, ...]
     categories: tuple[Category, ...]
     label: Label
+    types: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, dicts and scalars."""
@@ -86,12 +94,29 @@ class Columns:
         return cls(
             numeric=tuple(value["numeric"]),
             categories=tuple(
-                Category(c["name"], c["kind"], tuple(c["values"])) for c in value["categories"]
+                Category(c["name"], c["kind"], tuple(c["values"]), c["rest"])
+                for c in value["categories"]
             ),
             label=Label(
                 value["label"]["name"], value["label"]["kind"], tuple(value["label"]["classes"])
             ),
+            types=value["types"],
         )
+
+    def parsed(self) -> dict[str, pa.DataType]:
+        """What a text file's columns are to be parsed as, to be read as in training."""
+        types = {name: read_back(text) for name, text in self.types.items()}
+        return as_parsed(types, [c.name for c in self.categories if c.kind == "integer"])
+
+    def check_types(self, schema: Mapping[str, pa.DataType]) -> None:
+        """Whether columns of these types can be encoded: told before any row is read.
+
+        Raises:
+            DataError: a column of a type that says nothing of what the model was trained on.
+        """
+        names = [n for n in (*self.numeric, *(c.name for c in self.categories)) if n in schema]
+        arrays = [pa.array([], schema[name]) for name in names]
+        self.encode(pa.RecordBatch.from_arrays(arrays, names=names))
 
     def encode(self, batch: pa.RecordBatch, *, with_label: bool = False) -> Encoded:
         """Turns a batch into numbers, as in training. Other columns and their order do not matter.
@@ -105,13 +130,15 @@ class Columns:
         """
         rows = batch.num_rows
         arrays = [float_values(_column(batch, name), name) for name in self.numeric]
-        missing = infinite = 0
-        for index, values in enumerate(arrays):
+        missing: dict[str, int] = {}
+        infinite: dict[str, int] = {}
+        unseen: dict[str, int] = {}
+        for index, (name, values) in enumerate(zip(self.numeric, arrays, strict=True)):
             nan = int(np.count_nonzero(np.isnan(values)))
             finite = int(np.count_nonzero(np.isfinite(values)))
-            missing += nan
-            infinite += rows - nan - finite
-            if rows - nan - finite:
+            missing[name] = nan
+            infinite[name] = rows - nan - finite
+            if infinite[name]:
                 arrays[index] = np.where(np.isinf(values), np.float32(np.nan), values)
         features = np.empty((rows, len(arrays)), dtype=np.float32)
         interleave(arrays, features)
@@ -119,9 +146,13 @@ class Columns:
         if self.categories:
             codes = np.empty((rows, len(self.categories)), dtype=np.int32)
             for index, category in enumerate(self.categories):
-                codes[:, index] = category_codes(_column(batch, category.name), category)
+                column = _column(batch, category.name)
+                codes[:, index] = category_codes(column, category)
+                missing[category.name] = int(np.count_nonzero(missing_mask(column)))
+                unknown = rows - int(np.count_nonzero(codes[:, index]))
+                unseen[category.name] = unknown - missing[category.name]
         label = label_values(_column(batch, self.label.name), self.label) if with_label else None
-        return Encoded(features, codes, label, missing, infinite)
+        return Encoded(features, codes, label, missing, infinite, unseen)
 
 
 def float_values(array: pa.Array, name: str) -> Float32:
@@ -139,7 +170,7 @@ def float_values(array: pa.Array, name: str) -> Float32:
 
 def number_values(array: pa.Array, name: str) -> npt.NDArray[Any]:
     """As ``float_values``, in the type that the column has: without a copy where it has no null."""
-    array = _plain(array)
+    array = numbers_of(_plain(array), name)
     type_ = array.type
     if pa.types.is_boolean(type_):
         array = array.cast(pa.uint8())
@@ -161,27 +192,17 @@ def category_codes(array: pa.Array, category: Category) -> npt.NDArray[np.int32]
     """Codes int32 [n] of a categorical column.
 
     Raises:
-        DataError: a category of whole numbers holds something else.
+        DataError: a column of another type, of which it is not plain what its values are.
     """
-    values = category_values(array, category.name, category.kind)
+    array = _plain(array)
+    if category.kind == "text":
+        values = words_of(array, category.name, category.values)
+    else:
+        values = whole_of(array, category.name)
     known = pa.array(category.values, type=values.type)
     found = pc.fill_null(pc.index_in(values, value_set=known, skip_nulls=True), -1)
     codes: npt.NDArray[np.int32] = found.to_numpy(zero_copy_only=False).astype(np.int32) + 1
     return codes
-
-
-def text_or_whole(array: pa.Array, *, is_text: bool) -> pa.Array:
-    """A column as text or int64; NaN becomes null.
-
-    Raises:
-        pyarrow.ArrowInvalid: a number that is not whole.
-    """
-    array = _plain(array)
-    if is_text:
-        return array if pa.types.is_string(array.type) else array.cast(pa.string())
-    if pa.types.is_floating(array.type):  # pandas turns whole numbers with gaps into floats
-        array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
-    return array.cast(pa.int64())
 
 
 def category_values(array: pa.Array, name: str, kind: str) -> pa.Array:
@@ -190,13 +211,8 @@ def category_values(array: pa.Array, name: str, kind: str) -> pa.Array:
     Raises:
         DataError: a category of whole numbers holds something else.
     """
-    try:
-        return text_or_whole(array, is_text=kind == "text")
-    except pa.ArrowInvalid as error:
-        raise DataError(
-            f"Category {name} holds something else than whole numbers: {error}. "
-            "Round it, turn it into text, or take it out of data.categorical."
-        ) from error
+    array = _plain(array)
+    return text_or_whole(array, is_text=True) if kind == "text" else whole_of(array, name)
 
 
 def label_values(array: pa.Array, label: Label) -> npt.NDArray[Any]:

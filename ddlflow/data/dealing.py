@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ddlflow.data import split
-from ddlflow.data.columns import text_or_whole
+from ddlflow.data.convert import text_or_whole
 from ddlflow.data.schema import kind_of
 from ddlflow.data.times import ordinals
 from ddlflow.errors import DataError

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ddlflow.data import split
 from ddlflow.data.columns import Category, Columns, Label, Value
 from ddlflow.data.keep import REASONS, check_refused
+from ddlflow.data.known import written
 from ddlflow.data.pieces import Quotas, RangeTask
 from ddlflow.data.scan import MAX_CLASSES, ScanTask, category_kind, check_vocabulary
 from ddlflow.errors import DataError
@@ -50,8 +51,10 @@ def learn(scans: list[ScanTask], scanned: list[Json]) -> tuple[Columns, dict[str
             "allowed are train, validation and test."
         )
     label = Label(task.roles.label, task.labels, _classes(task, counts))
-    categories = tuple(_category(task, name, scanned) for name in task.roles.categorical)
-    return Columns(task.roles.numeric, categories, label), dict(dropped)
+    categories = tuple(_category(name, scans, scanned) for name in task.roles.categorical)
+    schema = task.source.schema
+    types = {name: written(schema[name]) for name in task.roles.features}
+    return Columns(task.roles.numeric, categories, label, types), dict(dropped)
 
 
 def _classes(task: ScanTask, counts: Counter[Value]) -> tuple[Value, ...]:
@@ -99,16 +102,22 @@ def _check_target(scans: list[ScanTask], scanned: list[Json]) -> None:
         )
 
 
-def _category(task: ScanTask, name: str, scanned: list[Json]) -> Category:
+def _category(name: str, scans: list[ScanTask], scanned: list[Json]) -> Category:
     """The vocabulary: values seen in ``rare_below`` rows or more, sorted."""
+    task = scans[0]
     counts: Counter[Any] = Counter()
     for result in scanned:
         for value, count in zip(*result["categories"][name], strict=True):
             counts[value] += count
         check_vocabulary(name, len(counts))
+    own = [result for scan, result in zip(scans, scanned, strict=True) if not scan.is_test]
+    rows = sum(piece["kept"] for result in own for piece in result["pieces"])
     values = sorted(value for value, count in counts.items() if count >= task.spec.rare_below)
+    known = sum(counts[value] for value in values)
     kind = category_kind(task.source.schema, name)
-    return Category(name, "text" if kind == "text" else "integer", tuple(values))
+    return Category(
+        name, "text" if kind == "text" else "integer", tuple(values), 1 - known / max(rows, 1)
+    )
 
 
 def range_tasks(

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ddlflow.data.columns import Columns
 from ddlflow.data.folds import decide, judge
+from ddlflow.data.known import Types, as_parsed
 from ddlflow.data.manifest import FORMAT, NAME, Fold, Group, Manifest, Shard, SplitName
 from ddlflow.data.plan import learn, range_tasks
 from ddlflow.data.roles import Labels, Roles, choose
@@ -60,13 +62,7 @@ def prepare(
         DataError: the source cannot be read or holds what it may not hold; nothing is left behind.
         DdlflowError: the storage is full or failed; the same call goes on from what is finished.
     """
-    if not isinstance(spec.source, str):
-        raise DataError(f"Source {spec.source.use} has to be made before it can be prepared.")
-    sources = [open_source(spec.source, spec, data_root)]
-    roles = choose(sources[0].schema, spec, labels, cv)
-    if spec.test_source is not None:
-        sources.append(open_source(spec.test_source, spec, data_root))
-        _check_test_source(sources[1], sources[0], roles)
+    sources, roles = open_sources(spec, labels, data_root, cv)
     with writing(folder):
         (folder / "work").mkdir(parents=True, exist_ok=True)
         (folder / NAME).unlink(missing_ok=True)
@@ -74,6 +70,8 @@ def prepare(
         scans = _scan_tasks(spec, labels, sources, roles, folder=folder, cv=cv)
         scanned = list(map(scan_range, scans, "scan"))
         columns, dropped = learn(scans, scanned)
+        for test in sources[1:]:
+            _check_test_types(test, columns)
         tasks, train = range_tasks(scans, scanned, columns)
         folds: tuple[Fold, ...] = ()
         if cv is not None:
@@ -204,19 +202,41 @@ def _warnings(
     return found
 
 
-def _check_test_source(test: Source, source: Source, roles: Roles) -> None:
-    """The test source has the label and the features, each of the same kind."""
+def open_sources(
+    spec: Data, labels: Labels, data_root: Path, cv: Cv | None = None
+) -> tuple[list[Source], Roles]:
+    """Opens ``data.source`` and, if there is one, ``data.test_source``, read alike.
+
+    Raises:
+        DataError: as ``open_source`` and ``choose``, or a column is missing in the test source.
+    """
+    if not isinstance(spec.source, str):
+        raise DataError(f"Source {spec.source.use} has to be made before it can be prepared.")
+    source = open_source(spec.source, spec, data_root)
+    roles = choose(source.schema, spec, labels, cv)
+    if spec.test_source is None:
+        return [source], roles
+    test = open_source(spec.test_source, spec, data_root, known_types(source.schema, roles))
     for name in [roles.label, *roles.features]:
         if name not in test.schema:
             raise DataError(
                 f"data.test_source {test.location} lacks column {name}.{meant(name, test.schema)}"
             )
-        theirs, ours = test.schema[name], source.schema[name]
-        if kind_of(theirs) != kind_of(ours):
-            raise DataError(
-                f"data.test_source {test.location} has {name} as {theirs}, data.source as {ours}. "
-                "Both need the same columns."
-            )
+    return [source, test], roles
+
+
+def known_types(schema: Types, roles: Roles) -> dict[str, pa.DataType]:
+    """What the columns of another source are to be parsed as, to be read as those of a schema."""
+    whole = [name for name in roles.categorical if kind_of(schema[name]) == "number"]
+    return as_parsed({name: schema[name] for name in [roles.label, *roles.features]}, whole)
+
+
+def _check_test_types(test: Source, columns: Columns) -> None:
+    """The columns of the test source can be turned into those of the training rows."""
+    try:
+        columns.check_types(test.schema)
+    except DataError as error:
+        raise DataError(f"data.test_source {test.location}: {error}") from error
 
 
 def _clear(folder: Path, *, shards: bool) -> None:

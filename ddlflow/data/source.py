@@ -22,6 +22,7 @@ import pyarrow as pa
 from ddlflow.data import columnar, text
 from ddlflow.data import schema as schema_
 from ddlflow.data.files import File, list_files, open_file, resolve
+from ddlflow.data.known import Types, settled
 from ddlflow.data.stray import refuse_strays
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
@@ -75,7 +76,7 @@ class Source:
         return replace(self, files={part.file: self.files[part.file]})
 
 
-def open_source(location: str, spec: Data, data_root: Path) -> Source:
+def open_source(location: str, spec: Data, data_root: Path, known: Types | None = None) -> Source:
     """Finds the files, reads their headers and checks that they agree.
 
     Args:
@@ -83,10 +84,15 @@ def open_source(location: str, spec: Data, data_root: Path) -> Source:
             ``data_root``.
         spec: format, header and delimiter; which columns may hold decimals in a text format.
         data_root: the site's folder of sources.
+        known: what columns of a text format are parsed as, where a model was trained on them
+            (``Columns.parsed``) or another source has them; else their first rows suggest it.
 
     Raises:
         DataError: nothing there, unreadable, empty, damaged, or files that differ in columns.
     """
+    known = known or {}
+    texts = [name for name, type_ in known.items() if pa.types.is_string(type_)]
+    spec = spec.model_copy(update={"categorical": [*spec.categorical, *texts]})  # no stray there
     address = resolve(location, data_root)
     kind, files = list_files(address, spec.format)
     dialect = text.Dialect(kind, spec.header, spec.delimiter)
@@ -103,7 +109,10 @@ def open_source(location: str, spec: Data, data_root: Path) -> Source:
     first = next((s for s in schemas if not all(map(pa.types.is_null, s.types))), schemas[0])
     types = dict(zip(first.names, first.types, strict=True))
     if kind in ("csv", "jsonl"):
-        types = {name: schema_.text_type(name, type_, spec) for name, type_ in types.items()}
+        types = {
+            name: settled(name, type_, known, kind) or schema_.text_type(name, type_, spec)
+            for name, type_ in types.items()
+        }
     rows = sum(sum(file.units) for file in files) if kind in ("parquet", "arrow") else None
     if rows == 0:
         raise DataError(f"{address} holds no row. Correct data.source.")

@@ -16,10 +16,12 @@ import torch
 from pydantic import TypeAdapter
 
 from ddlflow.data.columns import Columns
-from ddlflow.errors import DdlflowError, SpecError
+from ddlflow.data.source import Source, open_source
+from ddlflow.errors import DataError, DdlflowError, SpecError
 from ddlflow.models import build
 from ddlflow.models.standardise import Predictor, Standardise
 from ddlflow.spec.code import resolve
+from ddlflow.spec.explain import nearest
 from ddlflow.spec.pipeline import Data, Model, ObjectiveName, UserCode, UserObjective
 from ddlflow.train.export import FORMAT
 from ddlflow.train.objectives import Objective, objective_for
@@ -59,6 +61,26 @@ class TrainedModel:
     def inputs(self) -> list[str]:
         """The columns that a table must have."""
         return [*self.columns.numeric, *(category.name for category in self.columns.categories)]
+
+    def open(self, location: str, data_root: Path) -> Source:
+        """Opens a source that is read as the training's was, whatever its rows look like.
+
+        Raises:
+            DataError: as ``open_source``; a column is missing, or of a type that does not tell
+                what the model was trained on.
+        """
+        # What the model does not read may hold anything.
+        reads = {"features": self.inputs, "exclude": [], "format": "auto", "categorical": []}
+        spec = self.data.model_copy(update=reads)
+        source = open_source(location, spec, data_root, self.columns.parsed())
+        for name in self.inputs:
+            if name not in source.schema:
+                near = nearest(name, source.schema)
+                raise DataError(
+                    f"{source.location} has no column {name!r} that the model reads.{near}"
+                )
+        self.columns.check_types(source.schema)
+        return source
 
     @property
     def output_names(self) -> list[str]:

@@ -5,6 +5,7 @@ is written last; without it the predictions are not complete. Row order is the s
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,8 +15,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ddlflow.data.source import Range, Source, open_source, ranges, read
-from ddlflow.errors import DataError, SpecError
+from ddlflow.data.source import Range, Source, ranges, read
+from ddlflow.errors import DataError, InputError, SpecError
 from ddlflow.infer.model import TrainedModel, load_model
 from ddlflow.spec.explain import nearest
 
@@ -67,16 +68,13 @@ def infer(
                 f"Key {name!r} has the name of a column of the predictions. Leave it out of the "
                 "keys, or rename it in the source."
             )
-    # What the model does not read may hold anything.
-    reads = {"features": model.inputs, "exclude": [], "format": "auto"}
-    reads["categorical"] = [category.name for category in model.columns.categories]
-    source = open_source(location, model.data.model_copy(update=reads), data_root)
-    for names, role in ((model.inputs, "that the model reads"), (keys, "to keep as a key")):
-        for name in names:
-            if name not in source.schema:
-                hint = nearest(name, source.schema)
-                raise DataError(f"{source.location} has no column {name!r} {role}.{hint}")
+    source = model.open(location, data_root)
+    for name in keys:
+        if name not in source.schema:
+            near = nearest(name, source.schema)
+            raise DataError(f"{source.location} has no column {name!r} to keep as a key.{near}")
     job = {"model_digest": model.digest, "source": source.fingerprint, "keys": keys}
+    is_new = not out.exists()
     _claim(out, job, fresh)
     tasks = [
         Task(
@@ -84,7 +82,12 @@ def infer(
         )
         for part in ranges(source)
     ]
-    files = list(map_over(predict_range, tasks, "infer"))
+    try:
+        files = list(map_over(predict_range, tasks, "infer"))
+    except InputError:
+        if is_new:  # else it holds what an earlier command finished
+            shutil.rmtree(out, ignore_errors=True)
+        raise
     done = {
         **job,
         "location": source.location,

@@ -42,7 +42,9 @@ def test_encode_ignores_order_and_other_columns() -> None:
     assert found.categories.tolist() == [[2, 2], [0, 0], [0, 0]]
     assert found.categories.dtype == np.int32
     assert found.label is None
-    assert (found.missing, found.infinite) == (2, 1)
+    assert found.missing == {"a": 1, "b": 1, "city": 1, "code": 1}
+    assert found.infinite == {"a": 1, "b": 0}
+    assert found.unseen == {"city": 1, "code": 1}
 
 
 def test_encode_of_a_pandas_frame() -> None:

@@ -182,8 +182,15 @@ def test_a_range_that_fails_leaves_no_file_of_its_own(
     pq.write_table(broken, tmp_path / "broken.parquet", row_group_size=200)
     with pytest.raises(DataError, match="Column a holds"):
         predicted(made, str(tmp_path / "broken.parquet"), tmp_path / "out")
-    assert not parts(tmp_path / "out")
-    assert not (tmp_path / "out" / SUCCESS).exists()
+    assert not (tmp_path / "out").exists()
+
+    predicted(made, "t.parquet", tmp_path / "out")
+    for path in (*parts(tmp_path / "out")[2:], tmp_path / "out" / SUCCESS):
+        path.unlink()  # a command that was killed has left two files: they are kept
+    shutil.copy(tmp_path / "broken.parquet", made.root / "broken.parquet")
+    with pytest.raises(SpecError, match="another model, source or keys"):
+        predicted(made, "broken.parquet", tmp_path / "out")
+    assert len(parts(tmp_path / "out")) == 2
 
 
 def test_the_folder_of_another_job_is_refused_and_left_as_it_is(
