@@ -28,6 +28,7 @@ class Job:
         device: where to compute.
         code: the folder of the user's modules, or None.
         attempt: the name of this attempt's ledgers; later ones sort behind.
+        saved_step: of the last checkpoint that an earlier attempt of this command told of; 0: none.
         silence_s: how long a rank's work may stand still before it counts as hung; 0: for ever.
     """
 
@@ -43,6 +44,7 @@ class Job:
     code: str | None = None
     silence_s: float = 0.0
     attempt: str = "0"
+    saved_step: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -12,7 +12,6 @@ from ddlflow.data.batches import Batches
 from ddlflow.data.order import num_steps
 from ddlflow.errors import TrainingError
 from ddlflow.spec.pipeline import Train
-from ddlflow.train.checkpoint import Writer
 from ddlflow.train.gradients import Gradients
 from ddlflow.train.ledger import Ledger
 from ddlflow.train.metrics import BETTER
@@ -21,6 +20,7 @@ from ddlflow.train.pulse import Pulse
 from ddlflow.train.replicas import Replicas
 from ddlflow.train.schedules import factor, is_constant
 from ddlflow.train.state import State, copied
+from ddlflow.train.writer import Writer
 
 # Losses are read from the device after so many steps, or seconds: a read waits for the device.
 READ_EVERY_STEPS = 64
@@ -47,7 +47,8 @@ class Surroundings:
     pulse: Pulse  # marked at each step: the rank is alive
     name_rows: Callable[[int, int], str]  # the rows of (epoch, step), for the message
     ledger: Ledger  # of the rows that this rank puts into each batch
-    writer: Writer | None  # rank 0 alone keeps checkpoints and the digest trail
+    writer: Writer | None  # rank 0 alone keeps checkpoints
+    compare: Callable[[State, str], None]  # raises where the ranks are not alike any more
     settings: dict[str, Any]  # of this training: a checkpoint is good for the same ones alone
     rows: int
     virtual_ranks: int
@@ -60,7 +61,8 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
     """Trains from where ``state`` stands to the end of the last epoch (or to an early stop).
 
     Raises:
-        TrainingError: a loss that is not finite, with the rows of its batch.
+        TrainingError: a loss that is not finite, with the rows of its batch; or the ranks are not
+            alike any more.
         Stopped: it was asked to stop; the checkpoint is written.
     """
     net, optimizer = state.net, state.optimizer
@@ -101,7 +103,7 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
             # From here on: what happens every so many steps.
             around.pulse.at = now = clock()
             around.pulse.step = state.steps
-            marked = around.writer is not None and state.steps % spec.digest_every == 0
+            marked = state.steps % spec.digest_every == 0
             if len(state.unread) < READ_EVERY_STEPS and now - read < READ_EVERY_S and not marked:
                 continue
             read_losses(state, around)
@@ -143,9 +145,15 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
 
 
 def mark(state: State, around: Surroundings) -> None:
-    """Adds an entry to the digest trail and tells of it, on the rank that keeps it."""
+    """Compares the ranks, adds an entry to the digest trail and tells of it.
+
+    Raises:
+        TrainingError: the ranks are not alike any more.
+    """
+    entry = state.mark()
+    around.compare(state, entry["digest"])
     if around.writer is not None:
-        around.emit({"event": "digest", **state.mark()})
+        around.emit({"event": "digest", **entry})
 
 
 def save(state: State, around: Surroundings) -> None:

@@ -15,18 +15,21 @@ from ddlflow.data.manifest import Manifest, SplitName
 from ddlflow.data.order import virtual_ranks_of
 from ddlflow.data.rows import Rows, Standardisation
 from ddlflow.data.statistics import Statistics
-from ddlflow.errors import TrainingError
+from ddlflow.errors import CheckpointError, TrainingError
 from ddlflow.models import build
 from ddlflow.models.standardise import Standardise
 from ddlflow.spec.code import resolve
 from ddlflow.spec.pipeline import UserCode
-from ddlflow.train import checkpoint, precision
+from ddlflow.train import fence, precision
+from ddlflow.train.agreement import Ranks, compare, resumed
 from ddlflow.train.bad_batch import name_rows
+from ddlflow.train.checkpoint import Say
+from ddlflow.train.digests import digest
 from ddlflow.train.export import save_model
 from ddlflow.train.gradients import Gradients, seed_random
 from ddlflow.train.job import Job
 from ddlflow.train.ledger import Ledger
-from ddlflow.train.loop import Surroundings, train
+from ddlflow.train.loop import Stopped, Surroundings, train
 from ddlflow.train.objectives import Objective, objective_for
 from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.precision import LossOf
@@ -36,6 +39,7 @@ from ddlflow.train.replicas import Replicas
 from ddlflow.train.space import wait_for_space
 from ddlflow.train.state import State
 from ddlflow.train.validation import Validation, empty_scores
+from ddlflow.train.writer import Writer
 
 Group = dist.ProcessGroup | None
 log = logging.getLogger(__name__)
@@ -69,7 +73,9 @@ def run(
     net = first_net(job, manifest, objective).to(device)
     optimizer = make_optimizer(spec.optimizer, net.parameters(), device=device)
     state = State(net, optimizer)
-    saved = checkpoint.latest(job.checkpoints, say if rank == 0 else log.warning)
+    ranks = Ranks(rank, world, group, device)
+    attempt = patiently(lambda: fence.claim(job.checkpoints)) if rank == 0 else 0
+    saved = resumed(job.checkpoints, ranks, say, at_least=job.saved_step)
     if saved is not None:
         _same_training(saved, job)
         state.restore(saved["state"])
@@ -89,7 +95,10 @@ def run(
         device=device,
     )
     loss_of = precision.loss_of(net, objective, spec.precision, job.device)
-    writer = checkpoint.Writer(job.checkpoints, say) if rank == 0 else None
+    promised = spec.determinism != "off"  # which alone does not promise equal last bits
+    is_alike = partial(compare, ranks=ranks, with_digests=promised)
+    is_alike(state, digest(state.net) if world > 1 and promised else "")
+    writer = _writer(job, attempt, say, emit) if rank == 0 else None
     around = Surroundings(
         batches=Batches(
             rows,
@@ -109,6 +118,7 @@ def run(
         ),
         ledger=Ledger(job.ledgers, job.attempt, rank, world, patiently),
         writer=writer,
+        compare=is_alike,
         settings=settings(job),
         rows=rows.rows,
         virtual_ranks=job.virtual_ranks,
@@ -116,13 +126,40 @@ def run(
     )
     try:
         train(state, spec, around)
-    finally:
-        around.pulse.resting = True  # the last checkpoint and the model are written
-        if writer is not None:
-            writer.close()
+    except BaseException as error:
+        _close(writer, pulse, say, must_be_saved=isinstance(error, Stopped))
+        raise
+    _close(writer, pulse, say, must_be_saved=False)  # the model is written now
     if rank > 0:
         return {}
+    fence.check(job.checkpoints, attempt)
     return patiently(lambda: save_model(job, manifest, rows, state))
+
+
+def _writer(job: Job, attempt: int, say: Say, emit: Callable[[dict[str, Any]], None]) -> Writer:
+    """Rank 0's, which tells of each checkpoint that is on the disk."""
+
+    def on_saved(step: int) -> None:
+        emit({"event": "saved", "step": step})
+
+    return Writer(job.checkpoints, say, attempt=attempt, on_saved=on_saved)
+
+
+def _close(writer: Writer | None, pulse: Pulse, say: Say, *, must_be_saved: bool) -> None:
+    """Waits until the last checkpoint is on the disk.
+
+    Raises:
+        CheckpointError: it cannot be put there, and ``must_be_saved``.
+    """
+    pulse.resting = True
+    if writer is None:
+        return
+    try:
+        writer.close()
+    except CheckpointError as error:
+        say(f"The last state of the training is not saved: {error}")
+        if must_be_saved:
+            raise
 
 
 def _note(emit: Callable[[dict[str, Any]], None], text: str) -> None:

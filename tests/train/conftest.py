@@ -1,8 +1,10 @@
 """A tiny prepared data set a kind of label, trainings of it, and ranks that share this process."""
 
 import json
+import resource
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,23 @@ class Bench:
 
 
 ADAM = {"use": "adam", "lr": 0.02}
+
+
+@contextmanager
+def _files_of_at_most(size: int) -> Iterator[None]:
+    """What a full disk is like: the kernel refuses to write on."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def files_of_at_most() -> Callable[[int], Any]:
+    """``with files_of_at_most(bytes):`` no larger file can be written."""
+    return _files_of_at_most
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,7 @@
 
 import hashlib
 import io
-import re
-import resource
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +11,7 @@ import torch
 
 from ddlflow.errors import CheckpointError
 from ddlflow.train import checkpoint
-from ddlflow.train.checkpoint import MAGIC, Writer, files, latest, read, write
+from ddlflow.train.checkpoint import MAGIC, files, latest, read, write
 
 
 def state(step: int, size: int = 10) -> dict[str, Any]:
@@ -23,18 +19,7 @@ def state(step: int, size: int = 10) -> dict[str, Any]:
 
 
 def steps_kept(folder: Path) -> list[int]:
-    return [int(path.stem.removeprefix("step-")) for path in files(folder)]
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """What a full disk is like: the kernel refuses to write on."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return [int(path.stem.rpartition("-")[2]) for path in files(folder)]
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -95,11 +80,11 @@ def test_a_damaged_one_falls_back_to_the_one_before_and_is_named(
 def test_a_training_that_went_back_leaves_the_damaged_ones_behind(tmp_path: Path) -> None:
     """Else those of later steps would push out what is written now."""
     for step in (50, 100):
-        write(tmp_path, step, state(step))
+        write(tmp_path, step, state(step), attempt=1)
     for path in files(tmp_path):
         damage(path, "cut off")
-    write(tmp_path, 30, state(30))
-    write(tmp_path, 40, state(40))
+    write(tmp_path, 30, state(30), attempt=2)
+    write(tmp_path, 40, state(40), attempt=2)
     assert steps_kept(tmp_path) == [30, 40]
     found = latest(tmp_path)
     assert found is not None
@@ -121,7 +106,7 @@ def test_a_file_with_a_pickled_object_is_refused(
     torch.save({"net": Code()}, buffer)
     payload = buffer.getvalue()
     digest = hashlib.sha256(payload).hexdigest().encode()
-    path = tmp_path / "step-000000000007.ckpt"
+    path = tmp_path / checkpoint.file_name(0, 7)
     path.write_bytes(MAGIC + digest + b"\n" + payload)
     with pytest.raises(CheckpointError, match="something else than tensors"):
         read(path)
@@ -129,18 +114,20 @@ def test_a_file_with_a_pickled_object_is_refused(
     assert not Path("ran").exists()
 
 
-def test_a_full_disk_leaves_what_stood_before(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_what_stood_before(
+    tmp_path: Path, files_of_at_most: Callable[[int], Any]
+) -> None:
     write(tmp_path, 1, state(1))
     with files_of_at_most(10_000), pytest.raises(CheckpointError, match="cannot be written: File"):
         write(tmp_path, 2, state(2, size=100_000))
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001.ckpt"]
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.file_name(0, 1)]
     found = latest(tmp_path)
     assert found is not None
     assert found["step"] == 1
 
 
 def test_a_write_that_was_killed_leaves_nothing_that_counts(tmp_path: Path) -> None:
-    left = tmp_path / "step-000000000005.tmp"
+    left = tmp_path / "attempt-000000-step-000000000005.0123.tmp"
     left.write_bytes(b"half a checkpo")
     assert latest(tmp_path) is None
     write(tmp_path, 6, state(6))
@@ -153,55 +140,25 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         write(tmp_path / "file" / "in it", 1, state(1))
 
 
-class TestWriter:
-    """The thread that writes while the training goes on."""
+def test_two_writers_at_once_never_remove_what_the_later_attempt_wrote(tmp_path: Path) -> None:
+    """The one that was cut off is ahead in steps: it took the same way before it slept."""
+    write(tmp_path, 60, state(60), attempt=1)
+    write(tmp_path, 70, state(70), attempt=1)
+    write(tmp_path, 20, state(20), attempt=2)
+    write(tmp_path, 80, state(80), attempt=1)
+    write(tmp_path, 90, state(90), attempt=1)
+    assert (tmp_path / checkpoint.file_name(2, 20)).exists()
+    found = latest(tmp_path)
+    assert found is not None
+    assert found["step"] == 20
+    write(tmp_path, 30, state(30), attempt=2)
+    write(tmp_path, 40, state(40), attempt=2)
+    assert steps_kept(tmp_path) == [30, 40]
 
-    def test_a_newer_state_replaces_one_that_waits(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        began, go_on, written = threading.Event(), threading.Event(), []
 
-        def slow(folder: Path, step: int, state: dict[str, Any]) -> None:
-            began.set()
-            assert go_on.wait(30)
-            written.append(step)
-
-        monkeypatch.setattr(checkpoint, "write", slow)
-        writer = Writer(tmp_path)
-        writer.put(1, state(1))
-        assert began.wait(30)
-        for step in (2, 3, 4):  # returns at once, though the disk is slow
-            writer.put(step, state(step))
-        go_on.set()
-        writer.close()
-        assert written == [1, 4]
-
-    def test_closing_waits_for_the_newest(self, tmp_path: Path) -> None:
-        writer = Writer(tmp_path)
-        for step in range(1, 30):
-            writer.put(step, state(step))
-        writer.close()
-        found = latest(tmp_path)
-        assert found is not None
-        assert found["step"] == 29
-
-    def test_a_full_disk_is_told_once_and_the_next_one_tried(self, tmp_path: Path) -> None:
-        said: list[str] = []
-        writer = Writer(tmp_path, said.append)
-        with files_of_at_most(10_000):
-            writer.put(1, state(1, size=100_000))
-            while not said:
-                assert threading.active_count() > 1
-        writer.put(2, state(2))
-        writer.close()
-        assert steps_kept(tmp_path) == [2]
-        assert re.fullmatch(
-            r"checkpoint .*step-000000000001\.ckpt cannot be written: File too large\. "
-            r"The training goes on without it, and tries again\.",
-            said[0],
-        )
-        assert said[1:] == ["Checkpoints can be written again."]
-
-    def test_closing_without_a_state_writes_nothing(self, tmp_path: Path) -> None:
-        Writer(tmp_path / "new").close()
-        assert not (tmp_path / "new").exists()
+def test_the_half_written_file_of_a_later_attempt_is_left_alone(tmp_path: Path) -> None:
+    later = tmp_path / "attempt-000002-step-000000000001.0123.tmp"
+    later.write_bytes(b"half")
+    for step in (5, 6, 7):
+        write(tmp_path, step, state(step), attempt=1)
+    assert later.exists()

@@ -92,6 +92,7 @@ def around(state: State, **values: Any) -> Surroundings:
         "pulse": SimpleNamespace(at=0.0, step=0),
         "name_rows": lambda epoch, step: f"<rows of {epoch}, {step}>",
         "writer": Kept(),
+        "compare": lambda state, digest: None,
         "ledger": SimpleNamespace(begin=lambda chunk, slices: None, count=lambda: None),
         "settings": {"a": 1},
         "rows": ROWS,
@@ -196,12 +197,25 @@ def test_the_digest_trail_has_every_nth_step_and_each_epochs_end(digest_every: i
     assert all(math.isfinite(entry["loss"]) for entry in state.trail)
 
 
-def test_a_rank_without_a_writer_keeps_neither_checkpoints_nor_steps_digests() -> None:
-    wanted = spec(digest_every=1)
+def test_a_rank_without_a_writer_tells_nothing_and_compares_as_often() -> None:
+    wanted = spec(digest_every=2)
     state, other = begun(wanted), begun(wanted)
-    train(state, wanted, around(state, writer=None))
+    told: list[dict[str, Any]] = []
+    seen: list[tuple[int, str]] = []
+    train(
+        state,
+        wanted,
+        around(
+            state,
+            writer=None,
+            emit=told.append,
+            compare=lambda state, digest: seen.append((state.steps, digest)),
+        ),
+    )
     train(other, wanted, around(other))
-    assert len(state.trail) < len(other.trail)
+    assert "digest" not in {event["event"] for event in told}
+    # An epoch's end may be an entry's step as well.
+    assert list(dict.fromkeys(seen)) == [(entry["step"], entry["digest"]) for entry in other.trail]
     assert digest(state.net) == digest(other.net)
     assert [row["loss"] for row in state.history] == [row["loss"] for row in other.history]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
+from hosts import OpenHosts, mount_over
+
 from ddlflow.train import checkpoint
+from ddlflow.train.loop import Stopped
 
 CODE = """
 import torch
@@ -35,10 +40,15 @@ class Rank:
     """One process that was started as an engine's worker starts it."""
 
     def __init__(
-        self, job: Any, rank: int = 0, world: int = 1, log: int | IO[str] = subprocess.PIPE
+        self,
+        job: Any,
+        rank: int = 0,
+        world: int = 1,
+        log: int | IO[str] = subprocess.PIPE,
+        start: Callable[..., "subprocess.Popen[str]"] = subprocess.Popen,
     ) -> None:
         events, of_rank = os.pipe()
-        self.process = subprocess.Popen(
+        self.process = start(
             [sys.executable, "-m", "ddlflow.train.rank", "--events-fd", str(of_rank)],
             stdin=subprocess.PIPE,
             stdout=log,
@@ -108,7 +118,7 @@ def test_a_rank_tells_its_events_and_what_user_code_prints_is_only_log(
     assert names[0] == "started"
     assert events[0]["pid"] == rank.process.pid
     assert names[-1] == "result"
-    told = [name for name in names[1:-1] if name not in {"progress", "beat"}]
+    told = [name for name in names[1:-1] if name not in {"progress", "beat", "saved"}]
     assert told == ["digest", "epoch", "digest", "epoch"]
     assert "first words of the user's module" in log
     assert '{"event": "result", "value": "this is only log"}' in log
@@ -181,6 +191,33 @@ def test_two_ranks_meet_at_a_port_of_the_systems_choice(
         first[-1]["value"]["model_digest"]
         == bench().train(tmp_path / "alone", **more).result["model_digest"]
     )
+
+
+def test_a_rank_whose_host_does_not_see_the_newest_checkpoint_yet_waits_for_it(
+    bench: Callable[..., Any], tmp_path: Path, hosts: OpenHosts
+) -> None:
+    """Its listing is old; what it sees is a whole checkpoint, of an earlier step."""
+    more = {"virtual_ranks": 2, "epochs": 4, "digest_every": 1, "checkpoint_every_s": 1e-6}
+    asked = iter([False] * 14 + [True])
+    job = bench().job(tmp_path / "t", **more)
+    with pytest.raises(Stopped):
+        bench().train(tmp_path / "t", must_stop=lambda: next(asked), **more)
+    before, newest = (shutil.copy(path, tmp_path) for path in checkpoint.files(job.checkpoints))
+    (other,) = hosts("other")
+    mount_over(other, job.checkpoints)
+    assert other.run(["cp", before, str(job.checkpoints)]).returncode == 0
+    ranks = [Rank(job, 0, world=2), Rank(job, 1, world=2, start=other.start)]
+    with started(*ranks):
+        port = ranks[0].hear("store")["port"]
+        for rank in ranks:
+            rank.say({"store_host": "127.0.0.1", "store_port": port, "interface_ip": "127.0.0.1"})
+        step = ranks[0].hear("resumed")["step"]
+        assert step == checkpoint.step_of(Path(newest))
+        assert other.run(["cp", newest, str(job.checkpoints)]).returncode == 0
+        assert ranks[1].hear("resumed")["step"] == step
+        value = ranks[0].hear("result")["value"]
+    whole = bench().train(tmp_path / "whole", **more).result
+    assert (value["model_digest"], value["trail"]) == (whole["model_digest"], whole["trail"])
 
 
 def test_a_rank_that_cannot_reach_the_others_says_so(

@@ -128,7 +128,7 @@ def _fill(disk: Path) -> Path:
 
 
 def _checkpoints(storage: Path) -> list[Path]:
-    return sorted(storage.glob("train/*/checkpoints/step-*.ckpt"))
+    return sorted(storage.glob("train/*/checkpoints/*.ckpt"))
 
 
 def _flip(fault: Fault, place: Place, storage: Path) -> str:
