@@ -1,16 +1,15 @@
 """A training as a gang on the session's engine: how many ranks, what they say, how they fail."""
 
 import json
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ddlflow.errors
 from ddlflow.engines import Failure, GangJob, GangResult
-from ddlflow.errors import EngineError, TrainingError
+from ddlflow.errors import EngineError
+from ddlflow.failures import describe, error_of, is_final, is_same, plural
 from ddlflow.session import Session
 from ddlflow.spec.site import Engine
 from ddlflow.storage import write_json
@@ -19,17 +18,6 @@ from ddlflow.train.world import fitting_world
 
 Tell = Callable[[dict[str, Any]], None]
 COME_BACK_S = 4.0  # a nanny starts a worker again in 1 to 3 s; waiting for it keeps the world
-# Kinds of a failure after which no attempt is made, and those where a rank was lost and no code
-# raised: that may happen again and again.
-FINAL_KINDS = frozenset({"SpecError", "DataError", "TrainingError", "CheckpointError"})
-LOSSES = frozenset({"Killed", "Exited", "WorkerLost", "Hung", "StartTimeout", "Stopped"})
-MESSAGE_CHARACTERS = 300  # of a cause in a line; the whole of it stands in the rank's log
-_FRAME = re.compile(r'^ *File "(?P<file>.+)", line (?P<line>\d+), in (?P<name>.+)$', re.MULTILINE)
-
-
-def plural(number: int, noun: str) -> str:
-    """``2 ranks``, ``1 rank``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +81,9 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: Tell) -> 
     """Runs a training to its end, over as many attempts as it takes and may have.
 
     When a rank dies, hangs or raises, the next attempt goes on from the last checkpoint with the
-    workers that are there then. The result does not depend on any of that.
+    workers that are there then. The result does not depend on any of that. What is limited
+    (``engine.max_restarts``) is attempts in a row that leave no new checkpoint: a training of days
+    may lose a worker every night.
 
     Args:
         session: with the engine.
@@ -105,7 +95,8 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: Tell) -> 
 
     Returns:
         What rank 0 says at the end, and ``attempts``: each one's number, world, the step that it
-        went on from (0: the start) and the first cause of its end, ``ended_by``.
+        went on from (0: the start), that of its last checkpoint (0: none) and the first cause of
+        its end, ``ended_by``.
 
     Raises:
         TrainingError: no attempt is left, or another one would end the same way.
@@ -113,13 +104,16 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: Tell) -> 
         Interrupted: a signal came; the checkpoint is written.
     """
     tell = _each_epoch_once(tell)
-    most = session.plan.site.engine.max_restarts + 1
+    most = session.plan.site.engine.max_restarts
     attempts: list[dict[str, Any]] = []
     before: Failure | None = None
+    highest = 0  # step of a checkpoint so far
+    in_vain = 0  # attempts in a row without a higher one
     with session.screen.bar("train", rows * job.train_spec.epochs, "rows") as show:
         while True:
             ranks = _ranks_left(session, spread) if attempts else spread.world
-            attempt: dict[str, Any] = {"number": len(attempts) + 1, "world": ranks, "from_step": 0}
+            steps = {"from_step": 0, "saved_step": 0}
+            attempt: dict[str, Any] = {"number": len(attempts) + 1, "world": ranks, **steps}
             attempts.append(attempt)
             tell({"event": "attempt", **attempt})
             result = _attempt(session, job, attempt, tell, show)
@@ -131,8 +125,17 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: Tell) -> 
             attempt["ended_by"] = cause = describe(failure)
             tell({"event": "attempt", **attempt})
             session.screen.say(f"train: attempt {len(attempts)} ended: {cause}")
-            if _is_final(failure) or _is_same(failure, before) or len(attempts) >= most:
-                raise _error_of(failure, len(attempts), job)
+            newest = attempt["saved_step"] or attempt["from_step"] or job.saved_step
+            job = replace(job, saved_step=newest)
+            in_vain = 1 if newest > highest else in_vain + 1
+            highest = max(highest, newest)
+            if in_vain > most:
+                clause = (
+                    f", {in_vain} in a row without a new checkpoint (engine.max_restarts: {most})"
+                )
+                raise error_of(failure, len(attempts), job, clause)
+            if is_final(failure) or is_same(failure, before):
+                raise error_of(failure, len(attempts), job)
             before = failure
 
 
@@ -189,6 +192,8 @@ def _listener(
             speed = event["done"] / max(event["seconds"], 1e-9) / 1e6
             words = f"epoch {event['epoch']}, loss {event['loss']:.4f}, {speed:.2f} M rows/s"
             show(event["done"], words)
+        elif event["event"] == "saved":
+            attempt["saved_step"] = event["step"]
         elif event["event"] == "resumed":
             attempt["from_step"] = event["step"]
             session.screen.say(f"train: goes on from step {event['step']}")
@@ -236,60 +241,3 @@ def _ranks_left(session: Session, spread: Setup) -> int:
             )
         time.sleep(0.1)
     return found
-
-
-def describe(failure: Failure) -> str:
-    """One line: who, where, when, what."""
-    after = f" after step {failure.step}" if failure.step else ""
-    message = " ".join(failure.message.split())
-    if len(message) > MESSAGE_CHARACTERS:
-        message = f"{message[: MESSAGE_CHARACTERS - 3]}..."
-    said = f"{failure.kind}: {message}" if message else failure.kind
-    return f"rank {failure.rank} on {failure.host}{after}: {said}"
-
-
-def _is_final(failure: Failure) -> bool:
-    """Whether the error is of the input or of the numbers: another attempt would meet it again."""
-    ours = f"{ddlflow.errors.__name__}.{failure.kind}"  # user code may have a DataError of its own
-    return failure.kind in FINAL_KINDS and ours in failure.traceback
-
-
-def _is_same(failure: Failure, before: Failure | None) -> bool:
-    """Whether code raised the same at the same step twice: it would a third time too."""
-    if before is None or failure.kind in LOSSES:
-        return False
-    return (failure.kind, failure.message, failure.step) == (
-        before.kind,
-        before.message,
-        before.step,
-    )
-
-
-def _error_of(failure: Failure, attempts: int, job: Job) -> Exception:
-    """The error that a user sees for the last attempt's first cause."""
-    if _is_final(failure):
-        kind: type[Exception] = getattr(ddlflow.errors, failure.kind)
-        return kind(failure.message)
-    if failure.kind == EngineError.__name__:
-        return EngineError(failure.message)
-    after = f" after {plural(attempts, 'attempt')}" if attempts > 1 else ""
-    said = f"The training failed{after}: {describe(failure).rstrip('.')}"
-    frames = [] if failure.kind in LOSSES else list(_FRAME.finditer(failure.traceback))
-    own = [frame for frame in frames if _own_file(frame["file"], job)]
-    if own:
-        file = _own_file(own[-1]["file"], job)
-        place, next_step = f"{file}:{own[-1]['line']} in {own[-1]['name']}", f"Correct {file}."
-    else:
-        place = f"{frames[-1]['file']}:{frames[-1]['line']}" if frames else ""
-        next_step = "The same command goes on from the last checkpoint."
-    at = f" ({place})" if place else ""
-    error = TrainingError(f"{said}{at}. Log: {failure.log}. {next_step}")
-    error.add_note(failure.traceback)
-    return error
-
-
-def _own_file(file: str, job: Job) -> str:
-    """A file of the pipeline's own code as its author names it; empty for any other file."""
-    folders = [Path(job.code), Path(job.code).resolve()] if job.code else []
-    inside = [str(Path(file).relative_to(f)) for f in folders if Path(file).is_relative_to(f)]
-    return inside[0] if inside else ""

@@ -9,7 +9,8 @@ import pytest
 
 from ddlflow.engines import Failure
 from ddlflow.errors import DataError, EngineError, TrainingError
-from ddlflow.launch import _each_epoch_once, _error_of, _is_final, _is_same, _listener, describe
+from ddlflow.failures import describe, error_of, is_final, is_same
+from ddlflow.launch import _each_epoch_once, _listener
 from ddlflow.report.screen import Screen
 from ddlflow.train.job import Job
 
@@ -79,29 +80,29 @@ def test_epochs_of_which_nobody_heard_are_told_once_when_a_training_goes_on() ->
 def test_an_error_of_ours_is_final_and_a_namesake_is_not() -> None:
     ours = failure(kind="DataError", traceback="ddlflow.errors.DataError: bad rows")
     theirs = failure(kind="DataError", traceback="sqlalchemy.exc.DataError: bad rows")
-    assert _is_final(ours)
-    assert not _is_final(theirs)
-    assert not _is_final(failure())
-    found = _error_of(
+    assert is_final(ours)
+    assert not is_final(theirs)
+    assert not is_final(failure())
+    found = error_of(
         failure(kind="DataError", traceback=ours.traceback, message="rows"), 1, job(Path("/f"))
     )
     assert isinstance(found, DataError)
     assert str(found) == "rows"
-    assert isinstance(_error_of(theirs, 1, job(Path("/f"))), TrainingError)
+    assert isinstance(error_of(theirs, 1, job(Path("/f"))), TrainingError)
 
 
 @pytest.mark.parametrize(
     "kind", ["Killed", "Exited", "WorkerLost", "Hung", "StartTimeout", "Stopped"]
 )
 def test_a_lost_rank_is_never_the_same_failure(kind: str) -> None:
-    assert not _is_same(failure(kind=kind), failure(kind=kind))
+    assert not is_same(failure(kind=kind), failure(kind=kind))
 
 
 def test_the_same_failure_is_of_one_kind_message_and_step() -> None:
-    assert _is_same(failure(), failure(rank=0, host="other", log="x"))
-    assert not _is_same(failure(), None)
+    assert is_same(failure(), failure(rank=0, host="other", log="x"))
+    assert not is_same(failure(), None)
     for change in ({"kind": "KeyError"}, {"message": "yes"}, {"step": 41}):
-        assert not _is_same(failure(**change), failure())
+        assert not is_same(failure(**change), failure())
 
 
 def test_user_code_is_named_by_its_own_file(tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_user_code_is_named_by_its_own_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     for given in ("real", "link"):  # Python names the file behind a link
         trace = TRACE.format(folder=tmp_path / "real")
-        error = _error_of(failure(traceback=trace), 2, job(tmp_path / given))
+        error = error_of(failure(traceback=trace), 2, job(tmp_path / given))
         assert str(error) == (
             "The training failed after 2 attempts: rank 1 on node-3 after step 40: ValueError: no "
             "(parts/deep.py:14 in forward). Log: logs/rank-1.log. Correct parts/deep.py."
@@ -120,7 +121,7 @@ def test_user_code_is_named_by_its_own_file(tmp_path: Path) -> None:
 def test_other_code_is_named_where_it_lies(tmp_path: Path) -> None:
     trace = TRACE.format(folder="/elsewhere")
     for code in ("code", None):
-        error = _error_of(failure(traceback=trace, message="no."), 1, job(tmp_path, code))
+        error = error_of(failure(traceback=trace, message="no."), 1, job(tmp_path, code))
         assert str(error) == (
             "The training failed: rank 1 on node-3 after step 40: ValueError: no "
             "(/site/torch/functional.py:7). Log: logs/rank-1.log. The same command goes on from "
@@ -130,13 +131,13 @@ def test_other_code_is_named_where_it_lies(tmp_path: Path) -> None:
 
 def test_a_traceback_in_the_log_of_a_killed_rank_is_no_cause(tmp_path: Path) -> None:
     killed = failure(kind="Killed", message="killed", traceback=TRACE.format(folder=tmp_path))
-    said = str(_error_of(killed, 6, job(tmp_path)))
+    said = str(error_of(killed, 6, job(tmp_path)))
     assert "after 6 attempts" in said
     assert ".py" not in said
     assert said.endswith("The same command goes on from the last checkpoint.")
 
 
 def test_a_cluster_that_fails_at_every_start_is_an_engine_error(tmp_path: Path) -> None:
-    found = _error_of(failure(kind="EngineError", message="gone."), 2, job(tmp_path))
+    found = error_of(failure(kind="EngineError", message="gone."), 2, job(tmp_path))
     assert isinstance(found, EngineError)
     assert str(found) == "gone."

@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LOW = {"errors", "spec"}
 NUMERICS = {"data", "models", "train", "sweep", "infer", "report"}
 COMPOSED = {"session", "stages", "launch", "record", "check", "commands", "project"}
-COMPOSED |= {"compare", "reproduce", "differences", "audit", "lease", "storage"}
+COMPOSED |= {"compare", "reproduce", "differences", "audit", "lease", "storage", "failures"}
 COMPOSED |= {"flow", "running", "doctor", "pieces", "searching", "sweeping", "trials", "installed"}
 # Room -> the rooms beside itself that it may import.
 MAY_IMPORT = {

@@ -22,7 +22,7 @@ class Engine(Section):
     threads: Literal["auto"] | PositiveInt = "auto"  # of one rank
     address: str | None = None  # dask: a scheduler that runs already, tcp://host:8786
     start_timeout_s: PositiveFloat = 60.0  # how long to wait for workers and for ranks to meet
-    max_restarts: NonNegativeInt = 5  # attempts of a training after its first
+    max_restarts: NonNegativeInt = 5  # of a training, in a row without a new checkpoint; 0: none
     min_workers: PositiveInt = 1  # fewer are not gone on with after a loss
     silence_s: NonNegativeFloat = 8.0  # a rank without a sign of life for so long hangs; 0: never
 

@@ -49,6 +49,7 @@ PIPELINE = {
 }
 # A model that takes its time, so that there is a moment to hit it, and does what a folder says.
 NET = """
+import os
 import time
 from pathlib import Path
 
@@ -68,6 +69,8 @@ class Net(torch.nn.Module):
         if self.training and (self.folder / "raise-once").exists():
             (self.folder / "raise-once").unlink(missing_ok=True)
             raise ValueError("this once")
+        if self.training and (self.folder / "die").exists():
+            os.kill(os.getpid(), 9)
         if self.training and x.abs().max() > 9 and (self.folder / "raise-always").exists():
             time.sleep(1.5)  # until a beat has told of the step
             raise ValueError("this\\nalways")
@@ -337,6 +340,38 @@ def test_no_restart_is_allowed(bench: Bench) -> None:
     assert "Killed" in str(ended.error)
     assert str(ended.error).endswith("The same command goes on from the last checkpoint.")
     assert len(ended.lines) == 1
+
+
+def test_restarts_count_from_the_last_new_checkpoint_on(bench: Bench, undisturbed: str) -> None:
+    """A training of days may lose a worker every night."""
+
+    def disturb(watch: Watch) -> None:
+        for _ in range(3):
+            watch.wait_for_checkpoint()
+            if ranks := watch.ranks():
+                watch.hit(ranks[0], signal.SIGKILL)
+
+    slowly = "model.pause_s=0.02"
+    ended = bench.train(slowly, disturb=disturb, workers=1, max_restarts=1)
+    assert ended.error is None
+    assert ended.value["model_digest"] == undisturbed
+    steps = [attempt["saved_step"] for attempt in ended.value["attempts"]]
+    assert len(steps) == 4
+    assert steps == sorted(set(steps))
+
+
+def test_attempts_that_come_no_further_end(bench: Bench, mark: Callable[[str], Path]) -> None:
+    def disturb(watch: Watch) -> None:
+        watch.wait_for_checkpoint()
+        mark("die")
+
+    ended = bench.train("model.pause_s=0.02", disturb=disturb, workers=1, max_restarts=2)
+    assert isinstance(ended.error, TrainingError)
+    assert re.match(
+        r"The training failed after 3 attempts, 2 restarts without a new checkpoint "
+        r"\(engine\.max_restarts\): rank 0 on 127\.0\.0\.1 after step \d+: Killed",
+        str(ended.error),
+    )
 
 
 def test_a_loss_that_is_not_finite_would_be_so_again(
