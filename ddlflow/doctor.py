@@ -18,7 +18,8 @@ from ddlflow.check.finding import Finding, counted
 from ddlflow.check.site import existing
 from ddlflow.errors import DdlflowError
 from ddlflow.flow import Flow, load_flow
-from ddlflow.running import SILENT_S, VARIABLE, Command, Record, command_of, records, running
+from ddlflow.owner import SILENT_S, Owner, State, owner_of, state_of
+from ddlflow.running import VARIABLE, Record, records, running
 from ddlflow.session import STAGE_FILE
 from ddlflow.spec.load import load_site
 from ddlflow.stages import VERSION
@@ -90,8 +91,8 @@ def _not_lost(found: Sequence[Record], strays: Sequence[Path]) -> Iterator[Findi
             yield Finding("commands", "ok", f"{_named(record)} runs now.")
         elif record.state == "elsewhere":
             text = (
-                f"{_named(record)} belongs to another host and was heard of in the last "
-                f"{SILENT_S / 60:.0f} minutes: left alone."
+                f"{_named(record)} belongs to another host or container and was heard of in the "
+                f"last {SILENT_S / 60:.0f} minutes: left alone."
             )
             yield Finding("commands", "ok", text)
     for path in strays:
@@ -131,9 +132,9 @@ def _end_lost(lost: Sequence[Record], flow: Flow | None) -> Iterator[Finding]:
         yield Finding("lost", "ok", f"{name}: {'; '.join(done)}.")
 
 
-def _end_processes(command: Command) -> list[str]:
+def _end_processes(command: Owner) -> list[str]:
     """Ends what a lost command of this host started; returns the processes in words."""
-    if not command.is_of_this_host:
+    if not command.is_here:
         return []
     ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     family: dict[psutil.Process, str] = {}
@@ -154,29 +155,30 @@ def _end_processes(command: Command) -> list[str]:
     return list(family.values())
 
 
-def _scratch(storage: Path) -> Iterator[tuple[Path, Command]]:
-    """The scratch folders, with the commands that made them."""
+def _scratch(storage: Path) -> Iterator[tuple[Path, Owner, State]]:
+    """The scratch folders, with the commands that made them and what became of these."""
     for folder in sorted(storage.glob("scratch-*")):
         named = _SCRATCH.fullmatch(folder.name)
-        command = command_of(named["name"]) if named else None
+        command = owner_of(named["name"]) if named else None
         if command is not None:
-            yield folder, command
+            with suppress(FileNotFoundError):  # its command ended in this moment
+                yield folder, command, state_of(command, folder)
 
 
 def _foreign_scratch(storage: Path) -> Iterator[Finding]:
-    for folder, command in _scratch(storage):
-        if not command.is_of_this_host:
+    for folder, command, state in _scratch(storage):
+        if state == "elsewhere":
             text = (
-                f"{folder} belongs to a command on {command.host}: left alone. `ddlflow doctor` "
-                "there removes it once that command is no more."
+                f"{folder} belongs to {command.words}, which was heard of in the last "
+                f"{SILENT_S / 60:.0f} minutes: left alone."
             )
             yield Finding("scratch", "note", text)
 
 
 def _remove_scratch(storage: Path) -> Iterator[Finding]:
-    """Removes the scratch folders of this host's commands that are no more."""
-    for folder, command in _scratch(storage):
-        if command.is_of_this_host and not command.is_alive:
+    """Removes the scratch folders of commands that are no more."""
+    for folder, _, state in _scratch(storage):
+        if state == "lost":
             shutil.rmtree(folder, ignore_errors=True)
             text = f"{folder} of a command that ended without a word was removed."
             if folder.exists():
@@ -209,10 +211,10 @@ def _half_done(storage: Path, busy: bool) -> Iterator[Finding]:
 
 
 def _named(record: Record) -> str:
-    return f"{record.what} (process {record.command.pid} on {record.command.host})"
+    return f"{record.what} ({record.command.words})"
 
 
-def _message(command: Command) -> str:
+def _message(command: Owner) -> str:
     return (
         f"Process {command.pid} on {command.host}, which ran this, ended without a word: kill -9, "
         "no memory left, or a reboot. The same command goes on from its last checkpoint."

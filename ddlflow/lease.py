@@ -2,7 +2,7 @@
 
 A lease is a folder with one empty file in it, whose name says all::
 
-    .KEY.lease/TOKEN.BEAT.PROCESS.STARTED.MACHINE.HOST
+    .KEY.lease/TOKEN.BEAT.OWNER
 
 Why two never hold it: every change is one rename or removal that names the file it expects, and a
 file system does that whole or refuses.
@@ -22,7 +22,6 @@ beat takes no room on a full disk.
 
 import contextlib
 import errno
-import hashlib
 import os
 import threading
 import time
@@ -32,6 +31,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ddlflow.errors import DdlflowError
+from ddlflow.owner import Owner, owner_of, state_of, this_owner
 
 BEAT_S = 2.0
 STALE_S = 30.0  # several times what NFS may show of the past (3 s, as long as a folder changes)
@@ -47,26 +47,16 @@ class Entry:
     Attributes:
         token: of this one holding.
         beat: how often its owner was heard of.
-        process: its number.
-        started: when, in ticks since its machine's start: numbers of processes come again.
-        machine: one start of one machine, and one space of process numbers on it.
-        host: its name, for people.
+        owner: who holds it.
     """
 
     token: str
     beat: int
-    process: int
-    started: str
-    machine: str
-    host: str
+    owner: Owner
 
     @property
     def name(self) -> str:
-        return f"{self.token}.{self.beat}.{self.process}.{self.started}.{self.machine}.{self.host}"
-
-    @property
-    def owner(self) -> str:
-        return f"process {self.process} on {self.host}"
+        return f"{self.token}.{self.beat}.{self.owner.name}"
 
 
 def current(folder: Path) -> Entry | None:
@@ -74,9 +64,10 @@ def current(folder: Path) -> Entry | None:
     found = []
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(folder):  # noqa: PTH208 # names are all that is wanted
-            with contextlib.suppress(ValueError):
-                token, beat, process, started, machine, host = name.split(".", 5)
-                found.append(Entry(token, int(beat), int(process), started, machine, host))
+            token, _, rest = name.partition(".")
+            beat, _, owner = rest.partition(".")
+            if beat.isdecimal() and (known := owner_of(owner)) is not None:
+                found.append(Entry(token, int(beat), known))
     # A listing that a beat overtakes may show both names, or none.
     return max(found, key=lambda entry: entry.beat, default=None)
 
@@ -118,6 +109,7 @@ class Lease:
         """Lets go of it, if it is still ours; a second call does nothing."""
         self._released.set()
         self._thread.join()
+        _tokens.discard(self._entry.token)
         with contextlib.suppress(OSError):  # who comes next finds that this process is gone
             found = current(self.folder)
             if found is not None and found.token == self._entry.token:
@@ -147,9 +139,8 @@ def held(
 ) -> Iterator[Lease]:
     """Holds a lease; waits while another process does, unless that one is dead.
 
-    A process of this machine is dead when the machine has no such process. One of another machine
-    or container is taken for dead when its lease did not beat for ``stale_s``, on this host's
-    clock.
+    A process that this one can see (`Owner.is_here`) is dead when there is no such process. Another
+    one is taken for dead when its lease did not beat for ``stale_s``, on this host's clock.
 
     Args:
         folder: the lease. The folder around it has to be there.
@@ -163,8 +154,7 @@ def held(
     Raises:
         OSError: the storage cannot be written.
     """
-    pid = os.getpid()
-    mine = Entry(uuid.uuid4().hex, 0, pid, _started(pid) or "", _machine(), os.uname().nodename)
+    mine = Entry(uuid.uuid4().hex, 0, this_owner())
     _tokens.add(mine.token)
     try:
         _wait(folder, mine, what, say, stale_s)
@@ -175,6 +165,53 @@ def held(
             lease.release()
     finally:
         _tokens.discard(mine.token)
+
+
+def held_now(
+    folder: Path,
+    *,
+    on_lost: Callable[[DdlflowError], None],
+    beat_s: float,
+) -> Lease | None:
+    """Holds a lease until it is released; None, at once, while a process does that may live.
+
+    One that cannot be seen from here is taken for dead by its silence on the storage's clock
+    (`ddlflow.owner`): nobody waits, so nobody can watch it.
+
+    Args:
+        folder: see `held`.
+        on_lost: see `held`.
+        beat_s: seconds between beats; few against ``owner.SILENT_S``.
+
+    Raises:
+        OSError: the storage cannot be written.
+    """
+    mine = Entry(uuid.uuid4().hex, 0, this_owner())
+    _tokens.add(mine.token)
+    found = current(folder)
+    if found is None:
+        is_ours = _take(folder, mine)
+    else:
+        is_ours = not _may_live(folder, found) and _take_over(folder, found, mine)
+    if not is_ours:
+        _tokens.discard(mine.token)
+        return None
+    return Lease(folder, mine, on_lost, beat_s)
+
+
+def holder(folder: Path) -> Owner | None:
+    """Who holds a lease, and may live."""
+    found = current(folder)
+    return found.owner if found is not None and _may_live(folder, found) else None
+
+
+def _may_live(folder: Path, entry: Entry) -> bool:
+    if entry.owner.is_here:
+        return not is_gone(entry)
+    try:
+        return state_of(entry.owner, folder) != "lost"  # a beat changes the folder
+    except FileNotFoundError:  # let go of in this moment
+        return False
 
 
 def _wait(folder: Path, mine: Entry, what: str, say: Callable[[str], None], stale_s: float) -> None:
@@ -192,14 +229,14 @@ def _wait(folder: Path, mine: Entry, what: str, say: Callable[[str], None], stal
             # Each look counts for little: a waiter that slept itself has watched nobody.
             silent_s = silent_s + min(now - looked, 2 * LOOK_S) if found == seen else 0.0
             seen, looked = found, now
-            here = found.machine == mine.machine
+            here = found.owner.is_here
             if is_gone(found) if here else silent_s >= stale_s:
                 if _take_over(folder, found, mine):
                     why = "is gone" if here else f"has not been heard of for {silent_s:.0f} s"
-                    say(f"taken over from {found.owner}, which {why}: {what}")
+                    say(f"taken over from {found.owner.words}, which {why}: {what}")
                     return
             elif found.token != told:
-                say(f"waiting: {found.owner} works on {what}")
+                say(f"waiting: {found.owner.words} works on {what}")
                 told = found.token
         time.sleep(LOOK_S)
 
@@ -240,45 +277,10 @@ def _is_ours(folder: Path, mine: Entry) -> bool:
 
 
 def is_gone(entry: Entry) -> bool:
-    """Whether the process of an entry of this machine has ended."""
-    if entry.process == os.getpid():
+    """Whether the owner of an entry, which is here, has ended or let go of it."""
+    if entry.owner == this_owner():
         return entry.token not in _tokens
-    try:
-        os.kill(entry.process, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass  # another user's
-    return _started(entry.process) not in {None, entry.started}
-
-
-def _started(process: int) -> str | None:
-    """When a process started, in ticks since the machine did; "ended" if only its number is left.
-
-    Not psutil's time of day: that moves when the clock is set, and a living owner looked dead.
-
-    Source: proc_pid_stat(5), fields 3 and 22.
-    """
-    try:
-        text = Path(f"/proc/{process}/stat").read_text()
-    except OSError:  # no /proc, or another user's process that is hidden
-        return None
-    state, *fields = text.rpartition(")")[2].split()
-    return "ended" if state in {"Z", "X"} else fields[18]
-
-
-def _machine() -> str:
-    """Names where a process number means one process: containers of a machine have their own.
-
-    Without /proc (macOS) it cannot be told: no two processes are of one machine then, and all are
-    watched for their beats.
-    """
-    try:
-        start = Path("/proc/sys/kernel/random/boot_id").read_text()
-        space = Path("/proc/self/ns/pid").readlink()
-    except OSError:
-        return uuid.uuid4().hex[:16]
-    return hashlib.sha256(f"{start} {space}".encode()).hexdigest()[:16]
+    return not entry.owner.is_alive
 
 
 def _lost(folder: Path, found: Entry | None) -> DdlflowError:
@@ -289,7 +291,7 @@ def _lost(folder: Path, found: Entry | None) -> DdlflowError:
             "it goes on from what is finished."
         )
     return DdlflowError(
-        f"{found.owner} has taken over the work of this one, which was not heard of for long "
+        f"{found.owner.words} has taken over the work of this one, which was not heard of for long "
         f"(suspended, or cut off from the storage): {folder}. Nothing more was written here. "
         "Let that process end, or end it and run the same command again."
     )

@@ -25,8 +25,8 @@ from ddlflow.engines import Engine, GangJob, GangResult, open_engine
 from ddlflow.engines.resources import Resources, resources
 from ddlflow.errors import DdlflowError, InputError, SpecError
 from ddlflow.lease import Lease, held
+from ddlflow.owner import beating, this_owner
 from ddlflow.report.screen import Screen
-from ddlflow.running import this_command
 from ddlflow.spec.load import Plan
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.storage import remove_empty, storage_errors, storage_of, write_json
@@ -229,10 +229,11 @@ class Session:
         is_new = not self.storage.exists()
         with storage_errors(self.storage):
             self.storage.mkdir(parents=True, exist_ok=True)
-            prefix = f"scratch-{this_command().name}-"  # `ddlflow doctor` knows whose it is
+            prefix = f"scratch-{this_owner().name}-"  # `ddlflow doctor` knows whose it is
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.storage))
         try:
-            yield folder
+            with beating(folder):
+                yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             if is_new:

@@ -65,8 +65,9 @@ class Host:
 
         Its ``pid`` is that of the way into the host, which ends with the command and its status.
         """
-        network = ["--net"] if self.address else []
-        enter = ["nsenter", "-t", str(self.init), "--pid", "--mount", "--uts", *network, "--"]
+        spaces = ["--pid", "--mount", "--uts", *(["--net"] if self.address else [])]
+        folder = Path(options.get("cwd") or Path.cwd()).absolute()  # else it would be the root
+        enter = ["nsenter", "-t", str(self.init), *spaces, f"--wdns={folder}", "--"]
         return subprocess.Popen([*enter, *command], **options)
 
     def run(self, command: Sequence[str], **options: Any) -> "subprocess.CompletedProcess[str]":

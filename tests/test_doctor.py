@@ -13,7 +13,8 @@ import yaml
 
 from ddlflow import cli, doctor
 from ddlflow.check.finding import Finding
-from ddlflow.running import VARIABLE, Command, command_of, folder_of, this_command
+from ddlflow.owner import Owner, owner_of, this_owner
+from ddlflow.running import VARIABLE, folder_of
 from ddlflow.tracking.spool import Spool
 
 
@@ -27,10 +28,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def living() -> Iterator[Command]:
+def living() -> Iterator[Owner]:
     """A command that runs, as far as its process tells; its environment carries its name."""
     code = (
-        "import os, sys; from ddlflow.running import this_command as t; name = t().name\n"
+        "import os, sys; from ddlflow.owner import this_owner as t; name = t().name\n"
         f"if {VARIABLE!r} not in os.environ:\n"
         f"    os.environ[{VARIABLE!r}] = name; os.execv(sys.executable, sys.orig_argv)\n"
         "print(name, flush=True); input()"
@@ -39,14 +40,14 @@ def living() -> Iterator[Command]:
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        command = command_of(process.stdout.readline().strip())
+        command = owner_of(process.stdout.readline().strip())
         assert command is not None
         yield command
         process.kill()
 
 
-def lost() -> Command:
-    ours = this_command()
+def lost() -> Owner:
+    ours = this_owner()
     return replace(ours, started=ours.started + 1_000)
 
 
@@ -62,7 +63,7 @@ def test_nothing_has_run_and_nothing_is_written() -> None:
     assert not Path("kept").exists()
 
 
-def test_a_command_that_runs_is_left_alone(living: Command) -> None:
+def test_a_command_that_runs_is_left_alone(living: Owner) -> None:
     folder_of(Path("kept")).mkdir(parents=True)
     record = folder_of(Path("kept")) / f"{living.name}.json"
     record.write_text(json.dumps({"what": "run x on y", "prefect": ""}))
@@ -79,9 +80,9 @@ def test_a_command_that_runs_is_left_alone(living: Command) -> None:
     assert scratch.exists()
 
 
-def test_the_processes_of_a_lost_command_are_ended_and_no_others(living: Command) -> None:
+def test_the_processes_of_a_lost_command_are_ended_and_no_others(living: Owner) -> None:
     assert doctor._end_processes(lost()) == []
-    assert doctor._end_processes(replace(living, host="elsewhere")) == []
+    assert doctor._end_processes(replace(living, boot="elsewhere")) == []
     assert living.is_alive
     (ended,) = doctor._end_processes(living)
     assert f"(process {living.pid})" in ended
@@ -90,7 +91,7 @@ def test_the_processes_of_a_lost_command_are_ended_and_no_others(living: Command
 
 
 def test_what_belongs_elsewhere_is_named_and_left() -> None:
-    other = replace(this_command(), host="node-7")
+    other = replace(this_owner(), boot="elsewhere")
     folder_of(Path("kept")).mkdir(parents=True)
     record = folder_of(Path("kept")) / f"{other.name}.json"
     record.write_text("")
@@ -99,12 +100,12 @@ def test_what_belongs_elsewhere_is_named_and_left() -> None:
     scratch.mkdir()
     found = doctor.doctor()
     texts = [text for _, text in said(found, "commands")]
-    assert "belongs to another host" in texts[0]
+    assert "belongs to another host or container" in texts[0]
     assert f"{record.absolute()} is damaged" in texts[0]
     assert "notes is no record of a command" in texts[1]
     ((level, text),) = said(found, "scratch")
     assert level == "note"
-    assert "`ddlflow doctor` there removes it" in text
+    assert "which was heard of in the last 10 minutes: left alone" in text
     assert record.exists()
     assert scratch.exists()
 

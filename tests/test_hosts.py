@@ -47,7 +47,7 @@ def test_a_host_that_loses_power_ends_with_all_that_runs_there(hosts: OpenHosts)
 def test_the_disk_is_shared_but_for_what_a_host_mounts(hosts: OpenHosts, tmp_path: Path) -> None:
     first, second = hosts("a", "b")
     assert first.run(["touch", str(tmp_path / "it")]).returncode == 0
-    assert second.run(["ls", str(tmp_path)]).stdout == "it\n"
+    assert second.run(["ls"], cwd=tmp_path).stdout == "it\n"
     mount_over(second, tmp_path)
     assert second.run(["ls", str(tmp_path)]).stdout == ""
     assert (tmp_path / "it").exists()

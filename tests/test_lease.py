@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ddlflow import lease
+from ddlflow import lease, owner
 from ddlflow.errors import DdlflowError
 
 # argv: the lease, the machine that it is said to be on ("": this one), seconds between beats.
@@ -24,11 +24,11 @@ HOLDER = """
 import sys
 from pathlib import Path
 
-from ddlflow import lease
+from ddlflow import lease, owner
 
 folder, machine, beat_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 if machine:
-    lease._machine = lambda: machine
+    owner._here = lambda: (machine, 1)
 say = lambda text: print(text, flush=True)
 lost = lambda error: say(f"lost: {error}")
 with lease.held(folder, "it", say=say, on_lost=lost, beat_s=beat_s):
@@ -67,7 +67,7 @@ import sys
 import time
 from pathlib import Path
 
-from ddlflow import lease
+from ddlflow import lease, owner
 from ddlflow.engines import GangJob
 from ddlflow.output import say_error
 from ddlflow.report.screen import Screen
@@ -76,7 +76,7 @@ from ddlflow.spec.load import Plan
 from ddlflow.spec.site import Site
 
 storage, how, ranks = sys.argv[1:]
-lease._machine = lambda: "another"
+owner._here = lambda: ("another", 1)
 lease.BEAT_S = 0.1
 site = Site.model_validate(
     {"engine": {"use": "local", "workers": 2}, "device": "cpu", "storage": storage}
@@ -165,7 +165,7 @@ def test_a_lease_names_its_owner_and_leaves_nothing_behind(tmp_path: Path) -> No
     said: list[str] = []
     with held(tmp_path / "l", said, beat_s=0.01) as mine:
         found = entry(tmp_path / "l")
-        assert found.owner == f"process {os.getpid()} on {os.uname().nodename}"
+        assert found.owner.words == f"process {os.getpid()} on {os.uname().nodename}"
         until(lambda: entry(tmp_path / "l").beat > found.beat + 2)
         mine.confirm()
         mine.release()
@@ -185,7 +185,7 @@ def test_the_second_waits_and_says_once_for_whom(tmp_path: Path, holder: Holder)
     thread = threading.Thread(target=let_go)
     thread.start()
     with held(tmp_path / "l", said, stale_s=0.0):
-        assert entry(tmp_path / "l").process == os.getpid()
+        assert entry(tmp_path / "l").owner.pid == os.getpid()
     thread.join()
     assert said == [f"waiting: process {first.pid} on {os.uname().nodename} works on it"]
     assert list(tmp_path.iterdir()) == []
@@ -202,7 +202,7 @@ def test_a_killed_owner_of_this_machine_is_followed_at_once(
         first.wait()
     said: list[str] = []
     with held(tmp_path / "l", said, stale_s=1e9):
-        assert entry(tmp_path / "l").process == os.getpid()
+        assert entry(tmp_path / "l").owner.pid == os.getpid()
     owner = f"process {first.pid} on {os.uname().nodename}"
     assert said == [f"taken over from {owner}, which is gone: it"]
     assert list(tmp_path.iterdir()) == []
@@ -251,7 +251,7 @@ def test_one_beat_saves_a_lease_from_who_saw_none(tmp_path: Path, holder: Holder
     holder(machine="another", beat_s=0.01)
     before = entry(tmp_path / "l")
     until(lambda: entry(tmp_path / "l").beat > before.beat)
-    mine = lease.Entry("f" * 32, 0, os.getpid(), "1", "mine", "here")
+    mine = lease.Entry("f" * 32, 0, owner.this_owner())
     assert not lease._take_over(tmp_path / "l", before, mine)
     assert not lease._take(tmp_path / "l", mine)
     assert entry(tmp_path / "l").token == before.token
@@ -360,9 +360,11 @@ def test_a_lease_that_this_process_left_behind_is_not_waited_for(tmp_path: Path)
 def test_a_process_number_that_came_again_is_another_process(tmp_path: Path) -> None:
     with held(tmp_path / "l", []):
         mine = entry(tmp_path / "l")
-    parent = replace(mine, process=os.getppid(), started=lease._started(os.getppid()))
-    assert not lease.is_gone(parent)
-    assert lease.is_gone(replace(parent, started="1"))
+    started = owner._started(os.getppid())
+    assert started is not None
+    parent = replace(mine.owner, pid=os.getppid(), started=started)
+    assert not lease.is_gone(replace(mine, owner=parent))
+    assert lease.is_gone(replace(mine, owner=replace(parent, started=1)))
 
 
 @pytest.mark.parametrize("how", ["alone", "gang"])

@@ -10,38 +10,39 @@ from pathlib import Path
 
 import pytest
 
-from ddlflow import running
-from ddlflow.running import VARIABLE, Command, command_of, folder_of, records, this_command
+from ddlflow import owner, running
+from ddlflow.owner import Owner, owner_of, this_owner
+from ddlflow.running import VARIABLE, folder_of, records
 
 
-def write(storage: Path, command: Command, text: str | None = None) -> Path:
+def write(storage: Path, command: Owner, text: str | None = None) -> Path:
     path = folder_of(storage) / f"{command.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"what": "run x on y", "prefect": "p"}) if text is None else text)
     return path
 
 
-def another() -> Command:
+def another() -> Owner:
     """A command of this host that is no more: its process id is ours, its start is not."""
-    ours = this_command()
+    ours = this_owner()
     return replace(ours, started=ours.started + 1_000)
 
 
 def test_a_name_tells_the_command() -> None:
-    command = Command(12, 3456, "node-7.cluster")
-    assert command_of(command.name) == command
-    assert command_of("12-34") is None
-    assert command_of("notes") is None
+    command = Owner(12, 3456, 4026531836, "0a1b2c3d", "none", "node-7.cluster")
+    assert owner_of(command.name) == command
+    assert owner_of("12-34") is None
+    assert owner_of("notes") is None
 
 
 def test_a_command_lives_as_long_as_its_process() -> None:
-    code = "from ddlflow.running import this_command as t; print(t().name, flush=True); input()"
+    code = "from ddlflow.owner import this_owner as t; print(t().name, flush=True); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    command = command_of(process.stdout.readline().strip())
+    command = owner_of(process.stdout.readline().strip())
     assert command is not None
     assert command.pid == process.pid
     assert command.is_alive
@@ -57,7 +58,7 @@ def test_a_command_lives_as_long_as_its_process() -> None:
 
 
 def test_a_process_id_that_another_process_has_now() -> None:
-    assert this_command().is_alive
+    assert this_owner().is_alive
     assert not another().is_alive
 
 
@@ -65,7 +66,7 @@ def test_a_record_stands_while_the_command_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "before")
-    path = folder_of(tmp_path) / f"{this_command().name}.json"
+    path = folder_of(tmp_path) / f"{this_owner().name}.json"
 
     def work(error: type[BaseException]) -> None:
         with running.running(tmp_path, "run x on y", "http://p/api") as command:
@@ -90,9 +91,9 @@ def test_a_storage_that_cannot_be_written_is_told_by_the_work(tmp_path: Path) ->
 def test_the_living_and_the_lost(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert parent.stdin is not None
-    living = Command(
-        parent.pid, running._started(running.psutil.Process(parent.pid)), os.uname().nodename
-    )
+    started = owner._started(parent.pid)
+    assert started is not None
+    living = replace(this_owner(), pid=parent.pid, started=started)
     paths = {write(tmp_path, living): "alive", write(tmp_path, another()): "lost"}
     found, others = records(tmp_path)
     assert {record.path: record.state for record in found} == paths
@@ -118,10 +119,10 @@ def test_files_that_are_no_records_are_named(tmp_path: Path) -> None:
     assert records(tmp_path)[1] == strays
 
 
-def test_a_command_of_another_host_is_lost_once_it_is_silent(tmp_path: Path) -> None:
-    path = write(tmp_path, replace(this_command(), host="elsewhere"))
+def test_a_owner_of_another_host_is_lost_once_it_is_silent(tmp_path: Path) -> None:
+    path = write(tmp_path, replace(this_owner(), boot="elsewhere"))
     assert records(tmp_path)[0][0].state == "elsewhere"
-    then = time.time() - running.SILENT_S - 60
+    then = time.time() - owner.SILENT_S - 60
     os.utime(path, (then, then))
     assert records(tmp_path)[0][0].state == "lost"
 
@@ -129,7 +130,7 @@ def test_a_command_of_another_host_is_lost_once_it_is_silent(tmp_path: Path) -> 
 def test_a_command_is_heard_of_while_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "BEAT_S", 0.05)
+    monkeypatch.setattr(owner, "BEAT_S", 0.05)
     with running.running(tmp_path, "run x on y", "") as command:
         path = folder_of(tmp_path) / f"{command.name}.json"
         os.utime(path, (0, 0))

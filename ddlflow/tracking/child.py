@@ -95,11 +95,10 @@ def log_child(
         return None
     spool = Spool(folder)
     is_sent = spool.is_sent and not spool.has_refused
-    spool.close()
     if is_sent:  # one that was pruned or failed is kept by `send_spool`, to be gone on with
         spool.remove()
-        return None
-    return said
+    spool.close()
+    return None if is_sent else said
 
 
 def _lines(path: Path) -> list[str]:

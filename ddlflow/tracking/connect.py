@@ -1,11 +1,13 @@
 """A client of the tracking store, and the database and the experiment where they are missing."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ddlflow.errors import TrackingError
-from ddlflow.tracking.spool import locked
 from ddlflow.tracking.store import absolute, database_path, prepare_mlflow, without_secrets
 
 prepare_mlflow()
@@ -27,10 +29,18 @@ def connect(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     # MLflow lets two processes create the same tables at once, and one of them fails.
-    with locked(path.with_name(path.name + ".lock"), wait=True):
+    with _locked(path.with_name(path.name + ".lock")):
         if not path.exists():
             _make_database(path)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Waits for a file's lock, which binds where SQLite's own locks do: on this host at least."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _make_database(path: Path) -> None:

@@ -124,12 +124,14 @@ class Delivery:
         return True
 
     def _finish(self) -> None:
+        if self._spool.is_lost:  # another process's, which was said
+            self._spool.close()
+            return
         if not self._spool.is_sent:
             self._say(self._what_waits())
-        done = self._spool.is_sent and not self._spool.has_refused
-        self._spool.close()
-        if done and not self._keep:
+        if self._spool.is_sent and not self._spool.has_refused and not self._keep:
             self._spool.remove()
+        self._spool.close()
 
     def _what_waits(self) -> str:
         return (

@@ -88,9 +88,9 @@ def open_run(
         run = Run(opened, delivery, first, say)
         delivery.start(wait_s)
     except TrackingError:
-        opened.close()
         if is_new:
             opened.remove()
+        opened.close()
         raise
     return run
 

@@ -5,10 +5,11 @@ A spool is a folder::
     ops.jsonl      one JSON object a record, appended; the first describes the run
     sent.json      how many bytes of ops.jsonl MLflow has, and the ids it gave
     refused.jsonl  records that MLflow will never take, each with the reason
-    lock           held while a process writes the spool; a killed process lets go of it
+
+A process that has it open holds the lease ``.NAME.lease`` beside it. A lock of the system would not
+do: on network disks it may bind one host alone, and a living run was closed as KILLED by another.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -17,9 +18,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from ddlflow.errors import TrackingError
+from ddlflow.errors import DdlflowError, TrackingError
+from ddlflow.lease import Lease, held_now, holder
+from ddlflow.owner import BEAT_S
 
 Record = dict[str, Any]
 
@@ -51,18 +54,19 @@ class Spool:
         self.folder = folder
         self._records = folder / "ops.jsonl"
         self._mutex = threading.Lock()
+        self._lost: str | None = None
+        self._lease: Lease | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = locked(folder / "lock", wait=False)
+            self._lease = held_now(_lease(folder), on_lost=self._on_lost, beat_s=BEAT_S)
+            if self._lease is None:
+                raise TrackingError(_is_written(folder))
             self._file = self._records.open("ab")
             self._file.truncate(_whole_lines(self._records))
             self._size = self._file.seek(0, os.SEEK_END)
-        except BlockingIOError:
-            raise TrackingError(
-                f"The tracking records in {folder} are being written by another process. "
-                "Wait for that run to end, or stop it."
-            ) from None
         except OSError as error:
+            if self._lease is not None:
+                self._lease.release()
             raise TrackingError(
                 f"The tracking records cannot be written to {folder}: {error.strerror}. "
                 "Make the site's storage writable, or choose another one."
@@ -73,7 +77,12 @@ class Spool:
         """Write one record through to the operating system; returns the file's new length.
 
         Not fsynced: a killed process loses nothing, a machine without power its last seconds.
+
+        Raises:
+            OSError: the disk is full, or the records are another process's now.
         """
+        if self._lost:
+            raise OSError(self._lost)
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         with self._mutex:
             self._file.write(line)
@@ -82,7 +91,13 @@ class Spool:
             return self._size
 
     def waiting(self, limit: int = 2000) -> list[tuple[Record, int]]:
-        """The next records to send, each with the offset behind it."""
+        """The next records to send, each with the offset behind it.
+
+        Raises:
+            TrackingError: they are another process's now.
+        """
+        if self._lost:
+            raise TrackingError(f"{self._lost}.")
         taken = []
         for pair in _read(self._records, self.sent.offset):
             taken.append(pair)
@@ -99,6 +114,14 @@ class Spool:
     @property
     def is_sent(self) -> bool:
         return self.sent.offset >= self._size
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the records are another process's now; nothing may be done with them."""
+        return self._lost is not None
+
+    def _on_lost(self, error: DdlflowError) -> None:
+        self._lost = str(error).rstrip(".")
 
     def save(self, sent: Sent) -> None:
         """Remember how far MLflow is, by rename: a crash leaves the old or the new."""
@@ -121,7 +144,8 @@ class Spool:
 
     def close(self) -> None:
         self._file.close()
-        self._lock.close()
+        if self._lease is not None:
+            self._lease.release()
 
 
 def unfinished(root: Path) -> list[Path]:
@@ -158,28 +182,21 @@ def _first_time(records: Path) -> int:
     return 0
 
 
-def locked(path: Path, *, wait: bool) -> IO[bytes]:
-    """An open file that this process holds alone, until it is closed or the process dies.
-
-    Raises:
-        BlockingIOError: Another process holds it, and ``wait`` is false.
-    """
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        file.close()
-        raise
-    return file
-
-
 def is_held(folder: Path) -> bool:
-    """Whether a process has the spool in a folder open."""
-    try:
-        locked(folder / "lock", wait=False).close()
-    except BlockingIOError:
-        return True
-    return False
+    """Whether a process has the spool in a folder open, and may live."""
+    return holder(_lease(folder)) is not None
+
+
+def _is_written(folder: Path) -> str:
+    owner = holder(_lease(folder))
+    return (
+        f"The tracking records in {folder} are being written by another process"
+        f"{f' ({owner.words})' if owner else ''}. Wait for that run to end, or stop it."
+    )
+
+
+def _lease(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lease")
 
 
 def _whole_lines(path: Path) -> int:

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
+
+from ddlflow.owner import this_owner
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings(
@@ -227,8 +230,7 @@ def test_the_doctor_ends_what_a_killed_command_left(project: Path) -> None:
 def test_the_doctor_names_what_it_cannot_mend(project: Path) -> None:
     commands = project / ".ddlflow/commands"
     commands.mkdir(parents=True)
-    host = os.uname().nodename
-    lost = [f"{os.getpid()}-{started}-{host}" for started in (1, 2)]  # not this process's start
+    lost = [replace(this_owner(), started=n).name for n in (1, 2)]  # not this process's start
     places = {lost[0]: "http://127.0.0.1:9/api", lost[1]: str(project / "other")}
     for name, place in places.items():
         record = {"what": f"run {name} on local", "prefect": place}
