@@ -15,7 +15,6 @@ With ``network`` each host has an address of its own on a network of the hosts a
 without, all share the network of the machine.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -88,9 +87,11 @@ class Host:
         self.process(started).send_signal(number)
 
     def end(self) -> None:
-        """Kills all that runs here at once. It cannot be used any more."""
-        with suppress(ProcessLookupError):
-            os.kill(self.init, signal.SIGKILL)
+        """Kills all that runs here, and returns when it is dead. It cannot be used any more."""
+        with suppress(psutil.NoSuchProcess):
+            init = psutil.Process(self.init)
+            init.kill()
+            init.wait()  # process 1 goes last
 
 
 @contextmanager
