@@ -51,8 +51,8 @@ def columns(plan: Plan, roles: list[Roles]) -> Iterator[Finding]:
         yield Finding("source", "ok", text)
     else:
         found = open_named(plan, spec.source, "data.source")
-        roles.append(choose(found.schema, spec, plan.pipeline.labels, plan.pipeline.cv))
         cv = plan.pipeline.cv
+        roles.append(choose(found.schema, spec, plan.pipeline.labels, cv, found.index))
         if cv is not None and (cv.folds or 0) > (found.rows or MAX_FOLDS):
             text = (
                 f"cv.folds is {cv.folds}, and {spec.source} has {counted(found.rows or 0, 'row')}"

@@ -22,7 +22,8 @@ def table(plan: Plan) -> Iterator[Finding]:
     if isinstance(spec.source, Made):
         return
     found = open_named(plan, spec.source, "data.source")
-    chosen = choose(found.schema, spec, plan.pipeline.labels, plan.pipeline.cv)
+    pipeline = plan.pipeline
+    chosen = choose(found.schema, spec, pipeline.labels, pipeline.cv, found.index)
     parts = ranges(found)
     rows = counted(found.rows, "row") if found.rows is not None else "rows not counted yet"
     yield Finding(
@@ -32,6 +33,8 @@ def table(plan: Plan) -> Iterator[Finding]:
         f"{counted(len(parts), 'range')}; {len(chosen.numeric)} numeric and "
         f"{len(chosen.categorical)} categorical features.",
     )
+    for note in found.notes:
+        yield Finding("source", "note", note)
     workers = resources(plan.site.engine, gpus=0).slots
     if len(parts) < workers:
         yield Finding(

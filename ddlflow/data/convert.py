@@ -96,6 +96,8 @@ def words_of(array: pa.Array, name: str, words: Sequence[Any]) -> pa.Array:
         return pa.nulls(len(array), pa.string())  # pandas' type of a column without any value
     if kind == "number" and not pa.types.is_boolean(array.type) and _are_usual(words):
         try:
+            if pa.types.is_integer(array.type):  # also those of 64 bits without a sign
+                return array.cast(pa.string())
             return whole_of(array, name).cast(pa.string())
         except DataError:
             pass  # 1.5 may be 1.50, 15e-1: it has no usual spelling

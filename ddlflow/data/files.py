@@ -1,13 +1,21 @@
 """What lies at a location: one file, a glob, a folder, or any of them behind an fsspec URL."""
 
 import errno
-from dataclasses import dataclass
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import fsspec
 import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
 
 from ddlflow.errors import DataError
 
@@ -23,13 +31,20 @@ EXTENSIONS = {
     ".jsonl.gz": "jsonl",
     ".ndjson": "jsonl",
     ".ndjson.gz": "jsonl",
+    ".json": "jsonl",
+    ".json.gz": "jsonl",
 }
+# Often lies beside tables and is none: read where there is no other table.
+_PERHAPS = (".json", ".json.gz")
 # What the common file systems call the mark that changes when a file does, best first.
 _STAMPS = (
     "ETag",
     "etag",
     "md5Hash",
+    "Content-MD5",
+    "Digest",
     "mtime",
+    "Last-Modified",
     "LastModified",
     "last_modified",
     "updated",
@@ -98,6 +113,9 @@ def list_files(address: str, wanted: str) -> tuple[str, list[File]]:
     if not found:
         what = "no file matches" if is_glob else "the folder holds no file"
         raise DataError(f"{address}: {what}. Correct data.source.")
+    if not is_glob or len({format_of(p) for p, _ in found} - {None}) > 1:
+        tables = [(p, info) for p, info in found if not p.lower().endswith(_PERHAPS)]
+        found = tables if any(format_of(p) for p, _ in tables) else found
     chosen, kind = _of_one_format(address, wanted, found, alone)
     return kind, sorted(
         (_file(address, p, info, root) for p, info in chosen), key=lambda file: file.name
@@ -112,14 +130,51 @@ def _find(filesystem: Any, path: str, is_glob: bool) -> tuple[str, list[tuple[st
             if any(sign in part for sign in "*?["):
                 break
             fixed.append(part)
+        root = "/".join(fixed)
+        if isinstance(filesystem, LocalFileSystem):
+            depth = None if "**" in path else path.count("/") - root.count("/")
+            matches = re.compile(glob_translate(path)).match
+            return root, [(p, info) for p, info in _walk(root or "/", depth) if matches(p)]
         found = filesystem.glob(path, detail=True)
         files = [(p, info) for p, info in found.items() if info["type"] == "file"]
-        return "/".join(fixed), files
+        return root, [_sized(filesystem, p, info) for p, info in files]
     info = filesystem.info(path)
+    if isinstance(filesystem, LocalFileSystem) and Path(path).is_dir():
+        return path.rstrip("/"), list(_walk(path.rstrip("/"), None))
     if info["type"] == "directory":
-        return path.rstrip("/"), list(filesystem.find(path, detail=True).items())
+        found = filesystem.find(path, detail=True)
+        return path.rstrip("/"), [_sized(filesystem, p, info) for p, info in found.items()]
     clean = path.rstrip("/")
     return clean.rpartition("/")[0], [(clean, info)]
+
+
+def _sized(filesystem: Any, path: str, info: Any) -> tuple[str, Any]:
+    """A web server's list of a folder has names alone."""
+    return path, info if info.get("size") is not None else filesystem.info(path)
+
+
+def _walk(
+    folder: str, depth: int | None, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[str, Any]]:
+    """The files of a folder and of those in it, to a depth; links are followed, but not in circles.
+
+    (The walk of fsspec passes over links.) The size of a link to nothing is None.
+    """
+    own = Path(folder).stat()
+    above |= {(own.st_dev, own.st_ino)}
+    for entry in os.scandir(folder):
+        try:
+            found = entry.stat()
+        except OSError:
+            if not entry.is_symlink():
+                raise
+            yield entry.path, {"link": str(Path(entry.path).readlink())}
+            continue
+        if stat.S_ISREG(found.st_mode):
+            yield entry.path, {"size": found.st_size, "mtime": found.st_mtime}
+        is_circle = (found.st_dev, found.st_ino) in above
+        if stat.S_ISDIR(found.st_mode) and depth != 1 and not is_circle:
+            yield from _walk(entry.path, depth and depth - 1, above)
 
 
 def _of_one_format(
@@ -148,6 +203,10 @@ def _of_one_format(
 def _file(address: str, path: str, info: Any, root: str) -> File:
     name = _relative(path, root)
     size = info.get("size")
+    if "link" in info:
+        raise DataError(
+            f"{path} is a link to {info['link']}, which is not there. Remove or mend it."
+        )
     if size is None:
         raise DataError(f"{address}: the server does not state the file's size. Download it first.")
     stamp = next((str(info[key]) for key in _STAMPS if info.get(key) is not None), "")
@@ -157,6 +216,21 @@ def _file(address: str, path: str, info: Any, root: str) -> File:
         if sign and key:
             keys.append((key, None if value == _NULL_PARTITION else unquote(value)))
     return File(name, path, int(size), stamp, tuple(keys))
+
+
+def stamped(address: str, file: File) -> File:
+    """The file with a stamp: where the file system has none, the hash of its bytes.
+
+    Raises:
+        DataError: the file is gone or may not be read.
+    """
+    if file.stamp:
+        return file
+    digest = hashlib.sha256()
+    with open_file(address, file) as handle:
+        while data := handle.read(8 << 20):
+            digest.update(data)
+    return replace(file, stamp=f"sha256 {digest.hexdigest()}")
 
 
 def _relative(path: str, root: str) -> str:
@@ -181,3 +255,24 @@ def open_file(address: str, file: File) -> pa.NativeFile:
     except OSError as error:
         reason = "it is gone" if error.errno == errno.ENOENT else str(error)
         raise DataError(f"{file.path} cannot be read: {reason}.") from error
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turns what is said of an unreadable or damaged file into one sentence that names the file.
+
+    Raises:
+        DataError: a damaged file; or no connection, no right, no time, under its own name.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        said = said.rstrip(".")
+        # pyarrow says OSError of a damaged file too, but only the system's own has a number.
+        if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
+            raise DataError(f"{path} cannot be read: {type(error).__name__}: {said}.") from error
+        raise DataError(
+            f"{path} cannot be read: {said}. It is damaged, incomplete or of another "
+            "format: write it again, or set data.format."
+        ) from error

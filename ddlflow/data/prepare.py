@@ -161,12 +161,13 @@ def _manifest(
         raise DataError(
             f"Missing in every training row: {', '.join(nowhere)}. List it in data.exclude."
         )
+    notes = list(dict.fromkeys(note for source in sources for note in source.notes))
     constant = [columns.numeric[i] for i in np.flatnonzero(train.minimum == train.maximum)]
     rare = [category.name for category in columns.categories if not category.values]
     return replace(
         manifest,
         constant=(*constant, *rare),
-        warnings=tuple(_warnings(manifest, constant, rare, train)),
+        warnings=(*notes, *_warnings(manifest, constant, rare, train)),
     )
 
 
@@ -213,7 +214,7 @@ def open_sources(
     if not isinstance(spec.source, str):
         raise DataError(f"Source {spec.source.use} has to be made before it can be prepared.")
     source = open_source(spec.source, spec, data_root)
-    roles = choose(source.schema, spec, labels, cv)
+    roles = choose(source.schema, spec, labels, cv, source.index)
     if spec.test_source is None:
         return [source], roles
     test = open_source(spec.test_source, spec, data_root, known_types(source.schema, roles))

@@ -1,5 +1,6 @@
 """Which column is for what, by names and types alone."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,7 +42,11 @@ class Roles:
 
 
 def choose(
-    schema: dict[str, pa.DataType], spec: Data, labels: Labels, cv: Cv | None = None
+    schema: dict[str, pa.DataType],
+    spec: Data,
+    labels: Labels,
+    cv: Cv | None = None,
+    index: Collection[str] = (),
 ) -> Roles:
     """Decides what each column is for.
 
@@ -50,6 +55,7 @@ def choose(
         spec: the pipeline's data section.
         labels: how the label is read.
         cv: the pipeline's folds, if it has any.
+        index: columns that were the index of a frame: features only where they are named.
 
     Raises:
         DataError: an unknown column, a label among the features, a type that is no feature.
@@ -57,7 +63,7 @@ def choose(
     split = spec.split.column
     by = _by(schema, spec, cv)
     named = {"label": [spec.label], "split.column": [split] if split else []}
-    named |= {"exclude": spec.exclude, "categorical": spec.categorical}
+    named |= {"exclude": spec.exclude, "categorical": spec.categorical, "text": spec.text}
     named["features"] = [] if spec.features == "all" else list(spec.features)
     for key, names in named.items():
         for name in names:
@@ -66,15 +72,16 @@ def choose(
                     f"data.{key} names column {name}, which the source lacks.{meant(name, schema)}"
                 )
     if spec.features == "all":
-        left_out = {spec.label, *spec.exclude, split, by}
+        left_out = {spec.label, *spec.exclude, split, by, *(set(index) - set(spec.categorical))}
         features = [name for name in schema if name not in left_out]
     else:
         features = list(dict.fromkeys(spec.features))
     if spec.label in features:
         raise DataError(f"data.features lists the label {spec.label}. Take it out of the list.")
     if not features:
+        only = f" (The table's index, {', '.join(index)}, is none unless named.)" if index else ""
         raise DataError(
-            "No feature is left beside the label. Correct data.features or data.exclude."
+            f"No feature is left beside the label. Correct data.features or data.exclude.{only}"
         )
     for name in spec.categorical:
         if name not in features:

@@ -43,10 +43,12 @@ def check_same(
     if not parts and format_name == "csv" and schema.names != wanted.names:
         parts.append("has its columns in another order")
     if not parts and format_name != "csv":  # a CSV block of whole numbers says little
+        pairs = [(name, schema.field(name).type, wanted.field(name).type) for name in wanted.names]
         parts += [
-            f"has {name} as {schema.field(name).type} and not {wanted.field(name).type}"
-            for name in wanted.names
-            if kind_of(schema.field(name).type) != kind_of(wanted.field(name).type)
+            f"has {name} as {type_} and not {other}"
+            for name, type_, other in pairs
+            if not (pa.types.is_null(type_) or pa.types.is_null(other))  # no value, no kind
+            and kind_of(type_) != kind_of(other)
         ]
     if parts:
         raise DataError(
@@ -66,7 +68,11 @@ def kind_of(type_: pa.DataType) -> str:
         or pa.types.is_null(type_)
     ):
         return "number"
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+    if (
+        pa.types.is_string(type_)
+        or pa.types.is_large_string(type_)
+        or pa.types.is_string_view(type_)
+    ):
         return "text"
     return str(type_)
 
@@ -89,26 +95,79 @@ def is_feature(name: str, spec: Data) -> bool:
     return name not in spec.exclude if spec.features == "all" else name in spec.features
 
 
-def text_type(name: str, type_: pa.DataType, spec: Data) -> pa.DataType:
-    """The type a text column is parsed as: what was seen in the first block, made wide enough.
+def types_of(schemas: list[pa.Schema]) -> dict[str, pa.DataType]:
+    """Column -> type over all files: the first file that has values of a column says it.
 
-    Whole numbers may turn into decimals further down, so features and labels are float64.
+    In JSON, numbers may become decimals in a later file, and keys may first stand there.
     """
+    found: dict[str, pa.DataType] = {}
+    for schema in schemas:
+        for name, type_ in zip(schema.names, schema.types, strict=True):
+            before = found.get(name, pa.null())
+            found[name] = type_ if pa.types.is_null(before) else before
+    return found
+
+
+def as_read(name: str, type_: pa.DataType, spec: Data, *, is_text_format: bool) -> pa.DataType:
+    """The type that a column is read as.
+
+    What is inferred from a text format's first block is made wide enough: whole numbers may turn
+    into decimals further down, so features and labels are float64. Identifiers of 64 bits without a
+    sign that are categories are text, as int64 does not hold them.
+    """
+    values = type_.value_type if pa.types.is_dictionary(type_) else type_
+    if name in spec.text or pa.types.is_string_view(values):
+        return pa.string()
     if name in spec.categorical:
-        return pa.string() if pa.types.is_null(type_) else type_
+        is_wide = pa.types.is_uint64(values) or pa.types.is_null(values)
+        return pa.string() if is_wide else type_
+    if not is_text_format:
+        return type_
     used = name == spec.label or is_feature(name, spec)
     if used and (pa.types.is_integer(type_) or pa.types.is_null(type_)):
         return pa.float64()
     return pa.string() if pa.types.is_null(type_) else type_
 
 
-def folder_columns(files: list[File], types: dict[str, pa.DataType]) -> dict[str, pa.DataType]:
-    """The columns that key=value folders stand for: int64 where every value is a whole number."""
+def conform(array: pa.Array, type_: pa.DataType, name: str, path: str) -> pa.Array:
+    """A file's values as the source has them: nulls get its type, what is to be text becomes text.
+
+    Numbers of other widths stay as they are: all that reads them takes any.
+
+    Raises:
+        DataError: values that have no text.
+    """
+    own = array.type
+    if own == type_ or not (pa.types.is_null(own) or pa.types.is_string(type_)):
+        return array
+    if pa.types.is_dictionary(own):
+        if kind_of(own) == "text" and not pa.types.is_string_view(own.value_type):
+            return array
+        array = array.dictionary_decode()
+    elif pa.types.is_large_string(own):
+        return array
+    try:
+        return array.cast(type_)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(
+            f"{path}: column {name} is of type {own}, which cannot be read as text. "
+            "Take it out of data.text."
+        ) from error
+
+
+def folder_columns(
+    files: list[File], types: dict[str, pa.DataType], spec: Data
+) -> dict[str, pa.DataType]:
+    """The columns that key=value folders stand for: int64 where every value is such a number."""
     found: dict[str, pa.DataType] = {}
     for key in dict.fromkeys(key for file in files for key, _ in file.keys):
         if key in types:
             continue  # the file's own column is the better witness
-        values = [dict(file.keys).get(key) for file in files]
-        whole = all(v is None or v.removeprefix("-").isdecimal() for v in values)
+        values = [v for file in files if (v := dict(file.keys).get(key)) is not None]
+        whole = key not in spec.text and all(map(_is_int64, values))
         found[key] = pa.int64() if whole and any(values) else pa.string()
     return found
+
+
+def _is_int64(value: str) -> bool:
+    return value.removeprefix("-").isdecimal() and -(2**63) <= int(value) < 2**63

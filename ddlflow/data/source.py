@@ -13,17 +13,18 @@ file where it is gzipped. So the engine and its workers never enter the result.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
 
-from ddlflow.data import columnar, text
+from ddlflow.data import columnar, lines, noted, text
 from ddlflow.data import schema as schema_
-from ddlflow.data.files import File, list_files, open_file, resolve
+from ddlflow.data.dialect import Dialect, dialect_of
+from ddlflow.data.files import File, list_files, open_file, reading, resolve, stamped
 from ddlflow.data.known import Types, settled
-from ddlflow.data.stray import refuse_strays
+from ddlflow.data.layout import Layout, layout
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 
@@ -54,22 +55,26 @@ class Source:
     Attributes:
         location: as it was given.
         address: absolute path or URL.
-        dialect: the format, and how CSV is to be read.
+        dialect: the format, and how text is to be read.
         schema: column name -> type, in order; folder columns (key=value) come last.
         files: number -> file; a worker is given only the files that it reads.
         names: columns of the files themselves, in order.
         fingerprint: hash of names, sizes, stamps and dialect: what tells that a source changed.
         rows: their number, where the format states it (Parquet, Arrow).
+        index: columns that were the index of the frame that was written: no features by default.
+        notes: what a user should know of how it is read.
     """
 
     location: str
     address: str
-    dialect: text.Dialect
+    dialect: Dialect
     schema: dict[str, pa.DataType]
     files: dict[int, File]
     names: tuple[str, ...]
     fingerprint: str
     rows: int | None
+    index: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def only(self, part: Range) -> "Source":
         """The source with the one file that a range needs: small to send."""
@@ -95,38 +100,54 @@ def open_source(location: str, spec: Data, data_root: Path, known: Types | None 
     spec = spec.model_copy(update={"categorical": [*spec.categorical, *texts]})  # no stray there
     address = resolve(location, data_root)
     kind, files = list_files(address, spec.format)
-    dialect = text.Dialect(kind, spec.header, spec.delimiter)
-    schemas: list[pa.Schema] = []
-    for number, file in enumerate(files):
-        with _reading(file.path):
-            schema, units = _layout(address, file, dialect, spec)
-        files[number] = replace(file, units=units)
-        schema_.check_names(file, schema)
-        if schemas:
-            schema_.check_same(file, schema, files[0], schemas[0], kind)
-        schemas.append(schema)
-    # A file with a header alone says nothing of the types: the first one with values does.
-    first = next((s for s in schemas if not all(map(pa.types.is_null, s.types))), schemas[0])
-    types = dict(zip(first.names, first.types, strict=True))
-    if kind in ("csv", "jsonl"):
-        types = {
-            name: settled(name, type_, known, kind) or schema_.text_type(name, type_, spec)
-            for name, type_ in types.items()
-        }
-    rows = sum(sum(file.units) for file in files) if kind in ("parquet", "arrow") else None
+    dialect = dialect_of(kind, spec)
+    is_text_format = kind in ("csv", "jsonl")
+    found = _layouts(address, files, dialect, spec)
+    files = [replace(file, units=each.units) for file, each in zip(files, found, strict=True)]
+    types = schema_.types_of([each.schema for each in found])
+    names = tuple(types)
+    blank = noted.blank_columns(types, dialect, spec)
+    types = {
+        name: (settled(name, type_, known, kind) if is_text_format else None)
+        or schema_.as_read(name, type_, spec, is_text_format=is_text_format)
+        for name, type_ in types.items()
+        if name not in blank
+    }
+    rows = sum(sum(file.units) for file in files) if not is_text_format else None
     if rows == 0:
         raise DataError(f"{address} holds no row. Correct data.source.")
-    keys = schema_.folder_columns(files, types)
+    index = tuple(name for name in found[0].index if all(name in each.index for each in found))
+    notes = [
+        *noted.note_unnamed(names, blank, index, dialect),
+        *noted.note_index(index, spec),
+        *found[0].notes,
+        *noted.note_hashed(files),
+    ]
     return Source(
         location=location,
         address=address,
         dialect=dialect,
-        schema=types | keys,
+        schema=types | schema_.folder_columns(files, types, spec),
         files=dict(enumerate(files)),
-        names=tuple(first.names),
-        fingerprint=_fingerprint(files, dialect),
+        names=names,
+        fingerprint=_fingerprint([stamped(address, file) for file in files], dialect),
         rows=rows,
+        index=index,
+        notes=tuple(notes),
     )
+
+
+def _layouts(address: str, files: list[File], dialect: Dialect, spec: Data) -> list[Layout]:
+    """What each file says of itself: all have the same columns."""
+    found: list[Layout] = []
+    for file in files:
+        with reading(file.path):
+            each = layout(address, file, dialect, spec, is_first=not found)
+        schema_.check_names(file, each.schema)
+        if found:
+            schema_.check_same(file, each.schema, files[0], found[0].schema, dialect.format)
+        found.append(each)
+    return found
 
 
 def ranges(source: Source) -> list[Range]:
@@ -158,14 +179,14 @@ def read(source: Source, part: Range, columns: Sequence[str]) -> Iterator[pa.Rec
     file = source.files[part.file]
     inside = [name for name in columns if name in source.names]
     # Folder columns alone do not tell how many rows there are: any column of the file does.
-    physical = inside or [source.names[0]]
+    physical = inside or [next(name for name in source.names if name in source.schema)]
     keys = dict(file.keys)
-    with _reading(file.path):
+    with reading(file.path):
         handle = open_file(source.address, file)
         with handle:
             for batch in _pieces(_batches(source, file, part, handle, physical)):
                 arrays = [
-                    batch.column(name)
+                    schema_.conform(batch.column(name), source.schema[name], name, file.path)
                     if name in source.names
                     else _constant(keys.get(name), source.schema[name], batch.num_rows)
                     for name in columns
@@ -173,34 +194,25 @@ def read(source: Source, part: Range, columns: Sequence[str]) -> Iterator[pa.Rec
                 yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
 
 
-def _layout(
-    address: str, file: File, dialect: text.Dialect, spec: Data
-) -> tuple[pa.Schema, tuple[int, ...]]:
-    if file.size == 0:
-        raise DataError(f"{file.path} is empty. Remove it from data.source, or write it again.")
-    with open_file(address, file) as handle:
-        if dialect.format == "parquet":
-            return columnar.parquet_layout(handle)
-        if dialect.format == "arrow":
-            return columnar.arrow_layout(handle)
-        block = text.first_block(text.stream_of(handle, file.name, 0, file.size))
-        if not block.strip():
-            raise DataError(f"{file.path} is empty. Remove it from data.source, or write it again.")
-        rows = text.first_rows(block, dialect, file.path)
-        refuse_strays(rows, block, dialect, file.path, spec)
-        return rows.schema, ()
-
-
 def _extents(source: Source, file: File) -> list[tuple[int, int]]:
-    dialect = source.dialect
-    if dialect.format in ("parquet", "arrow"):
+    if source.dialect.format in ("parquet", "arrow"):
         return _groups(file.units)
-    if text.is_packed(file.name):
-        return [(0, file.size)]
-    with _reading(file.path), open_file(source.address, file) as handle:
-        block = text.first_block(handle.get_stream(0, file.size))
-        start = text.header_bytes(block, dialect)
-        return text.cuts(handle, start, file.size, text.RANGE_BYTES) if start < file.size else []
+    return _cuts(source.address, file, source.dialect, text.RANGE_BYTES, text.SCHEMA_BYTES)
+
+
+@lru_cache(maxsize=4096)
+def _cuts(
+    address: str, file: File, dialect: Dialect, range_bytes: int, schema_bytes: int
+) -> list[tuple[int, int]]:
+    """Where a text file is cut: the same for the same file, and asked for by several stages."""
+    with reading(file.path), open_file(address, file) as handle:
+        if lines.is_whole(handle, file.name, file.size, dialect):
+            return [(0, file.size)]
+        block = lines.first_block(handle, file.name, file.size, dialect.of_bytes(), schema_bytes)
+        start = lines.header_bytes(block, dialect)
+        if start >= file.size:
+            return []
+        return lines.cuts(handle, (start, file.size), dialect, range_bytes)
 
 
 def _groups(units: Sequence[int]) -> list[tuple[int, int]]:
@@ -225,21 +237,16 @@ def _batches(
         return columnar.parquet_batches(handle, part.start, part.stop, columns, PIECE_ROWS)
     if kind == "arrow":
         return columnar.arrow_batches(handle, part.start, part.stop, columns, PIECE_ROWS)
-    skip = 0
-    if text.is_packed(file.name) and source.dialect.header:
-        with open_file(source.address, file) as again:
-            block = text.first_block(text.stream_of(again, file.name, 0, file.size))
-            skip = text.header_bytes(block, source.dialect)
-    types = {name: source.schema[name] for name in columns}
-    extent = (part.start, part.stop)
+    wanted = {name: source.schema[name] for name in columns}
+    # A column without a name has to stay as empty as it was in the first rows.
+    blank = {name: pa.null() for name in source.names if name not in source.schema}
     return text.batches(
         handle,
         file.path,
-        extent=extent,
-        skip=skip,
+        extent=(part.start, part.stop),
         dialect=source.dialect,
         names=source.names,
-        columns=types,
+        columns=wanted | blank,
     )
 
 
@@ -276,20 +283,7 @@ def _constant(value: str | None, type_: pa.DataType, rows: int) -> pa.Array:
     return pa.repeat(pa.scalar(number, type_), rows)
 
 
-def _fingerprint(files: list[File], dialect: text.Dialect) -> str:
-    facts = [[file.name, file.size, file.stamp] for file in files]
-    facts.append([dialect.format, dialect.header, dialect.delimiter])
+def _fingerprint(files: list[File], dialect: Dialect) -> str:
+    facts: list[object] = [[file.name, file.size, file.stamp] for file in files]
+    facts.append(asdict(dialect))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-@contextmanager
-def _reading(path: str) -> Iterator[None]:
-    """Turns what pyarrow says of a damaged file into one sentence that names the file."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(
-            f"{path} cannot be read: {said.rstrip('.')}. It is damaged, incomplete or of another "
-            "format: write it again, or set data.format."
-        ) from error

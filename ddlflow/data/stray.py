@@ -1,59 +1,59 @@
-"""A stray text among numbers: it must not turn a column of a text format into a category.
+"""Text where numbers are meant: it must not turn a column of a text format into a category.
 
 Parquet and Arrow state a column's type. In CSV and JSON lines it is inferred from the first rows,
-and one "n/a" among them makes text of a million numbers.
+and one "n/a" among them makes text of a million numbers, as a decimal comma or a sign between the
+thousands does.
 """
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ddlflow.data.dialect import number_pattern
+from ddlflow.data.misfit import Passage, advice, written_otherwise
 from ddlflow.data.schema import is_feature, kind_of
-from ddlflow.data.text import Dialect
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 
 MEANT_AS_NUMBERS = 0.9  # a column with this share of numbers is one of numbers, with mistakes
-_NUMBER = r"^\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|nan)\s*$"
+_LOOKED_AT = 10_000  # texts held against other ways to write numbers
 
 
-def refuse_strays(rows: pa.Table, block: bytes, dialect: Dialect, path: str, spec: Data) -> None:
-    """Checks the feature columns that were inferred to be text, unless they are to be categories.
+def refuse_strays(rows: pa.Table, passage: Passage, spec: Data) -> None:
+    """Checks the features (and the label) that were inferred to be text, unless meant as text.
 
     Args:
         rows: a file's first rows.
-        block: the bytes that they were parsed from, to tell the line.
-        dialect: how they were parsed.
-        path: the file's, for the message.
+        passage: what they were parsed from.
         spec: which columns are features, and which of them categories.
 
     Raises:
         DataError: most values of a column are numbers, but not all: names the first that is none.
+            Or all are numbers that are written otherwise than the pipeline says.
     """
+    dialect = passage.dialect
+    pattern = number_pattern(dialect.decimal, dialect.thousands)
     for name, column in zip(rows.schema.names, rows.columns, strict=True):
-        wanted = is_feature(name, spec) and name not in spec.categorical
-        if not wanted or kind_of(column.type) != "text":
+        is_text = name in spec.categorical or name in spec.text
+        used = name == spec.label or is_feature(name, spec)
+        if is_text or not used or kind_of(column.type) != "text":
             continue
-        is_number = pc.match_substring_regex(column, _NUMBER, ignore_case=True)
+        is_number = pc.match_substring_regex(column, pattern)
         known = len(column) - column.null_count
         numbers = pc.sum(is_number).as_py() or 0
-        if numbers == known or numbers < MEANT_AS_NUMBERS * known:
+        if numbers == known:
             continue
         row = pc.index(is_number, False).as_py()
-        raise DataError(
-            f"{path}, line {_line(block, dialect, row)}: column {name} holds "
-            f"{column[row].as_py()!r:.80}, where {numbers} of the first {known} values are "
-            "numbers. Correct that value, or leave it empty if it is missing; or list the column "
-            "in data.categorical or data.exclude."
-        )
-
-
-def _line(block: bytes, dialect: Dialect, row: int) -> int:
-    """The line of a row, both from the file's start; the parsers pass over empty lines."""
-    left = row + (dialect.format == "csv" and dialect.header)
-    number = 0
-    for number, line in enumerate(block.split(b"\n"), 1):  # noqa: B007 - it is the result
-        if line.strip(b"\r" if dialect.format == "csv" else None):
-            if left == 0:
-                break
-            left -= 1
-    return number
+        place = f"{passage.place(row)}: column {name} holds"
+        value = column[row].as_py()
+        if name != spec.label and numbers >= MEANT_AS_NUMBERS * known:
+            raise DataError(
+                f"{place} {value!r:.80}, where {numbers} of the first {known} values are numbers. "
+                f"{advice(name, value, dialect, is_alone=True)}"
+            )
+        texts = column.drop_null().slice(0, _LOOKED_AT).to_pylist()
+        settings = written_otherwise(texts, dialect)
+        if settings:
+            raise DataError(
+                f"{place} {value!r:.80}, and every value is a number written in this way. "
+                f"Set {settings}; or list the column in data.text if it is none."
+            )

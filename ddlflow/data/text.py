@@ -1,19 +1,21 @@
-"""CSV and JSON lines: cut at line ends, parsed block by block in bounded memory.
+"""CSV and JSON lines, parsed block by block in bounded memory.
 
-A line end is taken to end a row. JSON guarantees that; in CSV a quoted value may hold a line break,
-and whether a line end is one depends on all bytes before it. So a cut that falls inside a quoted
-value is detected and refused, never read wrongly; such a file can be converted to Parquet.
+The types come from a file's first block (of JSON, whose rows may bring new keys at any time, from
+the whole file). What a later block holds instead is told with its line, never read otherwise.
 """
 
-import io
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.json
 
+from ddlflow.data import jsonl
+from ddlflow.data.dialect import Dialect, is_number, number_pattern
+from ddlflow.data.lines import blocks, header_bytes, line_after, unit_of
+from ddlflow.data.misfit import MisfitError, Passage, explain
+from ddlflow.data.quotes import Rows
 from ddlflow.errors import DataError
 
 RANGE_BYTES = 64 << 20
@@ -22,123 +24,96 @@ BLOCK_BYTES = 8 << 20  # parsed at once: large enough that the calls cost nothin
 # as in ones of 8 or 16 MiB, which leave the cache (measured).
 PARSE_BYTES = 1 << 20
 SCHEMA_BYTES = 4 << 20  # the types are inferred from these first bytes
-LINE_BYTES = 256 << 20  # no line end within these: it is no text file of rows
+
+Types = dict[str, pa.DataType]
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How the text is to be read."""
+def first_rows(block: bytes, dialect: Dialect, name: str, categories: Collection[str]) -> pa.Table:
+    """The rows of a CSV file's first block, with the types that they suggest.
 
-    format: str  # csv or jsonl
-    header: bool = True
-    delimiter: str = ","
-
-
-def stream_of(handle: pa.NativeFile, name: str, start: int, stop: int) -> pa.NativeFile:
-    """The (unpacked) bytes [start, stop) of a file; a .gz file is always read whole."""
-    if is_packed(name):
-        handle.seek(0)  # some fsspec systems share one position between all that open a file
-        return pa.CompressedInputStream(handle, "gzip")
-    return handle.get_stream(start, stop - start)
-
-
-def is_packed(name: str) -> bool:
-    """Whether the file is compressed, hence one range."""
-    return name.lower().endswith(".gz")
-
-
-def blocks(stream: pa.NativeFile, size: int) -> Iterator[bytes]:
-    """The stream in blocks of whole lines (the last may lack its line end)."""
-    rest = b""
-    while data := stream.read(size):
-        end = data.rfind(b"\n") + 1
-        if end == 0:
-            rest += data
-            if len(rest) > LINE_BYTES:
-                raise pa.ArrowInvalid(f"no line end within {LINE_BYTES >> 20} MiB")
-            continue
-        yield rest + data[:end]
-        rest = data[end:]
-    if rest.strip():
-        yield rest
-
-
-def first_block(stream: pa.NativeFile) -> bytes:
-    """The first lines, from which the schema is inferred."""
-    return next(blocks(stream, SCHEMA_BYTES), b"")
-
-
-def header_bytes(block: bytes, dialect: Dialect) -> int:
-    """Where the first row starts: after the header line, if there is one."""
-    if dialect.format != "csv" or not dialect.header:
-        return 0
-    blank = len(block) - len(block.lstrip(b"\r\n"))
-    end = block.find(b"\n", blank)
-    return int(len(block) if end < 0 else end + 1)
-
-
-def first_rows(block: bytes, dialect: Dialect, name: str) -> pa.Table:
-    """The rows of a file's first block, with the types that they suggest.
+    Args:
+        block: whole rows, from the file's start.
+        dialect: how they are read.
+        name: the file's, for messages.
+        categories: columns whose numbers are names: beyond 64 bits they are text.
 
     Raises:
         DataError: rows that do not fit, with the line.
     """
+    begin = header_bytes(block, dialect)
+    data = block[begin:]
+    names: list[str] = []
     try:
-        return _first_rows(block, dialect)
+        names = _names(block, begin, dialect)
+        if not data.strip():
+            return pa.table([pa.nulls(0) for _ in names], names=names)
+        types = dict.fromkeys(dialect.text, pa.string())
+        table = _read_csv(data, dialect, names, types, block_bytes=len(data) + 1)
+        for column in _not_whole(table, categories):
+            texts = _read_csv(data, dialect, names, {column: pa.string()}, only=[column])[column]
+            if pc.all(pc.match_substring_regex(texts, r"^[+-]?\d+$")).as_py():
+                table = table.set_column(names.index(column), column, texts)
     except pa.ArrowInvalid as error:
-        raise DataError(_explain(str(error), name, 0, (), {})) from error
+        line = block.count(b"\n", 0, begin) or block.count(b"\r", 0, begin)
+        passage = Passage(f"{name}, line", line, data, dialect)
+        raise DataError(explain(error, passage, names, {})) from error
+    return _with_thousands(table, dialect)
 
 
-def _first_rows(block: bytes, dialect: Dialect) -> pa.Table:
-    if dialect.format == "jsonl":
-        options = pa.json.ReadOptions(use_threads=False, block_size=len(block) + 1)
-        return pa.json.read_json(io.BytesIO(block), read_options=options)
-    table = pa.csv.read_csv(
-        io.BytesIO(block),
-        read_options=pa.csv.ReadOptions(
-            use_threads=False,
-            block_size=len(block) + 1,
-            autogenerate_column_names=not dialect.header,
-        ),
-        parse_options=pa.csv.ParseOptions(delimiter=dialect.delimiter),
-        convert_options=pa.csv.ConvertOptions(strings_can_be_null=True),
-    )
-    if not dialect.header:
-        table = table.rename_columns([f"c{i}" for i in range(table.num_columns)])
+def _names(block: bytes, begin: int, dialect: Dialect) -> list[str]:
+    """A CSV file's columns: as the header has them, or c0, c1, ...; a column without a name gets
+    the one that pandas gives it."""
+    if dialect.header:
+        found = _read_csv(block[:begin], dialect, None, {}).column_names
+        return [name or f"Unnamed: {i}" for i, name in enumerate(found)]
+    first = block[: Rows(block, dialect.quotes).first_end(len(block) - len(block.lstrip(b"\r\n")))]
+    row = _read_csv(b"\n" + first, dialect, None, {}, is_headless=True)
+    return [f"c{i}" for i in range(row.num_columns)]
+
+
+def _not_whole(table: pa.Table, categories: Collection[str]) -> list[str]:
+    """Categories that were taken for decimals: perhaps whole numbers beyond 64 bits."""
+    return [n for n in table.column_names if n in categories and table[n].type == pa.float64()]
+
+
+def _with_thousands(table: pa.Table, dialect: Dialect) -> pa.Table:
+    """Texts that are numbers with a sign between the thousands, as numbers."""
+    if dialect.thousands is None:
+        return table
+    pattern = number_pattern(dialect.decimal, dialect.thousands)
+    for index, name in enumerate(table.column_names):
+        column = table.column(index)
+        if not pa.types.is_string(column.type) or name in dialect.text:
+            continue
+        if pc.all(pc.match_substring_regex(column, pattern)).as_py():
+            table = table.set_column(index, name, _numbers(column, name, dialect))
     return table
 
 
-def cuts(handle: pa.NativeFile, start: int, size: int, step: int) -> list[tuple[int, int]]:
-    """Byte ranges of about ``step`` bytes that start and stop at line ends.
+def _numbers(column: pa.ChunkedArray, name: str, dialect: Dialect) -> pa.ChunkedArray:
+    """Texts with a sign between the thousands as float64.
 
-    Args:
-        handle: the file.
-        start: where the first row starts.
-        size: the file's bytes.
-        step: a range's nominal bytes.
+    Raises:
+        MisfitError: a text that is no such number.
     """
-    edges = [start]
-    for nominal in range(start + step, size, step):
-        if nominal <= edges[-1]:
-            continue
-        edge = _after_line_end(handle, nominal, size)
-        if edge < size:
-            edges.append(edge)
-    return list(zip(edges, [*edges[1:], size], strict=True))
+    pattern = number_pattern(dialect.decimal, dialect.thousands)
+    row = pc.index(pc.match_substring_regex(column, pattern), False).as_py()
+    if row >= 0:
+        raise MisfitError(name, row, column[row].as_py())
+    plain = pc.replace_substring(pc.utf8_trim_whitespace(column), dialect.thousands, "")
+    return pc.replace_substring(plain, dialect.decimal, ".").cast(pa.float64())
 
 
-def _after_line_end(handle: pa.NativeFile, position: int, size: int) -> int:
-    """The first position at or after ``position`` that follows a line end."""
-    at = position - 1  # a line end just before the position counts
-    while at < size:
-        data = handle.read_at(min(1 << 16, size - at), at)
-        if not data:
-            break
-        found = data.find(b"\n")
-        if found >= 0:
-            return at + int(found) + 1
-        at += len(data)
-    return size
+def as_written(block: bytes, dialect: Dialect, rows: pa.Table) -> pa.Table:
+    """The text columns of a first block, with the words that stand for missing values."""
+    is_text = [pa.types.is_string(type_) or pa.types.is_null(type_) for type_ in rows.schema.types]
+    names = rows.column_names
+    texts = [name for name, wanted in zip(names, is_text, strict=True) if wanted]
+    if not texts or not rows.num_rows:
+        return rows.select([])
+    types = dict.fromkeys(texts, pa.string())
+    data = block[header_bytes(block, dialect) :]
+    return _read_csv(data, replace(dialect, missing=()), names, types, only=texts)
 
 
 def batches(
@@ -146,145 +121,100 @@ def batches(
     name: str,
     *,
     extent: tuple[int, int],
-    skip: int,
     dialect: Dialect,
     names: Sequence[str],
-    columns: dict[str, pa.DataType],
+    columns: Types,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a byte range, one batch a block.
 
     Args:
         handle: the file.
         name: its name, for messages.
-        extent: start and stop in bytes.
-        skip: bytes of header to skip in a packed file (there the extent is the whole file).
+        extent: start and stop in bytes; the header of a file is skipped.
         dialect: how to read it.
         names: all columns of a CSV file, in order.
         columns: the wanted columns and their types.
 
     Raises:
-        DataError: a row or a value that does not fit, with the line where it can be known.
+        DataError: a row or a value that does not fit, with its line.
     """
-    offset = 0
-    packed = is_packed(name)
-    for block in blocks(stream_of(handle, name, *extent), BLOCK_BYTES):
-        data = block[skip:] if packed and offset == 0 and skip else block
-        if dialect.format == "csv" and _ends_in_quotes(data, dialect.delimiter):
-            raise DataError(
-                f"{name} holds line breaks inside quoted values, which cannot be read in parts. "
-                "Convert it to Parquet, or take the line breaks out."
-            )
+    position = 0
+    for block in blocks(handle, name, extent, dialect, BLOCK_BYTES):
+        begin = header_bytes(block, dialect) if position == 0 and extent[0] == 0 else 0
+        data = block[begin:]
         try:
-            parsed = _parse(data, dialect, names, columns)
-        except pa.ArrowInvalid as error:
-            start = offset + (len(block) - len(data)) + (0 if packed else extent[0])
-            line = _lines(handle, name, start)
-            raise DataError(_explain(str(error), name, line, names, columns)) from error
-        offset += len(block)
+            parsed = parse(data, dialect, names, columns)
+        except (pa.ArrowInvalid, MisfitError) as error:
+            line = line_after(handle, name, extent, dialect, position + begin) - 1
+            where = f"{name}, {unit_of(handle, name, extent[1], dialect)}"
+            passage = Passage(where, line, data, dialect)
+            raise DataError(explain(error, passage, names, columns)) from error
+        position += len(block)
         yield from parsed
 
 
-def _parse(
-    data: bytes, dialect: Dialect, names: Sequence[str], columns: dict[str, pa.DataType]
+def parse(
+    data: bytes, dialect: Dialect, names: Sequence[str], columns: Types
 ) -> list[pa.RecordBatch]:
+    """The wanted columns of whole rows.
+
+    Raises:
+        pyarrow.ArrowInvalid, MisfitError: what does not fit.
+    """
     if not data or data.isspace():
         return []
     if dialect.format == "jsonl":
-        table = pa.json.read_json(
-            pa.BufferReader(data),
-            read_options=pa.json.ReadOptions(use_threads=False, block_size=len(data) + 1),
-            parse_options=pa.json.ParseOptions(
-                explicit_schema=pa.schema(list(columns.items())),
-                unexpected_field_behavior="ignore",
-            ),
-        )
+        table = jsonl.parse(data, dialect, columns)
     else:
-        try:
-            table = _parse_csv(data, dialect, names, columns, PARSE_BYTES)
-        except pa.ArrowInvalid as error:
-            if "straddling" not in str(error):
-                raise
-            # A line longer than a parser's block: rare, and then the whole is one block.
-            table = _parse_csv(data, dialect, names, columns, len(data) + 1)
+        table = _parse_csv(data, dialect, names, columns)
     batches: list[pa.RecordBatch] = table.select(list(columns)).combine_chunks().to_batches()
     return batches
 
 
-def _parse_csv(
+def _parse_csv(data: bytes, dialect: Dialect, names: Sequence[str], columns: Types) -> pa.Table:
+    grouped = [n for n, type_ in columns.items() if dialect.thousands and is_number(type_)]
+    types = columns | dict.fromkeys(grouped, pa.string())
+    only = list(columns)
+    try:
+        table = _read_csv(data, dialect, names, types, only=only, block_bytes=PARSE_BYTES)
+    except pa.ArrowInvalid as error:
+        if "straddling" not in str(error):
+            raise
+        # A row longer than a parser's block: rare, and then the whole is one block.
+        table = _read_csv(data, dialect, names, types, only=only)
+    for name in grouped:
+        values = _numbers(table[name], name, dialect).cast(columns[name])
+        table = table.set_column(table.schema.get_field_index(name), name, values)
+    return table
+
+
+def _read_csv(
     data: bytes,
     dialect: Dialect,
-    names: Sequence[str],
-    columns: dict[str, pa.DataType],
-    block_bytes: int,
+    names: Sequence[str] | None,
+    types: Types,
+    *,
+    only: Sequence[str] | None = None,
+    block_bytes: int | None = None,
+    is_headless: bool = False,
 ) -> pa.Table:
+    """Rows of CSV; without names, the first one has them (or none has, ``is_headless``)."""
     return pa.csv.read_csv(
         pa.BufferReader(data),
         read_options=pa.csv.ReadOptions(
-            use_threads=False, block_size=block_bytes, column_names=list(names)
+            use_threads=False,
+            block_size=block_bytes or len(data) + 1,
+            column_names=list(names) if names is not None else None,
+            autogenerate_column_names=is_headless,
         ),
-        parse_options=pa.csv.ParseOptions(delimiter=dialect.delimiter),
+        parse_options=pa.csv.ParseOptions(
+            delimiter=dialect.delimiter, newlines_in_values=b'"' in data
+        ),
         convert_options=pa.csv.ConvertOptions(
-            include_columns=list(columns), column_types=columns, strings_can_be_null=True
+            include_columns=list(only) if only is not None else None,
+            column_types=types,
+            strings_can_be_null=True,
+            null_values=list(dialect.missing),
+            decimal_point=dialect.decimal,
         ),
     )
-
-
-def _ends_in_quotes(block: bytes, delimiter: str) -> bool:
-    """Whether the block ends inside a quoted value.
-
-    An even number of quotes says no. An odd one may come from a quote in the midst of a plain
-    value, which means nothing: so the quoted values are taken out, and one left open is looked for.
-    """
-    if block.count(b'"') % 2 == 0:
-        return False
-    start = b"(^|[\n" + re.escape(delimiter).encode() + b"])"
-    rest = re.sub(start + rb'"(?:[^"]|"")*"', rb"\1", block)
-    return re.search(start + b'"', rest) is not None
-
-
-def _explain(
-    message: str, name: str, line: int, names: Sequence[str], columns: dict[str, pa.DataType]
-) -> str:
-    """One sentence for a parser's message, with the line counted from the file's start."""
-    row = re.search(r"Row #(\d+)", message)
-    row_json = re.search(r"in row (\d+)", message)
-    line += int(row[1]) if row else int(row_json[1]) + 1 if row_json else 1
-    bad = re.search(r"In CSV column #(\d+).*invalid value '(.*)'", message, re.DOTALL)
-    changed = re.search(r"Column\(/(.*)\) changed from (\w+) to (\w+)", message)
-    advice = (
-        "Correct the value, leave it empty if it is missing, or list the column in "
-        "data.categorical or data.exclude."
-    )
-    if bad:
-        # The parser counts the wanted columns or all of them, by version: the name that fits.
-        index = int(bad[1])
-        column = names[index] if index < len(names) else list(columns)[-1]
-        kind = (
-            "a number" if columns.get(column) == pa.float64() else f"of type {columns.get(column)}"
-        )
-        return (
-            f"{name}, line {line}: column {column} holds {bad[2]!r}, which is not {kind}. {advice}"
-        )
-    if changed:
-        return (
-            f"{name}, line {line}: column {changed[1]} holds a {changed[3]}, "
-            f"where a {changed[2]} is expected. {advice}"
-        )
-    if "Expected" in message and "columns" in message:
-        what = message.split(": ", 2)[-1]
-        return (
-            f"{name}, line {line}: {what!r}: a row of another length. Check the delimiter; "
-            "line breaks inside quoted values cannot be read: convert such a file to Parquet."
-        )
-    return f"{name}, line {line} cannot be read: {message}"
-
-
-def _lines(handle: pa.NativeFile, name: str, stop: int) -> int:
-    """Line ends before ``stop``; read again from the start, as only a failure asks for it."""
-    handle.seek(0)
-    stream = stream_of(handle, name, 0, stop)
-    count, left = 0, stop
-    while left > 0 and (data := stream.read(min(left, BLOCK_BYTES))):
-        count += int(data.count(b"\n"))
-        left -= len(data)
-    return count

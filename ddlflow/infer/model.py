@@ -71,6 +71,7 @@ class TrainedModel:
         """
         # What the model does not read may hold anything.
         reads = {"features": self.inputs, "exclude": [], "format": "auto", "categorical": []}
+        reads["text"] = [name for name in self.data.text if name not in self.inputs]
         spec = self.data.model_copy(update=reads)
         source = open_source(location, spec, data_root, self.columns.parsed())
         for name in self.inputs:

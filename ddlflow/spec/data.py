@@ -1,12 +1,26 @@
 """The pipeline's data section: where the rows are, and which columns mean what."""
 
+import codecs
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from ddlflow.spec.section import Fraction, Section, Seed
 
 MadeName = Literal["collider", "particles"]
+
+
+def _encoding(name: str) -> str:
+    """Refuses what is no character encoding that Python knows."""
+    try:
+        b"".decode(name)
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError(
+            f"{name!r} is no character encoding; expected one such as utf-8, latin-1, cp1252, "
+            "utf-16 or shift_jis"
+        ) from None
+    return name
 
 
 class Made(Section):
@@ -48,6 +62,12 @@ class Data(Section):
     format: Literal["auto", "parquet", "csv", "arrow", "jsonl"] = "auto"
     header: bool = True  # CSV: does the first line name the columns? else c0, c1, ...
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    encoding: Annotated[str, AfterValidator(_encoding)] = "utf-8"  # CSV, JSON: latin-1, cp1252, ...
+    decimal: Literal[".", ","] = "."  # CSV: the sign before the decimals
+    thousands: Annotated[str, Field(pattern=r"^[^\w\"+-]$")] | None = None  # CSV: "," in 1,234,567
+    missing_values: Literal["pandas"] | list[str] = "pandas"  # CSV: pandas' own are "", NA, N/A,
+    #   NULL, None, nan, ...; [""] keeps these as texts, [pandas, "-999"] has one more
+    text: list[str] = []  # columns to read as text, not as numbers or dates: leading zeros stay
     label: str
     features: Literal["all"] | Annotated[list[str], Field(min_length=1)] = "all"
     exclude: list[
@@ -59,6 +79,15 @@ class Data(Section):
     infinite: Literal["impute", "refuse", "drop"] = "impute"  # impute: as if it were missing
     split: Split = Split()
     seed: Seed = 7
+
+    @model_validator(mode="after")
+    def _one_sign_each(self) -> "Data":
+        if self.thousands == self.decimal:
+            raise ValueError(
+                f"decimal and thousands are both {self.decimal!r}. Correct one of them: 1.234,5 is "
+                'decimal: "," with thousands: "."'
+            )
+        return self
 
     @model_validator(mode="after")
     def _test_once(self) -> "Data":

@@ -246,12 +246,12 @@ def test_text_in_a_numeric_column_names_file_line_column_and_value(
     json_rows = ['{"y": 0, "a": 0.25}'] * 40
     json_rows[30] = '{"y": 1, "a": "high"}'
     message = _wrong(tmp_path / "t.jsonl", "\n".join(json_rows).encode())
-    assert "line 31: column a holds a string, where a number is expected" in message
+    assert "line 31: column a holds 'high', where a number is expected" in message
 
 
 def test_a_row_of_another_length(tmp_path: Path) -> None:
     message = _wrong(tmp_path / "t.csv", b"y,a\n0,1\n0,1,2\n")
-    assert "'Expected 2 columns, got 3" in message
+    assert "line 3: 3 values, where 2 are expected: '0,1,2'." in message
 
 
 def test_a_quote_in_the_midst_of_a_value_means_nothing(
@@ -260,18 +260,6 @@ def test_a_quote_in_the_midst_of_a_value_means_nothing(
     monkeypatch.setattr(text, "BLOCK_BYTES", 24)
     (tmp_path / "t.csv").write_bytes(b"y,a\n" + b'0,5" pipe\n1,"one, two"\n' * 20)
     assert [row["a"] for row in _rows("t.csv", tmp_path)] == ['5" pipe', "one, two"] * 20
-
-
-def test_a_cut_inside_a_quoted_value_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = b'y,a\n0,5" pipe\n1,"one, ""two"""\n0,"two\nlines, or three"\n1,x\n'
-    (tmp_path / "t.csv").write_bytes(content)
-    found = _rows("t.csv", tmp_path)
-    assert [row["a"] for row in found] == ['5" pipe', 'one, "two"', "two\nlines, or three", "x"]
-    content = content.replace(b'5" pipe', b"pipe")
-    monkeypatch.setattr(text, "BLOCK_BYTES", content.index(b"lines") + 3)
-    assert "line breaks inside quoted values" in _wrong(tmp_path / "t.csv", content)
 
 
 def test_broken_json(tmp_path: Path) -> None:

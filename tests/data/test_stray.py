@@ -37,7 +37,7 @@ def test_one_text_among_numbers_is_told(tmp_path: Path, stray: str) -> None:
     for name, data in (("t.csv", content), ("t.csv.gz", gzip.compress(content))):
         message = _refused(tmp_path / name, data, _spec())
         assert f"{name}, line 22: column a holds {stray!r}, where " in message
-        assert "data.categorical or data.exclude" in message
+        assert "in data.text to read it as text, or in data.exclude" in message
 
 
 def test_the_line_counts_empty_lines_and_a_header(tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""What one file of a source says of itself: its columns, their types, its parts."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from ddlflow.data import columnar, jsonl, lines, noted, text
+from ddlflow.data.dialect import Dialect
+from ddlflow.data.files import File, open_file
+from ddlflow.data.misfit import Passage
+from ddlflow.data.schema import is_feature
+from ddlflow.data.stray import refuse_strays
+from ddlflow.errors import DataError
+from ddlflow.spec.pipeline import Data
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a file says of itself.
+
+    Attributes:
+        schema: its columns; of a text format with the types that its values suggest.
+        units: rows of each row group or record batch; none for text.
+        index: its columns that were the index of a frame.
+        notes: what a user should know of its values.
+    """
+
+    schema: pa.Schema
+    units: tuple[int, ...] = ()
+    index: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def layout(address: str, file: File, dialect: Dialect, spec: Data, *, is_first: bool) -> Layout:
+    """Looks into a file: at its schema, at its first rows, or (JSON) at all of them.
+
+    Args:
+        address: of the source.
+        file: to be looked into.
+        dialect: how it is read.
+        spec: which columns are used.
+        is_first: of the source's files; the notes are made of that one.
+
+    Raises:
+        DataError: empty, or not what it should be, with the line.
+    """
+    if file.size == 0:
+        raise _empty(file)
+    with open_file(address, file) as handle:
+        if dialect.format in ("parquet", "arrow"):
+            is_parquet = dialect.format == "parquet"
+            look = columnar.parquet_layout if is_parquet else columnar.arrow_layout
+            schema, units = look(handle)
+            return Layout(schema, units, noted.index_of_frame(schema))
+        if dialect.format == "jsonl":
+            return _of_json(handle, file, dialect, spec)
+        return _of_csv(handle, file, dialect, spec, is_first)
+
+
+def _of_csv(
+    handle: pa.NativeFile, file: File, dialect: Dialect, spec: Data, is_first: bool
+) -> Layout:
+    block = lines.first_block(handle, file.name, file.size, dialect, text.SCHEMA_BYTES)
+    if not block.strip():
+        raise _empty(file)
+    lines.refuse_other_encodings(block, file.path, dialect)
+    rows = text.first_rows(block, dialect, file.path, spec.categorical)
+    begin = lines.header_bytes(block, dialect)
+    before = block.count(b"\n", 0, begin) or block.count(b"\r", 0, begin)
+    passage = Passage(f"{file.path}, line", before, block[begin:], dialect)
+    refuse_strays(rows, passage, spec)
+    notes: list[str] = []
+    if is_first:
+        texts = text.as_written(block, dialect, rows)
+        notes = noted.note_missing(texts, dialect, spec)
+    return Layout(rows.schema, index=noted.index_of_text(rows), notes=tuple(notes))
+
+
+def _of_json(handle: pa.NativeFile, file: File, dialect: Dialect, spec: Data) -> Layout:
+    """Every row may bring a key: so all of the file is read."""
+    whole = (0, file.size)
+    where = f"{file.path}, {lines.unit_of(handle, file.name, file.size, dialect)}"
+    blocks = lines.blocks(handle, file.name, whole, dialect, text.SCHEMA_BYTES)
+
+    def is_wanted(name: str) -> bool:
+        return name == spec.label or is_feature(name, spec)
+
+    types, first = jsonl.types_of_file(blocks, dialect, file.path, where, is_wanted)
+    if not first.strip():
+        raise _empty(file)
+    rows = jsonl.parse(first, dialect, types)
+    refuse_strays(rows, Passage(where, 0, first, dialect), spec)
+    return Layout(pa.schema(list(types.items())))
+
+
+def _empty(file: File) -> DataError:
+    return DataError(f"{file.path} is empty. Remove it from data.source, or write it again.")
