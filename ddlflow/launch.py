@@ -131,7 +131,7 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: Tell) -> 
             highest = max(highest, newest)
             if in_vain > most:
                 clause = (
-                    f", {in_vain} in a row without a new checkpoint (engine.max_restarts: {most})"
+                    f", {plural(most, 'restart')} without a new checkpoint (engine.max_restarts)"
                 )
                 raise error_of(failure, len(attempts), job, clause)
             if is_final(failure) or is_same(failure, before):
