@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ddlflow.errors import InputError, SpecError
 from ddlflow.flow import load_flow
+from ddlflow.redact import hidden
 from ddlflow.spec.load import Plan, find, load, load_site, shown
 from ddlflow.spec.pipeline import MadeName
 from ddlflow.spec.site import Site
@@ -66,7 +67,12 @@ def run(
             for finding in mend(storage, flow):
                 screen.say(f"{finding.what}: {finding.text}")
             result: dict[str, Any] = flow.run(
-                command.name, pipeline=pipeline, on=on, changes=changes, fresh=fresh, only=only
+                command.name,
+                pipeline=pipeline,
+                on=on,
+                changes=[hidden(change) for change in changes],  # Prefect keeps what it is given
+                fresh=fresh,
+                only=only,
             )
     except InputError:
         if is_new:

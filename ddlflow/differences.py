@@ -12,6 +12,7 @@ import yaml
 import ddlflow
 from ddlflow.installed import machine, versions
 from ddlflow.record import flat
+from ddlflow.redact import redacted_values
 from ddlflow.session import Session, Stage
 from ddlflow.spec.load import Plan
 from ddlflow.tracking.read import Reader, Recorded
@@ -62,7 +63,7 @@ def surroundings(
 def _settings(plan: Plan, recorded: Recorded, place: Path) -> list[tuple[str, Any, Any]]:
     """(name, then, now) of what the pipeline of today does not have as the recorded one."""
     before = flat(yaml.safe_load((place / "pipeline" / "pipeline.yaml").read_text()))
-    now = flat(plan.pipeline.model_dump(mode="json", by_alias=True))
+    now = flat(redacted_values(plan.pipeline.model_dump(mode="json", by_alias=True)))
     if plan.pipeline.train.determinism == "elastic":
         before["train.virtual_ranks"] = int(recorded.tags["virtual_ranks"])  # it may be `auto`
         before.pop("train.micro_batch_rows", None)

@@ -10,14 +10,20 @@
     +-- TrackingError            MLflow refused what it was asked for
 
 A message is one or more full sentences: what was given, where, what is allowed, what to do next.
-A user sees that text alone; ``--debug`` adds the traceback.
+It holds no secret of a URL that it names. A user sees that text alone; ``--debug`` adds the
+traceback.
 """
+
+from ddlflow.redact import redacted_text
 
 
 class DdlflowError(Exception):
     """The root: anything ddlflow raises on purpose. Ends the command with status 1."""
 
     exit_status = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted_text(one) if isinstance(one, str) else one for one in args))
 
 
 class InputError(DdlflowError):

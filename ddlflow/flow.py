@@ -5,6 +5,7 @@ import os
 from typing import Any, Protocol
 
 from ddlflow.errors import DdlflowError, SpecError
+from ddlflow.redact import keep_out_of_logs
 from ddlflow.spec.load import project_folder, shown
 
 FILE = ("flows", "pipeline.py")
@@ -34,6 +35,7 @@ def load_flow() -> Flow:
         SpecError: the file is missing, or lacks a name.
     """
     _settle_prefect()
+    keep_out_of_logs()  # Prefect sends them to its server
     path = project_folder(FILE[0]).joinpath(*FILE)
     if not path.is_file():
         raise SpecError(f"{shown(path)} is missing. `ddlflow init DIR` lays out a project with it.")

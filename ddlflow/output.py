@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from ddlflow.errors import DdlflowError
+from ddlflow.redact import redacted_text
 
 SHOWN_TRIALS = 10  # the best of a search, on the screen
 
@@ -166,8 +167,8 @@ def say_error(error: BaseException) -> int:
         status = error.exit_status
     else:
         text = (
-            f"{type(error).__name__}: {error}\nThis was not foreseen. The same command with "
-            "--debug shows where it happened; please report that."
+            f"{type(error).__name__}: {redacted_text(str(error))}\nThis was not foreseen. The "
+            "same command with --debug shows where it happened; please report that."
         )
         status = 1
     for line in text.splitlines():

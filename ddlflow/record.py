@@ -13,9 +13,10 @@ import yaml
 
 import ddlflow
 from ddlflow.installed import git_commit, machine, requirements, versions
+from ddlflow.redact import redacted_values
 from ddlflow.session import Session, Stage
 from ddlflow.spec import code
-from ddlflow.stages import key_of
+from ddlflow.stages import inferred_source, key_of
 from ddlflow.storage import write_json
 from ddlflow.tracking.run import Run
 
@@ -40,7 +41,7 @@ class Record:
     def settings(self, prepared: Stage) -> None:
         """The resolved pipeline and site, versions, commit, seeds and the data's fingerprint."""
         plan = self.session.plan
-        pipeline = plan.pipeline.model_dump(mode="json", by_alias=True)
+        pipeline = redacted_values(plan.pipeline.model_dump(mode="json", by_alias=True))
         for name, values in (("pipeline", pipeline), ("site", redacted_site(self.session))):
             text = yaml.safe_dump(values, sort_keys=False)
             (self.folder / f"{name}.yaml").write_text(text)
@@ -140,7 +141,7 @@ class Record:
         self.run.log_file(report, "report")
         return report
 
-    def model(self, trained: Stage, location: str) -> str:
+    def model(self, prepared: Stage, trained: Stage) -> str:
         """Logs the model with a signature and an input example; returns its URI or folder."""
         from ddlflow.data.source import ranges, read
         from ddlflow.infer.model import load_model
@@ -148,6 +149,7 @@ class Record:
 
         folder = Path(trained.value["model"])
         model = load_model(folder)
+        location = inferred_source(self.session, prepared)
         found = model.open(location, self.session.data_root)
         first = next(iter(read(found, ranges(found)[0], model.inputs)))
         example = first.slice(0, EXAMPLE_ROWS).to_pandas()
@@ -217,10 +219,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def redacted_site(session: Session) -> dict[str, Any]:
     """The site without passwords."""
-    from ddlflow.tracking.store import redacted
-
-    values = session.plan.site.model_dump(mode="json")
-    values["tracking"]["uri"] = redacted(values["tracking"]["uri"])
+    values: dict[str, Any] = redacted_values(session.plan.site.model_dump(mode="json"))
     return values
 
 

@@ -20,9 +20,11 @@ import yaml
 from ddlflow import stages
 from ddlflow.differences import Difference, data, surroundings
 from ddlflow.errors import SpecError
+from ddlflow.record import flat
+from ddlflow.redact import GONE
 from ddlflow.report.screen import Screen
 from ddlflow.session import Session, Stage
-from ddlflow.spec.load import load, load_site
+from ddlflow.spec.load import Plan, load, load_site
 from ddlflow.spec.site import Site
 from ddlflow.tracking.pending import send_pending
 from ddlflow.tracking.read import Reader, Recorded
@@ -98,8 +100,24 @@ def reproduce(
         trained = _trained(reader, recorded, place)
         fixed = _fixed(reader, recorded, trained, place, workers)
         plan = load(str(place / "pipeline" / "pipeline.yaml"), on, [*fixed, *changes])
+        _check_known(recorded, plan)
         with Session(plan, Screen()) as session:
             return _again(session, reader, recorded, trained["trail"], place)
+
+
+def _check_known(recorded: Recorded, plan: Plan) -> None:
+    """Secrets are not recorded: what held one has to be given anew.
+
+    Raises:
+        SpecError: it was not.
+    """
+    settings = flat(plan.pipeline.model_dump(mode="json", by_alias=True))
+    lacking = [name for name, value in settings.items() if GONE in str(value)]
+    if lacking:
+        raise SpecError(
+            f"Run {recorded.run_id} was recorded without the secrets in {', '.join(lacking)}. Give "
+            f"the whole value anew: ddlflow reproduce {recorded.run_id} --set {lacking[0]}=..."
+        )
 
 
 def _again(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ddlflow.errors import DataError, SpecError
 from ddlflow.launch import Tell, launch, setup
+from ddlflow.redact import redacted, redacted_values
 from ddlflow.session import Session, Stage, hashed
 from ddlflow.spec import code
 from ddlflow.spec.pipeline import Made
@@ -60,7 +61,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
     sources, _ = open_sources(spec, pipeline.labels, session.data_root, pipeline.cv)
     settings = {
         "version": VERSION["prepare"],
-        "data": spec.model_dump(mode="json"),
+        "data": redacted_values(spec.model_dump(mode="json")),  # a signature may change
         "labels": pipeline.labels,
         "fingerprints": [source.fingerprint for source in sources],
     }
@@ -91,7 +92,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
             "classes": [str(c) for c in manifest.label.classes],
             "dropped": manifest.dropped,
             "warnings": list(manifest.warnings),
-            "location": location,
+            "location": redacted(location),
         }
 
     done = session.stage("prepare", settings, work)
@@ -144,7 +145,7 @@ def train(
             folder=str(folder),
             model=pipeline.model.model_dump(mode="json"),
             train=pipeline.train.model_dump(mode="json"),
-            data=pipeline.data.model_dump(mode="json"),
+            data=redacted_values(pipeline.data.model_dump(mode="json")),
             labels=pipeline.labels,
             virtual_ranks=1,
             threads=1,
@@ -222,14 +223,14 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
     from ddlflow.infer.predict import infer as predict
 
     spec = session.plan.pipeline
-    location = spec.infer.source or spec.data.test_source or prepared.value["location"]
+    location = inferred_source(session, prepared)
     found = load_model(Path(trained.value["model"])).open(location, session.data_root)
     settings = {
         "version": VERSION["infer"],
         "model": trained.value["model_digest"],
         "trained": trained.key,
         "source": found.fingerprint,
-        "location": location,
+        "location": redacted(location),
         "keys": spec.infer.keys,
     }
 
@@ -244,12 +245,23 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
             threads=session.resources.threads,
             map_over=session.map_over,
         )
-        return {"predictions": str(predictions), "rows": done["rows"], "location": location}
+        return {
+            "predictions": str(predictions),
+            "rows": done["rows"],
+            "location": redacted(location),
+        }
 
     return session.stage("infer", settings, work)
+
+
+def inferred_source(session: Session, prepared: Stage) -> str:
+    """Where the rows of the infer stage are: what a stage's value says of it has no secrets."""
+    spec = session.plan.pipeline
+    own = spec.data.source if isinstance(spec.data.source, str) else prepared.value["location"]
+    return spec.infer.source or spec.data.test_source or own
 
 
 def key_of(session: Session) -> str:
     """What tells one pipeline's runs from another's: an unfinished one is gone on with."""
     plan = session.plan
-    return hashed([plan.pipeline.model_dump(mode="json"), code.fingerprint(plan)])
+    return hashed([redacted_values(plan.pipeline.model_dump(mode="json")), code.fingerprint(plan)])

@@ -14,6 +14,7 @@ from ddlflow.data.storage import load_json
 from ddlflow.errors import TrackingError
 from ddlflow.launch import Tell
 from ddlflow.record import Record, flat
+from ddlflow.redact import redacted_values
 from ddlflow.searching import TABLE
 from ddlflow.session import Stage
 from ddlflow.spec.search import Search
@@ -182,7 +183,8 @@ def log_search(record: Record, searched: Stage) -> list[Path]:
 
 def log_chosen(record: Record, spec: Search) -> None:
     """After the search: the pipeline as it is trained, and the settings that were chosen."""
-    pipeline = record.session.plan.pipeline.model_dump(mode="json", by_alias=True)
+    plan = record.session.plan
+    pipeline = redacted_values(plan.pipeline.model_dump(mode="json", by_alias=True))
     text = yaml.safe_dump(pipeline, sort_keys=False)
     (record.folder / "pipeline.yaml").write_text(text)
     record.run.log_text(text, "pipeline.yaml")

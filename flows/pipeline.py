@@ -93,7 +93,7 @@ def pipeline(
             evaluated = run_stage(stages.evaluate, session, prepared, trained)
             record.evaluated(prepared, trained, evaluated)
             inferred = run_stage(stages.infer, session, prepared, trained)
-            model_uri = record.model(trained, inferred.value["location"])
+            model_uri = record.model(prepared, trained)
             done = [prepared, *swept, trained, evaluated, inferred]
             result = summary(record, done, model_uri, evaluated, inferred)
         publish(result)

@@ -1,6 +1,6 @@
 """Who may import whom (design section 3), read from the source files with ``ast``.
 
-    errors <- spec <- data <- models <- train <- sweep, infer, report
+    redact <- errors <- spec <- data <- models <- train <- sweep, infer, report
     owner <- lease: who holds what on the storage; any room that writes there may ask
     engines and tracking import errors, spec and these alone
     session, stages, record, check, commands and project compose these; cli and flows use them
@@ -20,17 +20,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ddlflow"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-LOW = {"errors", "spec", "owner", "lease"}
+LOW = {"errors", "spec", "redact", "owner", "lease"}
 NUMERICS = {"data", "models", "train", "sweep", "infer", "report"}
 COMPOSED = {"session", "stages", "launch", "record", "check", "commands", "project"}
 COMPOSED |= {"compare", "reproduce", "differences", "audit", "storage", "failures"}
 COMPOSED |= {"flow", "running", "doctor", "pieces", "searching", "sweeping", "trials", "installed"}
 # Room -> the rooms beside itself that it may import.
 MAY_IMPORT = {
-    "errors": set(),
+    "redact": set(),
+    "errors": {"redact"},
     "owner": set(),
     "lease": {"errors", "owner"},
-    "spec": {"errors"},
+    "spec": {"errors", "redact"},
     "data": LOW,
     "models": LOW | {"data"},
     "train": LOW | {"data", "models"},
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     "tracking": LOW,
     **dict.fromkeys(COMPOSED, LOW | NUMERICS | {"engines", "tracking"} | COMPOSED),
     "cli": LOW | COMPOSED | {"output", "report", "tracking"},
-    "output": {"errors", "report"},
+    "output": {"errors", "redact", "report"},
     "__main__": {"cli"},
     # Its three public names, when they are first used.
     "__init__": {"commands", "infer"},

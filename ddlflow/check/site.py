@@ -55,7 +55,8 @@ def tracking_uri(plan: Plan) -> Iterator[Finding]:
 
 
 def tracking(plan: Plan) -> Iterator[Finding]:
-    from ddlflow.tracking.store import database_path, redacted
+    from ddlflow.redact import redacted
+    from ddlflow.tracking.store import database_path
 
     uri = plan.site.tracking.uri
     path = database_path(uri)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 import pyarrow as pa
@@ -83,7 +83,7 @@ def resolve(location: str, data_root: Path) -> str:
 
 def format_of(name: str) -> str | None:
     """The format that a file name's extension stands for, or None."""
-    lower = name.lower()
+    lower = (urlsplit(name).path if "://" in name else name).lower()  # a URL may have a query
     return next((kind for end, kind in EXTENSIONS.items() if lower.endswith(end)), None)
 
 

@@ -31,6 +31,7 @@ from ddlflow.data.storage import writing
 from ddlflow.data.tally import tally_range
 from ddlflow.data.write import write_range
 from ddlflow.errors import DataError, InputError
+from ddlflow.redact import redacted_values
 from ddlflow.spec.pipeline import Cv, Data
 
 Map = Callable[[Callable[[Any], Any], list[Any], str], Iterable[Any]]
@@ -106,7 +107,9 @@ def _scan_tasks(
 ) -> list[ScanTask]:
     dealing = cv.dealing(labels) if cv is not None else None
     fingerprints = [source.fingerprint for source in sources]
-    key = json.dumps([FORMAT, spec.model_dump(mode="json"), labels, dealing, *fingerprints])
+    # A URL that is signed anew each day names the same data.
+    asked = redacted_values(spec.model_dump(mode="json"))
+    key = json.dumps([FORMAT, asked, labels, dealing, *fingerprints])
     digest = hashlib.sha256(key.encode()).hexdigest()
     tasks: list[ScanTask] = []
     for is_test, source in enumerate(sources):
@@ -150,7 +153,7 @@ def _manifest(
         shards=shards,
         groups=tuple(groups),
         source=hashlib.sha256("".join(s.fingerprint for s in sources).encode()).hexdigest(),
-        settings=spec.model_dump(mode="json"),
+        settings=redacted_values(spec.model_dump(mode="json")),
         dropped=dropped,
     )
     if manifest.rows("train") == 0:

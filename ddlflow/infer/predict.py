@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from ddlflow.data.source import Range, Source, ranges, read
 from ddlflow.errors import DataError, InputError, SpecError
 from ddlflow.infer.model import TrainedModel, load_model
+from ddlflow.redact import redacted
 from ddlflow.spec.explain import nearest
 
 JOB, SUCCESS = "_job.json", "_SUCCESS"
@@ -90,7 +91,7 @@ def infer(
         raise
     done = {
         **job,
-        "location": source.location,
+        "location": redacted(source.location),
         "rows": sum(file["rows"] for file in files),
         "files": files,
     }

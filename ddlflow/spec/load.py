@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ddlflow.errors import SpecError
+from ddlflow.redact import redacted_change, revealed
 from ddlflow.spec.explain import Path_, dotted, explain, nearest
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.spec.site import Site
@@ -222,8 +223,9 @@ def keys(model: type[BaseModel]) -> list[str]:
 def _apply(changes: Sequence[str], documents: Mapping[type[BaseModel], _Document]) -> Iterator[str]:
     """Puts ``KEY=VALUE`` changes into the documents; yields what is wrong with them."""
     owners = {key: model for model in documents for key in keys(model)}
-    for change in changes:
-        key, equals, text = change.partition("=")
+    for given in changes:
+        key, equals, text = revealed(given).partition("=")
+        change = redacted_change(given)  # as a message may show it
         parts = parts_of(key.strip())
         if not equals or not all(parts):
             yield f"--set {change}: expected KEY=VALUE, such as train.epochs=3."

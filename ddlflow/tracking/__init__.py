@@ -18,8 +18,9 @@ Importing this package imports no MLflow: ``open_run`` does, and the modules ``m
 ``registry``.
 """
 
+from ddlflow.redact import redacted
 from ddlflow.tracking.pending import send_pending
 from ddlflow.tracking.run import Run, open_run
-from ddlflow.tracking.store import page, redacted
+from ddlflow.tracking.store import page
 
 __all__ = ["Run", "open_run", "page", "redacted", "send_pending"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ddlflow.redact import redacted
 from ddlflow.tracking import store
 from ddlflow.tracking.pending import send_spool
 from ddlflow.tracking.spool import Spool, now_ms
@@ -72,7 +73,7 @@ def log_child(
                         "op": "run",
                         "t": began,
                         "id": id_,
-                        "uri": store.redacted(store.absolute(uri)),
+                        "uri": redacted(store.absolute(uri)),
                         "experiment": experiment,
                         "name": child.name,
                         "tags": {key: str(value) for key, value in child.tags.items()},

@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable
 
 from ddlflow.errors import TrackingError
+from ddlflow.redact import redacted
 from ddlflow.tracking.send import Sender
 from ddlflow.tracking.spool import Spool
-from ddlflow.tracking.store import redacted
 
 _MAX_BACKOFF_S = 30.0
 _GATHER_S = 0.5  # records of so long go in one request

@@ -4,8 +4,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from ddlflow.errors import TrackingError
+from ddlflow.redact import redacted
 from ddlflow.tracking.spool import Record, Spool, unfinished
-from ddlflow.tracking.store import absolute, redacted
+from ddlflow.tracking.store import absolute
 
 
 def send_pending(root: Path, uri: str | None = None) -> list[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ddlflow.errors import SpecError, TrackingError
+from ddlflow.redact import redacted
 from ddlflow.tracking.connect import REFUSALS, connect, one_sentence
-from ddlflow.tracking.store import RUN_TAG, database_path, redacted
+from ddlflow.tracking.store import RUN_TAG, database_path
 
 
 @dataclass(frozen=True, slots=True)

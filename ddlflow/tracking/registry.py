@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ddlflow.errors import SpecError, TrackingError
+from ddlflow.redact import redacted
 from ddlflow.tracking.connect import REFUSALS, connect, one_sentence
-from ddlflow.tracking.store import MODEL_FORMS, absolute, database_path, redacted
+from ddlflow.tracking.store import MODEL_FORMS, absolute, database_path
 
 import mlflow.artifacts  # isort: skip - after connect, which prepares MLflow
 from mlflow import MlflowClient  # isort: skip

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ddlflow.errors import TrackingError
+from ddlflow.redact import redacted
 from ddlflow.tracking import store
 from ddlflow.tracking.spool import Record, Spool, now_ms
 
@@ -69,7 +70,7 @@ def open_run(
                 "op": "run",
                 "t": now_ms(),
                 "id": uuid.uuid4().hex,
-                "uri": store.redacted(uri),
+                "uri": redacted(uri),
                 "experiment": experiment,
                 "name": name,
                 "tags": {key: str(value) for key, value in tags.items()},
@@ -78,10 +79,10 @@ def open_run(
             }
             opened.append(first)
         else:
-            if first["uri"] != store.redacted(uri):
+            if first["uri"] != redacted(uri):
                 raise TrackingError(
                     f"The run in {opened.folder} is kept in {first['uri']}, not in "
-                    f"{store.redacted(uri)}. Go on with the store it began in, or start anew."
+                    f"{redacted(uri)}. Go on with the store it began in, or start anew."
                 )
             opened.append({"op": "resume", "t": now_ms()})
         delivery = Delivery(uri, opened, say)
@@ -190,7 +191,7 @@ class Run:
             "dataset",
             name=name,
             digest=digest,
-            source=store.redacted(source),
+            source=redacted(source),
             schema=dict(schema),
             profile=dict(profile),
             context=context,

@@ -1,15 +1,15 @@
-"""Tracking URIs: which are allowed, where they point, and how to print them."""
+"""Tracking URIs: which are allowed, and where they point."""
 
 import json
 import logging
 import os
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from ddlflow.errors import SpecError
+from ddlflow.redact import redacted
 
 MODEL_FORMS = (
     "runs:/RUN_ID/model, models:/NAME/VERSION, models:/NAME@ALIAS, models:/NAME/latest, "
@@ -17,7 +17,6 @@ MODEL_FORMS = (
 )
 RUN_TAG = "ddlflow.run"  # what a run is called while MLflow has not heard of it
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-_SECRET_KEY = re.compile(r"pass|token|secret|key|credential", re.IGNORECASE)
 
 # A server that does not answer is waited out by the spool, not inside one request. A retry inside
 # MLflow's HTTP layer could also create a run twice, which the spool's own retry looks up first.
@@ -67,28 +66,6 @@ def database_path(uri: str) -> Path | None:
         return None
     path = uri.removeprefix("sqlite:///").split("?")[0]
     return Path(path).absolute() if path and path != ":memory:" else None
-
-
-def redacted(uri: str) -> str:
-    """The URI without its secrets: passwords, tokens, and query values that look like them."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return "***"
-    host = parts.netloc
-    if "@" in host:
-        user, _, host = host.rpartition("@")
-        name, separator, _ = user.partition(":")
-        # An HTTP user without a password is usually a token.
-        known = name if separator or not parts.scheme.startswith("http") else "***"
-        host = f"{known}{':***' if separator else ''}@{host}"
-    query = parts.query
-    if query:
-        pairs = parse_qsl(query, keep_blank_values=True)
-        query = urlencode([(k, "***" if _SECRET_KEY.search(k) else v) for k, v in pairs], safe="*/")
-    if not parts.netloc:  # urlunsplit drops the empty authority of sqlite:///
-        return uri if query == parts.query else f"{uri.partition('?')[0]}?{query}"
-    return urlunsplit((parts.scheme, host, parts.path, query, parts.fragment))
 
 
 def without_secrets(text: str, uri: str) -> str:
