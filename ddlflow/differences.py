@@ -110,7 +110,9 @@ def _rows(shards: list[dict[str, Any]]) -> str:
 
 def _files(session: Session, location: str) -> dict[int, str]:
     """By range of the source, its file in words."""
+    from ddlflow.data.derive import only
     from ddlflow.data.source import open_source, ranges
 
-    found = open_source(location, session.plan.pipeline.data, session.data_root)
+    plain = only(session.plan.pipeline.data, [], where=False)
+    found = open_source(location, plain, session.data_root)
     return {part.index: f", {found.files[part.file].name}" for part in ranges(found)}

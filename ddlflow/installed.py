@@ -8,7 +8,10 @@ from pathlib import Path
 
 import ddlflow
 
-PACKAGES = ("torch", "numpy", "pyarrow", "dask", "distributed", "prefect", "mlflow", "torchmetrics")
+PACKAGES = (
+    *("torch", "numpy", "pyarrow", "duckdb"),
+    *("dask", "distributed", "prefect", "mlflow", "torchmetrics"),
+)
 
 
 def versions() -> dict[str, str]:
@@ -33,7 +36,9 @@ def requirements() -> list[str]:
     """What serving a model needs, pinned to what trained it."""
     installed = versions()
     needed = [
-        f"{name}=={installed[name]}" for name in ("torch", "numpy", "pyarrow") if name in installed
+        f"{name}=={installed[name]}"
+        for name in ("torch", "numpy", "pyarrow", "duckdb")
+        if name in installed
     ]
     return [f"ddlflow=={ddlflow.__version__}", *needed]
 

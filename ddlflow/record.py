@@ -60,6 +60,7 @@ class Record:
                 "ddlflow.version": ddlflow.__version__,
                 "ddlflow.pipeline": plan.pipeline.name,
                 "ddlflow.data_digest": prepared.value["digest"],
+                **_counts(prepared),
                 "ddlflow.git_commit": git_commit(plan.pipeline_path.parent),
                 "ddlflow.python": platform.python_version(),
                 "ddlflow.machine": machine(),
@@ -203,6 +204,17 @@ def recorded(session: Session, prepared: Stage) -> Iterator[Record]:
                 yield record
             lease.confirm()
             mark.unlink(missing_ok=True)
+
+
+def _counts(prepared: Stage) -> dict[str, str]:
+    """What the source has and the data set has not, as tags; the manifest has it by column."""
+    found = {}
+    for name in ("dropped", "replaced"):
+        counts = {key: count for key, count in prepared.value[name].items() if count}
+        if counts:
+            shown = ", ".join(f"{key} {count}" for key, count in list(counts.items())[:20])
+            found[f"ddlflow.{name}"] = shown + (", ..." if len(counts) > 20 else "")
+    return found
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

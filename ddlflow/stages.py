@@ -91,6 +91,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
             "categories": len(manifest.categories),
             "classes": [str(c) for c in manifest.label.classes],
             "dropped": manifest.dropped,
+            "replaced": manifest.replaced,
             "warnings": list(manifest.warnings),
             "location": redacted(location),
         }

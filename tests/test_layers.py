@@ -51,6 +51,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "dask": ("engines/dask", "engines/on_worker.py"),
     "distributed": ("engines/dask", "engines/on_worker.py"),
+    "duckdb": ("data/derive_sql.py",),
     "dask_cuda": ("engines/dask",),
     "mlflow": ("tracking/",),
     "prefect": ("no file: flows/ alone",),
@@ -72,7 +73,7 @@ ONLY_IN = {
 }
 # With these installed the numerics run: no Dask, no Prefect, no MLflow (design section 3).
 ENOUGH_FOR_NUMERICS = {"torch", "torchmetrics", "numpy", "pyarrow", "pandas", "fsspec"}
-ENOUGH_FOR_NUMERICS |= {"pydantic", "pydantic_core", "yaml", "psutil", "optuna"}
+ENOUGH_FOR_NUMERICS |= {"duckdb", "pydantic", "pydantic_core", "yaml", "psutil", "optuna"}
 
 
 def room(path: Path) -> str:
@@ -172,7 +173,17 @@ def test_the_named_exception_is_no_static_import() -> None:
     assert 'importlib.import_module("ddlflow.infer.model")' in text
 
 
-HEAVY = ("torch", "pyarrow", "mlflow", "prefect", "dask", "distributed", "pandas", "numpy")
+HEAVY = (
+    "torch",
+    "pyarrow",
+    "duckdb",
+    "mlflow",
+    "prefect",
+    "dask",
+    "distributed",
+    "pandas",
+    "numpy",
+)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from ddlflow.data.known import Types
 from ddlflow.data.source import Source, open_source
 from ddlflow.errors import DataError, DdlflowError
 from ddlflow.spec.load import Plan
+from ddlflow.spec.pipeline import Data
 
 Level = Literal["ok", "note", "error"]
 _KEY = re.compile(
@@ -62,13 +63,11 @@ def _data_root(plan: Plan) -> Path:
 
 
 def open_named(
-    plan: Plan, location: str, key: str, known: Types | None = None, *, as_data: bool = True
+    plan: Plan, location: str, key: str, spec: Data | None = None, known: Types | None = None
 ) -> Source:
-    """A source that a key names, and its known columns; its errors speak of that key."""
-    spec = plan.pipeline.data
-    spec = spec if as_data else spec.model_copy(update={"format": "auto"})
+    """A source that a key names, read by a data section; its errors speak of that key."""
     try:
-        return open_source(location, spec, _data_root(plan), known)
+        return open_source(location, spec or plan.pipeline.data, _data_root(plan), known)
     except DataError as error:
         raise DataError(str(error).replace("data.source", key)) from error
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from ddlflow.check.finding import Finding, counted, open_named
+from ddlflow.data.derive import WHERE, Derived, bind, only
 from ddlflow.data.prepare import known_types
 from ddlflow.data.roles import Roles, choose
 from ddlflow.data.source import Source
@@ -45,26 +46,42 @@ def columns(plan: Plan, roles: list[Roles]) -> Iterator[Finding]:
     """Finds what each column is for, into ``roles``."""
     spec = plan.pipeline.data
     if isinstance(spec.source, Made):
-        schema = _schema_of(spec.source)
-        roles.append(choose(schema, spec, plan.pipeline.labels, plan.pipeline.cv))
+        schema, derived = _schema_of(spec.source), bind(_schema_of(spec.source), spec)
+        schema |= {column.name: column.type for column in derived}
+        roles.append(choose(schema, spec, plan.pipeline.labels, plan.pipeline.cv, derived=derived))
         text = f"{spec.source.rows:,} rows of {spec.source.use} will be made."
         yield Finding("source", "ok", text)
     else:
         found = open_named(plan, spec.source, "data.source")
         cv = plan.pipeline.cv
-        roles.append(choose(found.schema, spec, plan.pipeline.labels, cv, found.index))
+        derived = found.derived
+        labels = plan.pipeline.labels
+        roles.append(choose(found.schema, spec, labels, cv, found.index, derived=derived))
         if cv is not None and (cv.folds or 0) > (found.rows or MAX_FOLDS):
             text = (
                 f"cv.folds is {cv.folds}, and {spec.source} has {counted(found.rows or 0, 'row')}"
             )
             yield Finding("source", "error", f"{text}. Set cv.folds lower.")
+    yield from _computed(roles[0], derived)
+
+
+def _computed(roles: Roles, derived: Sequence[Derived]) -> Iterator[Finding]:
+    """What is computed, and what that means for the features."""
+    shown = [f"{column.name} ({column.type})" for column in derived if column.name != WHERE]
+    if shown:
+        more = f" and {len(shown) - 10} more" if len(shown) > 10 else ""
+        yield Finding("source", "ok", f"Computed: {', '.join(shown[:10])}{more}.")
+    for note in roles.notes:
+        yield Finding("source", "note", note)
 
 
 def test_source(plan: Plan, roles: Roles) -> Iterator[Finding]:
     location = plan.pipeline.data.test_source
     if location is not None:
-        found = open_named(plan, location, "data.test_source", _known(plan, roles))
-        yield from _lacking(found, [roles.label, *roles.features], "data.test_source")
+        wanted = [roles.label, *roles.features]
+        spec = only(plan.pipeline.data, wanted, where=True)
+        found = open_named(plan, location, "data.test_source", spec, _known(plan, roles))
+        yield from _lacking(found, wanted, "data.test_source")
 
 
 def infer_source(plan: Plan, roles: Roles) -> Iterator[Finding]:
@@ -77,7 +94,9 @@ def infer_source(plan: Plan, roles: Roles) -> Iterator[Finding]:
     else:
         key = "infer.source" if spec.infer.source else "data.source"
         known = _known(plan, roles) if location != spec.data.source else None
-        found = open_named(plan, location, key, known, as_data=spec.infer.source is None)
+        data = only(spec.data, roles.features, where=False)
+        data = data.model_copy(update={"format": "auto"} if spec.infer.source else {})
+        found = open_named(plan, location, key, data, known)
         schema = list(found.schema)
         if spec.infer.source:
             yield from _lacking(found, roles.features, key)
@@ -94,8 +113,10 @@ def _known(plan: Plan, roles: Roles) -> dict[str, pa.DataType]:
     """What the columns of ``data.source`` are, as which those of other sources are read."""
     source = plan.pipeline.data.source
     if isinstance(source, Made):
-        return known_types(_schema_of(source), roles)
-    return known_types(open_named(plan, source, "data.source").schema, roles)
+        schema = _schema_of(source)
+        return known_types(schema, roles, bind(schema, plan.pipeline.data))
+    found = open_named(plan, source, "data.source")
+    return known_types(found.schema, roles, found.derived)
 
 
 def _schema_of(source: Made) -> dict[str, pa.DataType]:

@@ -22,8 +22,8 @@ def table(plan: Plan) -> Iterator[Finding]:
     if isinstance(spec.source, Made):
         return
     found = open_named(plan, spec.source, "data.source")
-    pipeline = plan.pipeline
-    chosen = choose(found.schema, spec, pipeline.labels, pipeline.cv, found.index)
+    pipeline, derived = plan.pipeline, found.derived
+    chosen = choose(found.schema, spec, pipeline.labels, pipeline.cv, found.index, derived=derived)
     parts = ranges(found)
     rows = counted(found.rows, "row") if found.rows is not None else "rows not counted yet"
     yield Finding(
@@ -67,31 +67,42 @@ def _label(plan: Plan, found: Source, roles: Roles) -> Iterator[Finding]:
     import pyarrow.compute as pc
 
     parts = ranges(found)
-    pieces = read(found, parts[0], [roles.label])
-    column = next(pieces).column(0)
+    names = [roles.label] if roles.where is None else [roles.label, roles.where]
+    pieces = read(found, parts[0], names)
+    piece = next(pieces)
     whole = len(parts) == 1 and next(pieces, None) is None
-    where = counted(len(column), "row") if whole else f"the first {counted(len(column), 'row')}"
+    rows = (
+        counted(piece.num_rows, "row") if whole else f"the first {counted(piece.num_rows, 'row')}"
+    )
+    if roles.where is not None:
+        piece = piece.filter(piece.column(roles.where))
+        rows = f"{piece.num_rows:,} of {rows} in which data.where holds"
+    column = piece.column(roles.label)
     missing = missing_mask(column)
-    if missing.any() and plan.pipeline.data.missing != "drop":
-        text = f"{roles.label} is missing in {int(missing.sum()):,} of {where}. "
-        advice = "Set data.missing: drop to leave these rows out, or correct the source."
+    if missing.any() and plan.pipeline.data.label_missing != "drop":
+        text = f"{roles.label} is missing in {int(missing.sum()):,} of {rows}. "
+        advice = "Set data.label_missing: drop to leave these rows out, or correct the source."
         yield Finding("label", "error", f"{text}{advice}")
     column = column.filter(pa.array(~missing))
     alone: Level = "error" if whole else "note"
+    if not len(column):
+        text = f"No label in {rows}: there is nothing to learn from."
+        yield Finding("label", alone, f"{text} Correct data.where or data.label.")
+        return
     if plan.pipeline.labels == "regression":
         span = pc.min_max(column).as_py()
         if span["min"] == span["max"]:
-            text = f"{roles.label} is {span['min']} in all of {where}: there is nothing to learn."
+            text = f"{roles.label} is {span['min']} in all of {rows}: there is nothing to learn."
             yield Finding("label", alone, f"{text} Correct data.label or data.source.")
         else:
-            text = f"{roles.label} spans {span['min']:.6g} to {span['max']:.6g} in {where}."
+            text = f"{roles.label} spans {span['min']:.6g} to {span['max']:.6g} in {rows}."
             yield Finding("label", "ok", text)
         return
     counts = pc.value_counts(label_keys(column)).to_pylist()
     counts.sort(key=lambda entry: -entry["counts"])
     listed = ", ".join(f"{e['values']}: {e['counts'] / len(column):.1%}" for e in counts[:8])
     many = f" and {len(counts) - 8} more" if len(counts) > 8 else ""
-    text = f"{roles.label} has {counted(len(counts), 'class')} in {where}: {listed}{many}."
+    text = f"{roles.label} has {counted(len(counts), 'class')} in {rows}: {listed}{many}."
     if len(counts) < 2:
         text += " Two are needed: is this the right column, and are the rows sorted by it?"
         yield Finding("label", alone, text)

@@ -5,10 +5,13 @@
     columnar.py    Parquet and Arrow, cut at row groups and record batches
     schema.py      names and types of a source's columns, the same in all its files
     source.py      the four formats as one: open_source, ranges, read
+    derive.py      columns that are computed from others (derive_sql.py is their language,
+                   derive_dates.py takes dates apart)
     roles.py       which column is for what, by names and types
     columns.py     how a column's values become numbers; part of the trained model
     matrix.py      from columns to rows
-    keep.py        what missing and infinite values do to a row
+    keep.py        which rows are kept: the condition, missing and infinite values
+    losses.py      what was left out or replaced, in words
     split.py       which row is train, validation or test: exact counts, no global shuffle
     statistics.py  exact mean and variance of shards, merged in a fixed order
     storage.py     whole files or none: temporary name, then rename

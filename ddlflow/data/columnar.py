@@ -57,6 +57,20 @@ def arrow_batches(
             yield batch.slice(first, rows)
 
 
+def groups(units: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Units in turn, small ones together as long as they have ``most`` rows."""
+    groups: list[tuple[int, int]] = []
+    start = held = 0
+    for index, rows in enumerate(units):
+        if index > start and held + rows > most:
+            groups.append((start, index))
+            start, held = index, 0
+        held += rows
+    if held:
+        groups.append((start, len(units)))
+    return groups
+
+
 def _only(schema: pa.Schema, columns: Sequence[str]) -> pa.ipc.IpcReadOptions:
     fields = sorted(schema.get_field_index(name) for name in columns)
     return pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ddlflow.data.convert import numbers_of, text_or_whole, whole_of, words_of
+from ddlflow.data.derive import read_by
 from ddlflow.data.known import as_parsed, read_back
 from ddlflow.data.matrix import Float32, interleave
 from ddlflow.data.roles import Labels
@@ -77,12 +78,14 @@ class Columns:
         categories: the categorical features, likewise.
         label: the label.
         types: what the columns that the model reads were in the source (``known.written``).
+        derive: the features that are computed, with their expressions, and what these read.
     """
 
     numeric: tuple[str, ...]
     categories: tuple[Category, ...]
     label: Label
     types: Mapping[str, str] = field(default_factory=dict)
+    derive: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, dicts and scalars."""
@@ -101,12 +104,23 @@ class Columns:
                 value["label"]["name"], value["label"]["kind"], tuple(value["label"]["classes"])
             ),
             types=value["types"],
+            derive=value["derive"],
         )
+
+    @property
+    def features(self) -> list[str]:
+        """The columns that a model is called with."""
+        return [*self.numeric, *(category.name for category in self.categories)]
 
     def parsed(self) -> dict[str, pa.DataType]:
         """What a text file's columns are to be parsed as, to be read as in training."""
-        types = {name: read_back(text) for name, text in self.types.items()}
-        return as_parsed(types, [c.name for c in self.categories if c.kind == "integer"])
+        whole = [c.name for c in self.categories if c.kind == "integer"]
+        return as_parsed(self.known, whole, read_by(self.derive))
+
+    @property
+    def known(self) -> dict[str, pa.DataType]:
+        """The types that the columns had in training."""
+        return {name: read_back(text) for name, text in self.types.items()}
 
     def check_types(self, schema: Mapping[str, pa.DataType]) -> None:
         """Whether columns of these types can be encoded: told before any row is read.

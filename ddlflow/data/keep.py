@@ -1,17 +1,18 @@
-"""Which rows are kept: what missing and infinite values do to a row."""
+"""Which rows are kept: what the condition, and missing and infinite values, do to a row."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ddlflow.data.columns import float_values, missing_mask
 from ddlflow.data.roles import Roles
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 
-REASONS = ("label", "missing", "infinite")
+REASONS = ("where", "label", "missing", "infinite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +22,29 @@ class Kept:
     Attributes:
         mask: bool [n], or None where every row is kept.
         dropped: rows left out, by reason (the first that applies).
+        columns: rows that a column leaves out, by reason: a row counts for each such column.
         refused: values that end the stage, by reason and column.
     """
 
     mask: npt.NDArray[np.bool_] | None
     dropped: dict[str, int] = field(default_factory=dict)
+    columns: dict[str, dict[str, int]] = field(default_factory=dict)
     refused: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What a source has and the data set has not.
+
+    Attributes:
+        rows: that are left out, by reason (the first that applies).
+        columns: by reason and column; a row counts for each column that leaves it out.
+        missing: by categorical feature, the rows that are kept without a value.
+    """
+
+    rows: dict[str, int]
+    columns: dict[str, dict[str, int]]
+    missing: dict[str, int]
 
 
 def needs_features(spec: Data) -> bool:
@@ -35,23 +53,32 @@ def needs_features(spec: Data) -> bool:
 
 
 def keep(batch: pa.RecordBatch, roles: Roles, spec: Data, labels: str) -> Kept:
-    """Applies ``data.missing`` and ``data.infinite`` to a piece.
+    """Applies ``data.where``, ``label_missing``, ``missing`` and ``infinite`` to a piece.
+
+    Rows that ``where`` leaves out may hold anything.
 
     Args:
-        batch: the label, and the features where ``needs_features``.
+        batch: the condition, the label, and the features where ``needs_features``.
         roles: what the columns are for.
         spec: the policies.
         labels: a number that stands for a class is checked as it is, a target as float32.
     """
     bad = {reason: np.zeros(batch.num_rows, dtype=bool) for reason in REASONS}
+    columns: dict[str, dict[str, int]] = {reason: {} for reason in REASONS}
     refused: dict[str, dict[str, int]] = {reason: {} for reason in REASONS}
+    if roles.where is not None:
+        holds = pc.fill_null(batch.column(roles.where), False)
+        bad["where"] = ~holds.to_numpy(zero_copy_only=False)
 
     def judge(reason: str, name: str, mask: npt.NDArray[np.bool_], policy: str) -> None:
+        if roles.where is not None:
+            mask = mask & ~bad["where"]
         count = int(np.count_nonzero(mask))
         if count and policy == "drop":
             bad[reason] |= mask
+            columns[reason][name] = count
         elif count and policy == "refuse":
-            refused[reason][name] = refused[reason].get(name, 0) + count
+            refused[reason][name] = count
 
     label = batch.column(roles.label)
     useless = missing_mask(label)
@@ -59,7 +86,7 @@ def keep(batch: pa.RecordBatch, roles: Roles, spec: Data, labels: str) -> Kept:
         useless = ~np.isfinite(float_values(label, roles.label))
     elif pa.types.is_floating(label.type):
         useless = useless | np.isinf(label.to_numpy(zero_copy_only=False))
-    judge("label", roles.label, useless, "drop" if spec.missing == "drop" else "refuse")
+    judge("label", roles.label, useless, spec.label_missing)
     if needs_features(spec):
         for name in roles.numeric:
             values = float_values(batch.column(name), name)
@@ -75,7 +102,7 @@ def keep(batch: pa.RecordBatch, roles: Roles, spec: Data, labels: str) -> Kept:
     for reason in REASONS:
         dropped[reason] = int(np.count_nonzero(bad[reason] & ~out))
         out |= bad[reason]
-    return Kept(~out if out.any() else None, dropped, refused)
+    return Kept(~out if out.any() else None, dropped, columns, refused)
 
 
 def check_refused(refused: dict[str, dict[str, int]]) -> None:
@@ -93,7 +120,7 @@ def check_refused(refused: dict[str, dict[str, int]]) -> None:
         if reason == "label":
             found.append(
                 f"The label is missing or infinite in some rows: {shown}. "
-                "Set data.missing: drop to leave these rows out, or correct the source."
+                "Set data.label_missing: drop to leave these rows out, or correct the source."
             )
         else:
             found.append(

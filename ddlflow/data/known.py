@@ -4,6 +4,7 @@ A type is guessed from a text file's first rows once, when a model is trained. F
 columns are known: zip codes stay text, whatever the rows at hand look like.
 """
 
+import contextlib
 import re
 from collections.abc import Collection, Mapping
 
@@ -42,15 +43,29 @@ def read_back(text: str) -> pa.DataType:
     return pa.type_for_alias(text)
 
 
-def as_parsed(types: Types, categorical: Collection[str]) -> dict[str, pa.DataType]:
+def kept(types: Types) -> dict[str, str]:
+    """The types as text, less those that cannot be read back: of lists and structs."""
+    found = {}
+    for name, type_ in types.items():
+        with contextlib.suppress(ValueError):
+            read_back(written(type_))
+            found[name] = written(type_)
+    return found
+
+
+def as_parsed(
+    types: Types, categorical: Collection[str], computed_from: Collection[str] = ()
+) -> dict[str, pa.DataType]:
     """What a text is to be parsed as, so that it becomes a column of a known type.
 
     Whole numbers are parsed as float64, as a gap or a decimal may follow; where they are categories
-    as text, in which 2020 and 2020.0 are found to be one (``convert.whole_of``).
+    as text, in which 2020 and 2020.0 are found to be one (``convert.whole_of``). What expressions
+    read (``computed_from``) is parsed as it was.
     """
     found = {}
     for name, type_ in types.items():
         is_number = kind_of(type_) == "number" and not pa.types.is_boolean(type_)
+        is_number = is_number and name not in computed_from
         wide = pa.string() if name in categorical else pa.float64()
         found[name] = wide if is_number else plain(type_)
     return found

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from ddlflow.data import columnar, jsonl, lines, noted, text
+from ddlflow.data.derive import expressions, read_by
 from ddlflow.data.dialect import Dialect
 from ddlflow.data.files import File, open_file
 from ddlflow.data.misfit import Passage
@@ -82,8 +83,10 @@ def _of_json(handle: pa.NativeFile, file: File, dialect: Dialect, spec: Data) ->
     where = f"{file.path}, {lines.unit_of(handle, file.name, file.size, dialect)}"
     blocks = lines.blocks(handle, file.name, whole, dialect, text.SCHEMA_BYTES)
 
+    read = read_by(expressions(spec))
+
     def is_wanted(name: str) -> bool:
-        return name == spec.label or is_feature(name, spec)
+        return name == spec.label or name in read or is_feature(name, spec)
 
     types, first = jsonl.types_of_file(blocks, dialect, file.path, where, is_wanted)
     if not first.strip():

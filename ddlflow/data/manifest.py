@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,7 +74,10 @@ class Manifest:
         groups: statistics by split and part.
         source: fingerprint of the source.
         settings: what made it.
-        dropped: rows left out, by reason: label, missing, infinite.
+        dropped: rows left out, by reason: where, label, missing, infinite.
+        dropped_columns: rows that a column leaves out, by reason and column.
+        replaced: values of features that are missing or infinite in the rows that are kept, by
+            column: the mean stands for numbers, the bucket of unseen values for categories.
         constant: features with one value in all training rows.
         warnings: full sentences that a user should read.
         cv: the settings that dealt the training rows to folds, or None.
@@ -91,6 +94,8 @@ class Manifest:
     warnings: tuple[str, ...] = ()
     cv: dict[str, Any] | None = None
     folds: tuple[Fold, ...] = ()
+    dropped_columns: dict[str, dict[str, int]] = field(default_factory=dict)
+    replaced: dict[str, int] = field(default_factory=dict)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -163,7 +168,10 @@ class Manifest:
             ],
             "digest": self.digest,
         }
-        for name in ("source", "settings", "dropped", "constant", "warnings"):
+        for name in (
+            *("source", "settings", "dropped", "dropped_columns", "replaced"),
+            *("constant", "warnings"),
+        ):
             value[name] = getattr(self, name)
         if self.folds:  # a data set without folds says nothing of them
             value |= {"cv": self.cv, "folds": [asdict(fold) for fold in self.folds]}
@@ -211,6 +219,8 @@ class Manifest:
                 source=value["source"],
                 settings=value["settings"],
                 dropped=value["dropped"],
+                dropped_columns=value["dropped_columns"],
+                replaced=value["replaced"],
                 constant=tuple(value["constant"]),
                 warnings=tuple(value["warnings"]),
                 cv=value.get("cv"),

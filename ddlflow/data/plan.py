@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 from ddlflow.data import split
 from ddlflow.data.columns import Category, Columns, Label, Value
-from ddlflow.data.keep import REASONS, check_refused
-from ddlflow.data.known import written
+from ddlflow.data.derive import needed
+from ddlflow.data.keep import REASONS, Lost, check_refused
+from ddlflow.data.known import kept
 from ddlflow.data.pieces import Quotas, RangeTask
 from ddlflow.data.scan import MAX_CLASSES, ScanTask, category_kind, check_vocabulary
 from ddlflow.errors import DataError
@@ -18,22 +19,26 @@ Json = dict[str, Any]
 Int64 = npt.NDArray[np.int64]
 
 
-def learn(scans: list[ScanTask], scanned: list[Json]) -> tuple[Columns, dict[str, int]]:
-    """What the first pass found: vocabularies, classes, and dropped rows by reason.
+def learn(scans: list[ScanTask], scanned: list[Json]) -> tuple[Columns, Lost]:
+    """What the first pass found: vocabularies, classes, and what is left out.
 
     Raises:
         DataError: refused values, no row, unknown splits, a label with one value alone, or
             classes that do not fit the objective.
     """
     refused: dict[str, Counter[str]] = {}
+    named: dict[str, Counter[str]] = {}
     dropped: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
+    missing: Counter[str] = Counter(dict.fromkeys(scans[0].roles.categorical, 0))
     counts: Counter[Value] = Counter()
     splits: Counter[str] = Counter()
     for result in scanned:
         dropped.update(result["dropped"])
+        missing.update(result["missing"])
         splits.update(result["splits"])
-        for reason, found in result["refused"].items():
-            refused.setdefault(reason, Counter()).update(found)
+        for counts_of, by_reason in ((refused, result["refused"]), (named, result["columns"])):
+            for reason, found in by_reason.items():
+                counts_of.setdefault(reason, Counter()).update(found)
         for piece in result["pieces"]:
             for value, count in piece["classes"]:
                 counts[value] += count
@@ -41,7 +46,10 @@ def learn(scans: list[ScanTask], scanned: list[Json]) -> tuple[Columns, dict[str
     rows = sum(piece["kept"] for result in scanned for piece in result["pieces"])
     if rows == 0:
         left = f" of {sum(dropped.values())} rows none is kept" if dropped.total() else " no row"
-        raise DataError(f"The source holds{left}. Correct data.source or data.missing.")
+        raise DataError(
+            f"The source holds{left}. Correct data.source, data.where, data.label_missing or "
+            "data.missing."
+        )
     task = scans[0]
     _check_target(scans, scanned)
     unknown = sorted(set(splits) - set(split.SPLITS))
@@ -52,9 +60,13 @@ def learn(scans: list[ScanTask], scanned: list[Json]) -> tuple[Columns, dict[str
         )
     label = Label(task.roles.label, task.labels, _classes(task, counts))
     categories = tuple(_category(name, scans, scanned) for name in task.roles.categorical)
+    derived, own = needed(task.roles.features, task.source.derived)
     schema = task.source.schema
-    types = {name: written(schema[name]) for name in task.roles.features}
-    return Columns(task.roles.numeric, categories, label, types), dict(dropped)
+    types = kept({name: schema[name] for name in [*task.roles.features, *own]})
+    derive = {column.name: column.sql for column in derived}
+    columns = Columns(task.roles.numeric, categories, label, types, derive)
+    by_column = {reason: dict(found) for reason, found in named.items() if found}
+    return columns, Lost(dict(dropped), by_column, dict(missing))
 
 
 def _classes(task: ScanTask, counts: Counter[Value]) -> tuple[Value, ...]:

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from ddlflow.data.columns import Columns
+from ddlflow.data.derive import Derived, needed, only
 from ddlflow.data.folds import decide, judge
+from ddlflow.data.keep import Lost
 from ddlflow.data.known import Types, as_parsed
+from ddlflow.data.losses import losses
 from ddlflow.data.manifest import FORMAT, NAME, Fold, Group, Manifest, Shard, SplitName
 from ddlflow.data.plan import learn, range_tasks
 from ddlflow.data.roles import Labels, Roles, choose
@@ -70,7 +73,7 @@ def prepare(
     try:
         scans = _scan_tasks(spec, labels, sources, roles, folder=folder, cv=cv)
         scanned = list(map(scan_range, scans, "scan"))
-        columns, dropped = learn(scans, scanned)
+        columns, lost = learn(scans, scanned)
         for test in sources[1:]:
             _check_test_types(test, columns)
         tasks, train = range_tasks(scans, scanned, columns)
@@ -81,7 +84,8 @@ def prepare(
             dealing, folds = decide(own, tallies, train)
             tasks = [replace(task, dealing=dealing) for task in tasks]
         written = list(map(write_range, tasks, "write"))
-        manifest = _manifest(spec, sources, columns, written, dropped)
+        manifest = _manifest(spec, sources, columns, written, lost)
+        manifest = replace(manifest, warnings=(*roles.notes, *manifest.warnings))
         if cv is not None:
             manifest = replace(manifest, cv=cv.dealing(labels), folds=folds)
             manifest = replace(manifest, warnings=(*manifest.warnings, *judge(manifest)))
@@ -136,7 +140,7 @@ def _manifest(
     sources: list[Source],
     columns: Columns,
     written: list[Json],
-    dropped: dict[str, int],
+    lost: Lost,
 ) -> Manifest:
     """Merges the ranges' results, in order, and judges the training rows."""
     found = [shard for result in written for shard in result["shards"]]
@@ -148,13 +152,18 @@ def _manifest(
         by_group.setdefault((shard.split, shard.fold), []).append(result["statistics"])
     for (name, part), results in by_group.items():
         groups.append(Group(name, part, merge(map(Statistics.from_json, results), start)))
+    together = merge((group.statistics for group in groups), start)
+    gone = (together.missing + together.infinite).tolist()
+    replaced = dict(zip(columns.numeric, gone, strict=True)) | lost.missing
     manifest = Manifest(
         columns=columns,
         shards=shards,
         groups=tuple(groups),
         source=hashlib.sha256("".join(s.fingerprint for s in sources).encode()).hexdigest(),
         settings=redacted_values(spec.model_dump(mode="json")),
-        dropped=dropped,
+        dropped=lost.rows,
+        dropped_columns=lost.columns,
+        replaced={name: count for name, count in replaced.items() if count},
     )
     if manifest.rows("train") == 0:
         raise DataError("No row is left to train on. Correct data.split, or give more rows.")
@@ -200,9 +209,7 @@ def _warnings(
         )
         if wanted and manifest.rows(split_name) == 0:
             found.append(f"The {split_name} split has no row: the source is too small for it.")
-    if sum(manifest.dropped.values()):
-        reasons = ", ".join(f"{reason}: {n}" for reason, n in manifest.dropped.items() if n)
-        found.append(f"Rows were dropped for missing or infinite values ({reasons}).")
+    found += losses(manifest)
     return found
 
 
@@ -217,10 +224,13 @@ def open_sources(
     if not isinstance(spec.source, str):
         raise DataError(f"Source {spec.source.use} has to be made before it can be prepared.")
     source = open_source(spec.source, spec, data_root)
-    roles = choose(source.schema, spec, labels, cv, source.index)
+    derived = source.derived
+    roles = choose(source.schema, spec, labels, cv, source.index, derived=derived)
     if spec.test_source is None:
         return [source], roles
-    test = open_source(spec.test_source, spec, data_root, known_types(source.schema, roles))
+    known = known_types(source.schema, roles, derived)
+    of_test = only(spec, [roles.label, *roles.features], where=True)
+    test = open_source(spec.test_source, of_test, data_root, known)
     for name in [roles.label, *roles.features]:
         if name not in test.schema:
             raise DataError(
@@ -229,10 +239,15 @@ def open_sources(
     return [source, test], roles
 
 
-def known_types(schema: Types, roles: Roles) -> dict[str, pa.DataType]:
+def known_types(
+    schema: Types, roles: Roles, derived: Sequence[Derived] = ()
+) -> dict[str, pa.DataType]:
     """What the columns of another source are to be parsed as, to be read as those of a schema."""
     whole = [name for name in roles.categorical if kind_of(schema[name]) == "number"]
-    return as_parsed({name: schema[name] for name in [roles.label, *roles.features]}, whole)
+    wanted = [roles.label, *roles.features, *([roles.where] if roles.where else [])]
+    computed, own = needed(wanted, derived)
+    read = {name for column in computed for name in column.reads}
+    return as_parsed({name: schema[name] for name in own}, whole, read)
 
 
 def _check_test_types(test: Source, columns: Columns) -> None:

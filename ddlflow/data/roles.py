@@ -1,12 +1,14 @@
 """Which column is for what, by names and types alone."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
 
-from ddlflow.data.schema import is_name, is_time, kind_of, meant
+from ddlflow.data.derive import WHERE, Derived, sources_of
+from ddlflow.data.derive_dates import parts
+from ddlflow.data.schema import is_date, is_name, is_time, kind_of, meant
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Cv, Data
 
@@ -23,6 +25,9 @@ class Roles:
         label: the label column.
         split: the column that names each row's split, or None.
         by: the column that folds are made by, or None.
+        where: the column that says which rows are learnt from, or None.
+        left_out: columns that features: all leaves out, as they tell the label.
+        telling: listed features that tell the label.
     """
 
     numeric: tuple[str, ...]
@@ -30,15 +35,39 @@ class Roles:
     label: str
     split: str | None
     by: str | None = None
+    where: str | None = None
+    left_out: tuple[str, ...] = ()
+    telling: tuple[str, ...] = ()
 
     def keys(self, *, is_test: bool) -> list[str]:
         """All but the numeric features, each once; a test source has no split and no folds."""
-        extra = [] if is_test else [name for name in (self.split, self.by) if name is not None]
-        return list(dict.fromkeys([self.label, *self.categorical, *extra]))
+        extra = [self.where] if is_test else [self.where, self.split, self.by]
+        named = [name for name in extra if name is not None]
+        return list(dict.fromkeys([self.label, *self.categorical, *named]))
 
     @property
     def features(self) -> list[str]:
         return [*self.numeric, *self.categorical]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the columns: full sentences."""
+        found = []
+        if self.left_out:
+            found.append(
+                f"No features, as label {self.label} is computed from the same columns: "
+                f"{_listed(self.left_out)}. List them in data.features to learn from them."
+            )
+        if self.telling:
+            found.append(
+                f"Features from the same columns as label {self.label}: {_listed(self.telling)}. "
+                "Unless they are known when the model is applied, take them out of data.features."
+            )
+        return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def choose(
@@ -47,15 +76,18 @@ def choose(
     labels: Labels,
     cv: Cv | None = None,
     index: Collection[str] = (),
+    *,
+    derived: Sequence[Derived] = (),
 ) -> Roles:
     """Decides what each column is for.
 
     Args:
-        schema: column name -> type, in order.
+        schema: column name -> type, in order, derived ones among them.
         spec: the pipeline's data section.
         labels: how the label is read.
         cv: the pipeline's folds, if it has any.
         index: columns that were the index of a frame: features only where they are named.
+        derived: the columns that are computed.
 
     Raises:
         DataError: an unknown column, a label among the features, a type that is no feature.
@@ -71,11 +103,22 @@ def choose(
                 raise DataError(
                     f"data.{key} names column {name}, which the source lacks.{meant(name, schema)}"
                 )
+    apart = _apart(schema, spec, derived)
+    source = sources_of(spec.label, derived)
+    tell = {
+        name
+        for name in schema
+        if name not in (spec.label, WHERE) and source & sources_of(name, derived)
+    }
+    left_out: list[str] = []
     if spec.features == "all":
-        left_out = {spec.label, *spec.exclude, split, by, *(set(index) - set(spec.categorical))}
-        features = [name for name in schema if name not in left_out]
+        no_feature = {spec.label, *spec.exclude, split, by, WHERE, *apart}
+        no_feature |= set(index) - set(spec.categorical)
+        features = [name for name in schema if name not in {*no_feature, *tell}]
+        left_out = [name for name in schema if name in tell - no_feature]
     else:
-        features = list(dict.fromkeys(spec.features))
+        named_ones = [apart.get(name, [name]) for name in spec.features]
+        features = list(dict.fromkeys(name for names in named_ones for name in names))
     if spec.label in features:
         raise DataError(f"data.features lists the label {spec.label}. Take it out of the list.")
     if not features:
@@ -89,9 +132,10 @@ def choose(
     kinds = {name: kind_of(schema[name]) for name in [*features, spec.label]}
     for name in features:
         if kinds[name] not in ("number", "text"):
+            also = "Set data.dates to parts, turn" if is_date(schema[name]) else "Turn"
             raise DataError(
                 f"Feature {name} is of type {schema[name]}; a feature is a number or a text. "
-                f"Turn it into numbers in the source, or list it in data.exclude."
+                f"{also} it into numbers by data.derive, or list it in data.exclude."
             )
     label_kind = kinds[spec.label]
     if label_kind not in ("number", "text") or (labels == "regression" and label_kind == "text"):
@@ -107,7 +151,23 @@ def choose(
         label=spec.label,
         split=split,
         by=by,
+        where=WHERE if spec.where is not None else None,
+        left_out=tuple(left_out),
+        telling=tuple(name for name in features if name in tell),
     )
+
+
+def _apart(
+    schema: dict[str, pa.DataType], spec: Data, derived: Sequence[Derived]
+) -> dict[str, list[str]]:
+    """The dates that are features by their parts alone, with those that are wanted."""
+    names = {column.name for column in derived}
+    apart = {name: list(parts(name, type_, spec.dates)) for name, type_ in schema.items()}
+    return {
+        name: [part for part in found if part not in spec.exclude]
+        for name, found in apart.items()
+        if found and names.issuperset(found)
+    }
 
 
 def _by(schema: dict[str, pa.DataType], spec: Data, cv: Cv | None) -> str | None:

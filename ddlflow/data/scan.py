@@ -17,7 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ddlflow.data.columns import Value, category_values, float_values, label_keys
+from ddlflow.data.columns import (
+    Value,
+    category_values,
+    float_values,
+    label_keys,
+    missing_mask,
+)
 from ddlflow.data.keep import keep, needs_features
 from ddlflow.data.roles import Labels, Roles
 from ddlflow.data.schema import kind_of
@@ -79,7 +85,8 @@ def scan_range(task: ScanTask) -> dict[str, Any]:
 
     Returns:
         JSON: pieces (rows, kept, classes as [value, count], extent of a regression's label),
-        categories, splits, dropped, refused.
+        categories, missing (rows without a category, by feature), splits, dropped, columns
+        (that rows were dropped for), refused.
 
     Raises:
         DataError: a damaged file, a value that does not fit, too many classes or categories.
@@ -92,12 +99,15 @@ def scan_range(task: ScanTask) -> dict[str, Any]:
     vocabularies: dict[str, Counter[Value]] = {name: Counter() for name in task.roles.categorical}
     splits: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
+    missing: Counter[str] = Counter()
+    columns: dict[str, Counter[str]] = {}
     refused: dict[str, Counter[str]] = {}
     for batch in _spooling(task):
         kept = keep(batch, task.roles, task.spec, task.labels)
         dropped.update(kept.dropped)
-        for reason, columns in kept.refused.items():
-            refused.setdefault(reason, Counter()).update(columns)
+        for counts_of, found in ((columns, kept.columns), (refused, kept.refused)):
+            for reason, named in found.items():
+                counts_of.setdefault(reason, Counter()).update(named)
         if kept.mask is not None:
             batch = batch.filter(pa.array(kept.mask))  # noqa: PLW2901 - what is left of it
         classes = [] if task.labels == "regression" else _classes(task, batch)
@@ -108,6 +118,7 @@ def scan_range(task: ScanTask) -> dict[str, Any]:
         )
         for name, counts in vocabularies.items():
             _count(task, batch, name, counts)
+            missing[name] += int(np.count_nonzero(missing_mask(batch.column(name))))
         if task.roles.split is not None and not task.is_test:
             names = batch.column(task.roles.split).cast(pa.string())
             splits.update({str(name): count for name, count in _value_counts(names)})
@@ -115,9 +126,11 @@ def scan_range(task: ScanTask) -> dict[str, Any]:
         "key": task.key,
         "pieces": pieces,
         "categories": {n: [list(c), list(c.values())] for n, c in vocabularies.items()},
+        "missing": dict(missing),
         "splits": dict(splits),
         "dropped": dict(dropped),
-        "refused": {reason: dict(columns) for reason, columns in refused.items()},
+        "columns": {reason: dict(found) for reason, found in columns.items()},
+        "refused": {reason: dict(found) for reason, found in refused.items()},
     }
     save_json(task.result, result)
     return result

@@ -1,6 +1,7 @@
 """The columns of a source: their names and types, and that all its files agree on them."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Container, Iterable, Sequence
 
 import pyarrow as pa
 
@@ -57,6 +58,18 @@ def check_same(
         )
 
 
+def widened(schemas: Sequence[pa.Schema], names: Iterable[str]) -> dict[str, pa.DataType]:
+    """The type of some columns that holds the values of every file: numbers differ in width."""
+    found = {}
+    for name in names:
+        own = [schema.field(name) for schema in schemas if name in schema.names]
+        if len({field.type for field in own}) > 1:
+            one = [pa.schema([field]) for field in own]
+            with contextlib.suppress(pa.ArrowTypeError):  # then the first file's type counts
+                found[name] = pa.unify_schemas(one, promote_options="permissive").field(0).type
+    return found
+
+
 def kind_of(type_: pa.DataType) -> str:
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
@@ -81,6 +94,11 @@ def is_time(type_: pa.DataType) -> bool:
     """Whether values of a type stand in an order in time: numbers, dates and timestamps."""
     is_day = pa.types.is_date(type_) or pa.types.is_timestamp(type_)
     return is_day or (kind_of(type_) == "number" and not pa.types.is_boolean(type_))
+
+
+def is_date(type_: pa.DataType) -> bool:
+    """Whether values of a type are days, times of a day, or both."""
+    return bool(pa.types.is_date(type_) or pa.types.is_timestamp(type_) or pa.types.is_time(type_))
 
 
 def is_name(type_: pa.DataType) -> bool:
@@ -108,12 +126,21 @@ def types_of(schemas: list[pa.Schema]) -> dict[str, pa.DataType]:
     return found
 
 
-def as_read(name: str, type_: pa.DataType, spec: Data, *, is_text_format: bool) -> pa.DataType:
+def as_read(
+    name: str,
+    type_: pa.DataType,
+    spec: Data,
+    *,
+    is_text_format: bool,
+    computed_from: Container[str] = (),
+) -> pa.DataType:
     """The type that a column is read as.
 
     What is inferred from a text format's first block is made wide enough: whole numbers may turn
     into decimals further down, so features and labels are float64. Identifiers of 64 bits without a
-    sign that are categories are text, as int64 does not hold them.
+    sign that are categories are text, as int64 does not hold them. What expressions read
+    (``computed_from``) stays whole, as it is in Parquet: ``make_date(year, month, 1)`` takes no
+    decimals, and 7 as text is not 7.0.
     """
     values = type_.value_type if pa.types.is_dictionary(type_) else type_
     if name in spec.text or pa.types.is_string_view(values):
@@ -123,6 +150,8 @@ def as_read(name: str, type_: pa.DataType, spec: Data, *, is_text_format: bool) 
         return pa.string() if is_wide else type_
     if not is_text_format:
         return type_
+    if name in computed_from:
+        return pa.float64() if pa.types.is_null(type_) else type_
     used = name == spec.label or is_feature(name, spec)
     if used and (pa.types.is_integer(type_) or pa.types.is_null(type_)):
         return pa.float64()

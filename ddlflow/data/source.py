@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from ddlflow.data import columnar, lines, noted, text
 from ddlflow.data import schema as schema_
+from ddlflow.data.derive import Derived, bind, evaluate, expressions, needed, read_by
 from ddlflow.data.dialect import Dialect, dialect_of
 from ddlflow.data.files import File, list_files, open_file, reading, resolve, stamped
 from ddlflow.data.known import Types, settled
@@ -56,13 +57,15 @@ class Source:
         location: as it was given.
         address: absolute path or URL.
         dialect: the format, and how text is to be read.
-        schema: column name -> type, in order; folder columns (key=value) come last.
+        schema: column name -> type, in order; folder columns (key=value) come after those of the
+            files, derived ones last.
         files: number -> file; a worker is given only the files that it reads.
         names: columns of the files themselves, in order.
         fingerprint: hash of names, sizes, stamps and dialect: what tells that a source changed.
         rows: their number, where the format states it (Parquet, Arrow).
         index: columns that were the index of the frame that was written: no features by default.
         notes: what a user should know of how it is read.
+        derived: the columns that are computed, in the order of evaluation.
     """
 
     location: str
@@ -75,6 +78,7 @@ class Source:
     rows: int | None
     index: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    derived: tuple[Derived, ...] = ()
 
     def only(self, part: Range) -> "Source":
         """The source with the one file that a range needs: small to send."""
@@ -87,7 +91,8 @@ def open_source(location: str, spec: Data, data_root: Path, known: Types | None 
     Args:
         location: a file, a glob, a folder, or an fsspec URL of these; a relative path lies under
             ``data_root``.
-        spec: format, header and delimiter; which columns may hold decimals in a text format.
+        spec: format, header and delimiter; which columns may hold decimals in a text format; what
+            is derived.
         data_root: the site's folder of sources.
         known: what columns of a text format are parsed as, where a model was trained on them
             (``Columns.parsed``) or another source has them; else their first rows suggest it.
@@ -107,9 +112,11 @@ def open_source(location: str, spec: Data, data_root: Path, known: Types | None 
     types = schema_.types_of([each.schema for each in found])
     names = tuple(types)
     blank = noted.blank_columns(types, dialect, spec)
+    read = read_by(expressions(spec))
+    types |= schema_.widened([each.schema for each in found], read & {*types})
     types = {
         name: (settled(name, type_, known, kind) if is_text_format else None)
-        or schema_.as_read(name, type_, spec, is_text_format=is_text_format)
+        or schema_.as_read(name, type_, spec, is_text_format=is_text_format, computed_from=read)
         for name, type_ in types.items()
         if name not in blank
     }
@@ -123,17 +130,20 @@ def open_source(location: str, spec: Data, data_root: Path, known: Types | None 
         *found[0].notes,
         *noted.note_hashed(files),
     ]
+    types |= schema_.folder_columns(files, types, spec)
+    derived = bind(types | {name: known[name] for name in read & {*known} & {*types}}, spec)
     return Source(
         location=location,
         address=address,
         dialect=dialect,
-        schema=types | schema_.folder_columns(files, types, spec),
+        schema=types | {column.name: column.type for column in derived},
         files=dict(enumerate(files)),
         names=names,
         fingerprint=_fingerprint([stamped(address, file) for file in files], dialect),
         rows=rows,
         index=index,
         notes=tuple(notes),
+        derived=derived,
     )
 
 
@@ -176,6 +186,13 @@ def read(source: Source, part: Range, columns: Sequence[str]) -> Iterator[pa.Rec
     Raises:
         DataError: a value or a row that does not fit, a damaged file.
     """
+    derived, own = needed(columns, source.derived)
+    pieces = _read_own(source, part, own)
+    yield from (evaluate(piece, columns, derived) for piece in pieces) if derived else pieces
+
+
+def _read_own(source: Source, part: Range, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """As ``read``, of the columns that the files and their folders have."""
     file = source.files[part.file]
     inside = [name for name in columns if name in source.names]
     # Folder columns alone do not tell how many rows there are: any column of the file does.
@@ -196,7 +213,7 @@ def read(source: Source, part: Range, columns: Sequence[str]) -> Iterator[pa.Rec
 
 def _extents(source: Source, file: File) -> list[tuple[int, int]]:
     if source.dialect.format in ("parquet", "arrow"):
-        return _groups(file.units)
+        return columnar.groups(file.units, PIECE_ROWS)
     return _cuts(source.address, file, source.dialect, text.RANGE_BYTES, text.SCHEMA_BYTES)
 
 
@@ -213,20 +230,6 @@ def _cuts(
         if start >= file.size:
             return []
         return lines.cuts(handle, (start, file.size), dialect, range_bytes)
-
-
-def _groups(units: Sequence[int]) -> list[tuple[int, int]]:
-    """Units in turn, small ones together as long as they fit in one piece."""
-    groups: list[tuple[int, int]] = []
-    start = held = 0
-    for index, rows in enumerate(units):
-        if index > start and held + rows > PIECE_ROWS:
-            groups.append((start, index))
-            start, held = index, 0
-        held += rows
-    if held:
-        groups.append((start, len(units)))
-    return groups
 
 
 def _batches(

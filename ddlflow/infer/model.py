@@ -16,6 +16,7 @@ import torch
 from pydantic import TypeAdapter
 
 from ddlflow.data.columns import Columns
+from ddlflow.data.derive import bind, evaluate, needed, read_by, sources_read
 from ddlflow.data.source import Source, open_source
 from ddlflow.errors import DataError, DdlflowError, SpecError
 from ddlflow.models import build
@@ -45,7 +46,8 @@ class TrainedModel:
         predictor: raw features to raw outputs, in evaluation mode.
         objective: what the outputs mean.
         columns: how a table's columns become inputs.
-        data: the pipeline's data section, for reading further sources alike.
+        data: the pipeline's data section, for reading further sources alike: what its features
+            derive from other columns, and no condition on the rows.
         classes: of the label, in the order of the outputs; none for a regression.
         digest: of the parameters.
     """
@@ -58,9 +60,9 @@ class TrainedModel:
     digest: str
 
     @property
-    def inputs(self) -> list[str]:
-        """The columns that a table must have."""
-        return [*self.columns.numeric, *(category.name for category in self.columns.categories)]
+    def features(self) -> list[str]:
+        """The columns that the model is called with."""
+        return self.columns.features
 
     def open(self, location: str, data_root: Path) -> Source:
         """Opens a source that is read as the training's was, whatever its rows look like.
@@ -70,7 +72,7 @@ class TrainedModel:
                 what the model was trained on.
         """
         # What the model does not read may hold anything.
-        reads = {"features": self.inputs, "exclude": [], "format": "auto", "categorical": []}
+        reads = {"features": self.features, "exclude": [], "format": "auto", "categorical": []}
         reads["text"] = [name for name in self.data.text if name not in self.inputs]
         spec = self.data.model_copy(update=reads)
         source = open_source(location, spec, data_root, self.columns.parsed())
@@ -82,6 +84,11 @@ class TrainedModel:
                 )
         self.columns.check_types(source.schema)
         return source
+
+    @property
+    def inputs(self) -> list[str]:
+        """The columns that a table must have: the features, or what they are derived from."""
+        return sources_read(self.columns.derive, self.features)
 
     @property
     def output_names(self) -> list[str]:
@@ -100,12 +107,25 @@ class TrainedModel:
             return torch.cat(parts) if len(parts) != 1 else parts[0]
 
     def predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """A row of predictions for each row of a table with the model's columns.
+        """A row of predictions for each row of a table with the columns ``inputs``.
 
         Returns:
             ``prediction``: the likeliest class, or the number. ``probability`` (binary): of the
             second class. ``probabilities`` (multiclass): float32 of each class.
         """
+        return self.predict_features(self._derived(batch) if self.columns.derive else batch)
+
+    def _derived(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The features, as far as the batch has them or what they are derived from."""
+        schema = dict(zip(batch.schema.names, batch.schema.types, strict=True))
+        read = read_by(self.columns.derive) & {*schema}
+        known = {name: type_ for name, type_ in self.columns.known.items() if name in read}
+        derived, _ = needed(self.features, bind(schema | known, self.data))
+        names = [name for name in self.features if name in {*schema, *self.columns.derive}]
+        return evaluate(batch, names, derived)
+
+    def predict_features(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """As `predict`, for a table whose derived columns are there already."""
         encoded = self.columns.encode(batch)
         found = self.objective.predictions(self.outputs(encoded.features, encoded.categories))
         if not self.classes:
@@ -172,7 +192,9 @@ def load_model(folder: Path) -> TrainedModel:
         predictor=predictor,
         objective=objective,
         columns=columns,
-        data=Data.model_validate(described["data"]),
+        data=Data.model_validate(described["data"]).model_copy(
+            update={"derive": dict(columns.derive), "where": None, "dates": "refuse"}
+        ),
         classes=columns.label.classes,
         digest=described["model_digest"],
     )

@@ -104,12 +104,12 @@ def predict_range(task: Task) -> dict[str, Any]:
     path = Path(task.out) / f"part-{task.part.index:06d}.parquet"
     if not path.exists():
         model = _loaded(task.model, task.digest, task.threads)
-        wanted = dict.fromkeys([*task.keys, *model.inputs])
+        wanted = dict.fromkeys([*task.keys, *model.features])
         temporary = path.with_name(f".{path.name}.tmp")
         writer: pq.ParquetWriter | None = None
         try:
             for batch in read(task.source, task.part, list(wanted)):
-                predicted = model.predict(batch)
+                predicted = model.predict_features(batch)
                 names = [*task.keys, *predicted.schema.names]
                 arrays = [*(batch.column(key) for key in task.keys), *predicted.columns]
                 table = pa.Table.from_arrays(arrays, names=names)

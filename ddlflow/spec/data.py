@@ -75,6 +75,11 @@ class Data(Section):
     ] = []  # columns that "all" leaves out (keys, the split column is left out too)
     categorical: list[str] = []  # columns of whole numbers to read as categories; text always is
     rare_below: PositiveInt = 10  # categories seen in fewer rows share the bucket of unseen ones
+    derive: dict[str, str] = {}  # columns that SQL expressions compute: {late: "arr_delay > 15"}
+    where: str | None = None  # rows to learn from, as an SQL condition; predictions are for all
+    # Features that are dates or times: year, month, ... each (time.hour), seconds since 1970, none.
+    dates: Literal["parts", "number", "refuse"] = "parts"
+    label_missing: Literal["refuse", "drop"] = "refuse"  # rows without a (finite) label
     missing: Literal["impute", "refuse", "drop"] = "impute"  # null and NaN in a feature
     infinite: Literal["impute", "refuse", "drop"] = "impute"  # impute: as if it were missing
     split: Split = Split()

@@ -1,6 +1,7 @@
 """A trained model as a folder: weights, what made it, and what reading its inputs needs.
 
-model.json    format, model section, labels, columns with vocabularies, versions, digest
+model.json    format, model section, labels, columns with vocabularies and expressions, versions,
+              digest
 weights.pt    the state of ``Predictor`` (standardise + net); tensors alone
 code/         the user's modules, where the pipeline names any
 train.json    the epochs' history and the digest trail
