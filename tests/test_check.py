@@ -258,8 +258,11 @@ def test_a_label_that_cannot_be_learnt(
 
 
 def test_rows_without_a_label_may_be_dropped(make: Make) -> None:
-    make(rows=table(label=[None, 1, 0, 1] * 50), data={"missing": "drop"})
+    rows = table(label=[None, 1, 0, 1] * 50)
+    make(rows=rows, data={"label_missing": "drop"})
     assert errors(look()) == 0
+    make(rows=rows, data={"missing": "drop"})
+    assert "Set data.label_missing: drop" in text_of(look(), "label")
 
 
 @pytest.mark.parametrize(

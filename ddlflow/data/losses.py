@@ -1,4 +1,4 @@
-"""What was given and is not learnt from as it stands, in words: rows left out, values replaced."""
+"""What was given and is not learnt from as it stands, in words: rows dropped, values replaced."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ _WHY = {
 
 
 def losses(manifest: Manifest) -> list[str]:
-    """A sentence on the rows that were left out and one on the values that were replaced."""
+    """A sentence on the rows that were dropped and one on the values that were replaced."""
     found = []
     if sum(manifest.dropped.values()):
         reasons = [
@@ -22,7 +22,7 @@ def losses(manifest: Manifest) -> list[str]:
             for reason, rows in manifest.dropped.items()
             if rows
         ]
-        found.append(f"Rows were left out: {'; '.join(reasons)}.")
+        found.append(f"Rows were dropped: {'; '.join(reasons)}.")
     categories = {category.name for category in manifest.categories}
     numbers = {n: rows for n, rows in manifest.replaced.items() if n not in categories}
     texts = {n: rows for n, rows in manifest.replaced.items() if n in categories}

@@ -29,7 +29,7 @@ def learn(scans: list[ScanTask], scanned: list[Json]) -> tuple[Columns, Lost]:
     refused: dict[str, Counter[str]] = {}
     named: dict[str, Counter[str]] = {}
     dropped: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
-    missing: Counter[str] = Counter(dict.fromkeys(scans[0].roles.categorical, 0))
+    missing: Counter[str] = Counter()
     counts: Counter[Value] = Counter()
     splits: Counter[str] = Counter()
     for result in scanned:

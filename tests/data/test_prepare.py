@@ -284,14 +284,18 @@ def _gaps(tmp_path: Path, name: str) -> None:
 def test_gaps_are_imputed_counted_or_dropped(tmp_path: Path, name: str) -> None:
     _gaps(tmp_path, name)
     manifest = made(tmp_path, data(source=name))
+    assert (manifest.replaced, sum(manifest.dropped.values())) == ({"a": 40}, 0)
     found = [manifest.statistics(s) for s in SPLITS]  # type: ignore[arg-type]
     assert sum(int(s.missing[0]) for s in found) == 20
     assert sum(int(s.infinite[0]) for s in found) == 20
     train = rows_of(tmp_path / "ds", manifest, "train")
     assert np.array_equal(np.isnan(train["features"][:, 0]), train["row"] % 10 < 2)
     manifest = made(tmp_path, data(source=name, missing="drop", infinite="drop"))
-    assert manifest.dropped == {"label": 0, "missing": 20, "infinite": 20}
-    assert any("dropped" in warning for warning in manifest.warnings)
+    assert manifest.dropped == {"where": 0, "label": 0, "missing": 20, "infinite": 20}
+    assert manifest.dropped_columns == {"missing": {"a": 20}, "infinite": {"a": 20}}
+    assert manifest.warnings == (
+        "Rows were dropped: 20 as a feature is missing (a 20); 20 as a feature is infinite (a 20).",
+    )
     kept = np.concatenate([rows_of(tmp_path / "ds", manifest, s)["row"] for s in SPLITS])
     assert np.array_equal(np.sort(kept), [i for i in range(200) if i % 10 > 1])
     assert [manifest.rows(s) for s in SPLITS] == [128, 16, 16]  # type: ignore[arg-type]
@@ -315,8 +319,11 @@ def test_a_useless_label_is_refused_or_dropped(
     pq.write_table(pa.table({"y": values * 20, "a": range(60)}), tmp_path / "t.parquet")
     with pytest.raises(DataError, match=r"missing or infinite in some rows: y \(20\)"):
         made(tmp_path, data(), labels)
-    manifest = made(tmp_path, data(missing="drop"), labels)
+    with pytest.raises(DataError, match=r"Set data\.label_missing: drop"):
+        made(tmp_path, data(missing="drop"), labels)  # that is of the features
+    manifest = made(tmp_path, data(label_missing="drop"), labels)
     assert manifest.dropped["label"] == 20
+    assert manifest.dropped_columns == {"label": {"y": 20}}
     assert sum(shard.rows for shard in manifest.shards) == 40
 
 
