@@ -200,7 +200,7 @@ def test_timestamps_become_parts_as_pandas_has_them(
     pq.write_table(pa.table({"when": when, "late": [0, 1, 0] * 100}), tmp_path / "t.parquet")
     spec = data(dates="parts")
     source = open_source("t.parquet", spec, tmp_path)
-    roles = choose(source.schema, spec, "binary", None, source.derived)
+    roles = choose(source.schema, spec, "binary", derived=source.derived)
     names = ["year", "month", "day", "weekday", "hour", "minute"]
     assert roles.numeric == tuple(f"when.{name}" for name in names)
     (batch,) = read(source, ranges(source)[0], list(roles.numeric))
@@ -212,7 +212,7 @@ def test_timestamps_become_parts_as_pandas_has_them(
         pd.testing.assert_series_equal(got, wanted, check_names=False, check_dtype=False)
     number = data(dates="number")
     source = open_source("t.parquet", number, tmp_path)
-    assert choose(source.schema, number, "binary", None, source.derived).numeric == (
+    assert choose(source.schema, number, "binary", derived=source.derived).numeric == (
         "when.seconds",
     )
     (batch,) = read(source, ranges(source)[0], ["when.seconds"])
@@ -240,7 +240,7 @@ def test_days_and_times_of_day(
     spec = data(source="t.arrow", dates="parts")
     source = open_source("t.arrow", spec, tmp_path)
     names = [f"w.{name}" for name in wanted]
-    assert list(choose(source.schema, spec, "binary", None, source.derived).numeric) == names
+    assert list(choose(source.schema, spec, "binary", derived=source.derived).numeric) == names
     (batch,) = read(source, ranges(source)[0], names)
     assert batch.to_pylist() == [
         dict(zip(names, wanted.values(), strict=True)),
@@ -253,7 +253,7 @@ def roles_of(**values: Any) -> Any:
     schema = {**SCHEMA, "y": pa.int64()}
     derived = bind(schema, spec)
     full = schema | {column.name: column.type for column in derived}
-    return choose(full, spec, "binary", None, derived)
+    return choose(full, spec, "binary", derived=derived)
 
 
 def test_dates_are_named_left_out_and_made_categories_by_part_or_as_a_whole() -> None:
