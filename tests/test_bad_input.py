@@ -299,7 +299,7 @@ def test_a_column_that_is_no_feature(
     values = pa.array(column)
     if pa.types.is_string(values.type):
         values = values.cast(pa.timestamp("us"))
-    write(table(c=values))
+    write(table(c=values), data={"dates": "refuse"})
     line = the_line(refused())
     assert said in line
     assert "list it in data.exclude" in line
