@@ -1,6 +1,7 @@
 """Engine dask: data work and gangs on the workers of a Dask scheduler."""
 
 import queue
+import secrets
 import threading
 import time
 import uuid
@@ -16,7 +17,7 @@ from ddlflow.engines import GangJob, GangResult, Item, OnEvent, Result, ignore, 
 from ddlflow.engines.dask_ranks import Cluster, DaskRanks, one_line
 from ddlflow.engines.gang import Ended, Heard, Inbox, watch_gang
 from ddlflow.engines.mapping import ITEMS_PER_SLOT, Outcome, call, in_order
-from ddlflow.engines.rank_process import RankEnd
+from ddlflow.engines.rank_process import SECRET_BYTES, RankEnd
 from ddlflow.errors import EngineError
 
 _LOOK_S = 1.0
@@ -105,8 +106,9 @@ class DaskEngine:
             return GangResult(None, None, stopped=True)
         hosts = [get_address_host(address) for address in pids]
         gang = uuid.uuid4().hex
+        secret = secrets.token_hex(SECRET_BYTES)
         orders = {
-            address: on_worker.RankOrder(gang, job, rank, world, hosts[rank], pid)
+            address: on_worker.RankOrder(gang, job, rank, world, hosts[rank], pid, secret)
             for rank, (address, pid) in enumerate(pids.items())
         }
         inbox = self._inboxes[gang] = Inbox()

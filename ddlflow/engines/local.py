@@ -1,5 +1,6 @@
 """Engine local: processes on this machine, started by the driver itself."""
 
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -10,7 +11,7 @@ from ddlflow.engines import GangJob, GangResult, Item, OnEvent, Result, ignore
 from ddlflow.engines.gang import Ended, Heard, Inbox, watch_gang
 from ddlflow.engines.mapping import ITEMS_PER_SLOT, in_order
 from ddlflow.engines.pool import Pool, Worker
-from ddlflow.engines.rank_process import RankProcess
+from ddlflow.engines.rank_process import SECRET_BYTES, RankProcess
 from ddlflow.errors import EngineError
 
 _HOST = "127.0.0.1"
@@ -99,7 +100,8 @@ class _LocalRanks:
     """Ranks that are the driver's own children, each with a thread that watches it."""
 
     def __init__(self, job: GangJob, world: int, inbox: Inbox) -> None:
-        self._processes = [RankProcess(job, rank, world, _HOST) for rank in range(world)]
+        secret = secrets.token_hex(SECRET_BYTES)
+        self._processes = [RankProcess(job, rank, world, _HOST, secret) for rank in range(world)]
         self._threads = [
             threading.Thread(target=_watch, args=(rank, process, inbox), daemon=True)
             for rank, process in enumerate(self._processes)

@@ -6,7 +6,7 @@ Free of any framework: the driver's calls come in on one thread, the rank is wat
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ddlflow.engines import GangJob
 from ddlflow.engines.rank_process import Lines, RankEnd, RankProcess, not_started
@@ -24,6 +24,7 @@ class RankOrder:
         world: how many there are.
         host: this worker's address as the cluster sees it.
         pid: the worker process that is meant, not one restarted in its place.
+        secret: of the gang; in no representation, as Dask logs a task that failed.
     """
 
     gang: str
@@ -32,6 +33,7 @@ class RankOrder:
     world: int
     host: str
     pid: int
+    secret: str = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -57,7 +59,7 @@ def run_rank(
     """
     if os.getpid() != order.pid:
         raise EngineError("its worker's process died and was started again")
-    process = RankProcess(order.job, order.rank, order.world, order.host)
+    process = RankProcess(order.job, order.rank, order.world, order.host, order.secret)
     with _lock:
         gang = _gangs.setdefault(order.gang, _Gang())
         if gang.over:

@@ -1,8 +1,9 @@
 """One rank's process: started and watched by the worker that it runs on, on every engine.
 
-The protocol, as the worker sees it. Standard input: one JSON line with rank, world and payload;
-for a world above 1 a second line with the store's address and how long to try; then it stays open,
-and its end tells the rank that its worker is dead. The events pipe: JSON lines from the rank.
+The protocol, as the worker sees it. Standard input: one JSON line with rank, world, payload, the
+address of its own that others reach it by and the gang's secret; for a world above 1 a second line
+with the store's address and how long to try; then it stays open, and its end tells the rank that
+its worker is dead. The events pipe: JSON lines from the rank.
 Standard output and error: only log.
 """
 
@@ -23,6 +24,7 @@ from typing import BinaryIO
 
 from ddlflow.engines import GangJob
 
+SECRET_BYTES = 16  # of a gang; nobody guesses it
 # Lines as they were read, each with this host's clock at that moment.
 Lines = list[tuple[float, str]]
 
@@ -49,16 +51,16 @@ def not_started() -> RankEnd:
 class RankProcess:
     """A rank's process. `run` blocks in one thread; the other methods may be called from any."""
 
-    def __init__(self, job: GangJob, rank: int, world: int, host: str) -> None:
+    def __init__(self, job: GangJob, rank: int, world: int, host: str, secret: str) -> None:
         self._job = job
-        self._host = host
         self._log = log_path(job, rank)
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = False
         self._lock = threading.Lock()
         self._input: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._say({"rank": rank, "world": world, "payload": job.payload})
+        told = {"rank": rank, "world": world, "host": host, "secret": secret}
+        self._say({**told, "payload": job.payload})
 
     def run(self, emit: Callable[[Lines], None], wanted: Callable[[], bool]) -> RankEnd:
         """Start the process and watch it to its end. Nothing that it started in turn outlives it.
@@ -93,12 +95,11 @@ class RankProcess:
             os.close(events)
 
     def meet(self, store_host: str, store_port: int) -> None:
-        """Tell the rank where rank 0's store is, and which address of its own to use."""
+        """Tell the rank where rank 0's store is."""
         self._say(
             {
                 "store_host": store_host,
                 "store_port": store_port,
-                "interface_ip": self._host,
                 "timeout_s": self._job.start_timeout_s,
             }
         )

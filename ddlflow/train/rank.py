@@ -44,7 +44,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
     emit({"event": "started", "pid": os.getpid()})
     try:
-        _run(told["payload"], told["rank"], told["world"], emit, stop)
+        _run(told, emit, stop)
     except Exception as error:  # reported to the driver, whatever it is
         emit(
             {
@@ -73,8 +73,10 @@ def _log(fd: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedWriter(raw), line_buffering=True, errors="replace")
 
 
-def _run(payload: dict[str, Any], rank: int, world: int, emit: Emit, stop: threading.Event) -> None:
+def _run(told: dict[str, Any], emit: Emit, stop: threading.Event) -> None:
     from ddlflow.train.pulse import Pulse
+
+    payload, rank, world = told["payload"], told["rank"], told["world"]
 
     # Before the imports, which take seconds.
     pulse = Pulse(emit, payload.get("silence_s", 0.0)).start()
@@ -100,7 +102,7 @@ def _run(payload: dict[str, Any], rank: int, world: int, emit: Emit, stop: threa
         device = torch.device("cuda", rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
     lines = _watch_worker()
-    group = _join(rank, world, device, emit, lines) if world > 1 else None
+    group = _join(told, device, emit, lines) if world > 1 else None
     try:
         result = run(job, rank, world, group, device, emit=emit, must_stop=stop.is_set, pulse=pulse)
     except Stopped:
@@ -125,36 +127,49 @@ def _watch_worker() -> "queue.Queue[str]":
     return lines
 
 
-def _join(rank: int, world: int, device: Any, emit: Emit, lines: "queue.Queue[str]") -> Any:
-    """Meets the other ranks at a store that rank 0 binds on a port of the system's choice."""
+def _join(told: dict[str, Any], device: Any, emit: Emit, lines: "queue.Queue[str]") -> Any:
+    """Meets the other ranks at rank 0's store, on a port of the system's choice.
+
+    Who wants to reach it from elsewhere has to know the gang's secret (see `gate`).
+    """
     import torch.distributed as dist
     from torch._C._distributed_c10d import TCPStore
 
+    from ddlflow.train import gate
+
+    rank, world, secret = told["rank"], told["world"], told["secret"]
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
     store = None
     if rank == 0:
+        opened = gate.listening(gate.LOOPBACK)
+        port = opened.getsockname()[1]
+        # TCPStore by itself listens on every interface.
         store = TCPStore(
-            "0.0.0.0",  # noqa: S104 - other hosts' ranks reach it there
-            0,
+            gate.LOOPBACK,
+            port,
             world,
             is_master=True,
             wait_for_workers=False,
             timeout=timeout,
+            master_listen_fd=opened.detach(),
         )
-        emit({"event": "store", "port": store.port})
+        door = gate.open_door(told["host"], port, secret)
+        if door.everywhere:
+            where = f"{told['host']} is no address of its own machine"
+            emit({"event": "note", "text": f"Rank 0 listens on every interface: {where}."})
+        emit({"event": "store", "port": door.port})
     met = json.loads(lines.get())
     limit_s = met.get("timeout_s", COLLECTIVE_TIMEOUT_S)
     watch = threading.Timer(limit_s, _not_met, (emit, rank, limit_s))
     watch.daemon = True
     watch.start()
-    interface = _interface(met["interface_ip"])
+    interface = _interface(told["host"])
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     if store is None:
-        store = TCPStore(
-            met["store_host"], met["store_port"], world, is_master=False, timeout=timeout
-        )
+        way = gate.open_way(met["store_host"], met["store_port"], secret)
+        store = TCPStore(gate.LOOPBACK, way.port, world, is_master=False, timeout=timeout)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
     watch.cancel()

@@ -36,6 +36,9 @@ class Talking(nn.Module):
 """
 
 
+SECRET = "0123456789abcdef" * 2
+
+
 class Rank:
     """One process that was started as an engine's worker starts it."""
 
@@ -44,8 +47,10 @@ class Rank:
         job: Any,
         rank: int = 0,
         world: int = 1,
+        *,
         log: int | IO[str] = subprocess.PIPE,
         start: Callable[..., "subprocess.Popen[str]"] = subprocess.Popen,
+        host: str = "127.0.0.1",
     ) -> None:
         events, of_rank = os.pipe()
         self.process = start(
@@ -60,7 +65,8 @@ class Rank:
         )
         os.close(of_rank)
         self.events = os.fdopen(events)
-        self.say({"rank": rank, "world": world, "payload": job.to_json()})
+        told = {"rank": rank, "world": world, "host": host, "secret": SECRET}
+        self.say({**told, "payload": job.to_json()})
 
     def say(self, line: dict[str, Any]) -> None:
         assert self.process.stdin is not None
@@ -183,7 +189,7 @@ def test_two_ranks_meet_at_a_port_of_the_systems_choice(
         port = ranks[0].hear("store")["port"]
         assert port > 0
         for rank in ranks:
-            rank.say({"store_host": "127.0.0.1", "store_port": port, "interface_ip": "127.0.0.1"})
+            rank.say({"store_host": "127.0.0.1", "store_port": port})
         first, second = (rank.rest() for rank in ranks)
         assert [rank.end() for rank in ranks] == [0, 0]
     assert first[-1]["event"] == second[-1]["event"] == "result"
@@ -191,6 +197,68 @@ def test_two_ranks_meet_at_a_port_of_the_systems_choice(
         first[-1]["value"]["model_digest"]
         == bench().train(tmp_path / "alone", **more).result["model_digest"]
     )
+
+
+# What a stranger on the network tries: to read the keys of the store, and to change them.
+STRANGER = """
+import sys
+from datetime import timedelta
+from torch._C._distributed_c10d import TCPStore
+try:
+    store = TCPStore(sys.argv[1], int(sys.argv[2]), timeout=timedelta(seconds=3))
+    print(store.list_keys())
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+# The addresses that something listens on.
+LISTENING = """
+import psutil
+found = psutil.net_connections("tcp")
+print(*sorted({c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN}))
+"""
+
+
+def test_ranks_on_two_hosts_listen_on_their_own_addresses_and_know_no_stranger(
+    bench: Callable[..., Any], tmp_path: Path, hosts: OpenHosts
+) -> None:
+    first, second, other = hosts("first", "second", "other", network=True)
+    job = bench().job(tmp_path / "t", virtual_ranks=2, **LONG)
+    ranks = [
+        Rank(job, number, world=2, start=host.start, host=str(host.address))
+        for number, host in enumerate((first, second))
+    ]
+    with started(*ranks):
+        port = ranks[0].hear("store")["port"]
+        stranger = [sys.executable, "-c", STRANGER, str(first.address), str(port)]
+        assert other.run(stranger).stdout == "DistNetworkError\n"
+        for rank in ranks:
+            rank.say({"store_host": first.address, "store_port": port})
+        for rank, host in zip(ranks, (first, second), strict=True):
+            rank.hear("epoch")
+            seen = host.run([sys.executable, "-c", LISTENING]).stdout.split()
+            assert seen == [host.address, "127.0.0.1"]
+        assert other.run(stranger).stdout == "DistNetworkError\n"
+        ranks[0].hear("epoch")  # which harms nobody
+
+
+def test_a_rank_that_does_not_know_the_secret_is_no_part_of_the_gang(
+    bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    job = bench().job(tmp_path / "t", virtual_ranks=2)
+    ranks = [Rank(job, number, world=2) for number in (0, 1)]
+    with started(*ranks):
+        port = ranks[0].hear("store")["port"]
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", port)) as stranger:
+                stranger.settimeout(30)
+                assert len(stranger.recv(32)) == 32
+                stranger.sendall(bytes(64))
+                assert stranger.recv(32) == b""
+        for rank in ranks:
+            rank.say({"store_host": "127.0.0.1", "store_port": port})
+        assert "result" in {event["event"] for event in ranks[0].rest()}
 
 
 def test_a_rank_whose_host_does_not_see_the_newest_checkpoint_yet_waits_for_it(
@@ -210,7 +278,7 @@ def test_a_rank_whose_host_does_not_see_the_newest_checkpoint_yet_waits_for_it(
     with started(*ranks):
         port = ranks[0].hear("store")["port"]
         for rank in ranks:
-            rank.say({"store_host": "127.0.0.1", "store_port": port, "interface_ip": "127.0.0.1"})
+            rank.say({"store_host": "127.0.0.1", "store_port": port})
         step = ranks[0].hear("resumed")["step"]
         assert step == checkpoint.step_of(Path(newest))
         assert other.run(["cp", newest, str(job.checkpoints)]).returncode == 0
@@ -224,7 +292,7 @@ def test_a_rank_that_cannot_reach_the_others_says_so(
     bench: Callable[..., Any], tmp_path: Path
 ) -> None:
     rank = Rank(bench().job(tmp_path / "t", virtual_ranks=2), rank=1, world=2)
-    place = {"store_host": "127.0.0.1", "interface_ip": "127.0.0.1", "timeout_s": 0.5}
+    place = {"store_host": "127.0.0.1", "timeout_s": 0.5}
     with started(rank), socket.create_server(("127.0.0.1", 0)) as silent:
         rank.say({**place, "store_port": silent.getsockname()[1]})
         told = rank.hear("error")
