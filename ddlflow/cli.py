@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddlflow.cli_options import Changes, Fresh, Json, On, PipelineName
+from ddlflow.cli_options import Changes, Fresh, Json, On, PipelineName, TrustCode
 from ddlflow.cli_runs import add_to as add_runs_to
 from ddlflow.cli_sweeps import add_to as add_sweeps_to
 from ddlflow.output import print_json, say_error, show_findings, show_run, stdout_for_result
@@ -121,6 +121,7 @@ def infer(
     ] = None,
     changes: Changes = None,
     fresh: Fresh = False,
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Predict every row of a source with a trained model, into Parquet."""
@@ -128,7 +129,14 @@ def infer(
 
     with stdout_for_result(as_json):
         result = predict(
-            model, source, out=out, on=on, keys=key or [], set=changes or [], fresh=fresh
+            model,
+            source,
+            out=out,
+            on=on,
+            keys=key or [],
+            set=changes or [],
+            fresh=fresh,
+            trust_code=trust_code,
         )
     if as_json:
         print_json(result)

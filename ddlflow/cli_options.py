@@ -13,4 +13,7 @@ Changes = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object; all else goes to standard error.")
 ]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run the Python code that it brings, if it does.")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do again what was done before.")]

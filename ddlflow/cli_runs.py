@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ddlflow.cli_options import Json, On
+from ddlflow.cli_options import Json, On, TrustCode
 from ddlflow.output import print_json, show_findings, stdout_for_result
 
 WIDTH, BEFORE = 24, 6  # characters of a table's cell; of what is equal before a difference
@@ -30,13 +30,16 @@ def reproduce(
     on: On = "local",
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Ranks to use.")] = None,
     changes: Changes = None,
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> None:
     """Train a recorded run again and say whether it is identical, or where it first differs."""
     from ddlflow.reproduce import reproduce as again
 
     with stdout_for_result(as_json):
-        verdict = again(run_id, on=on, changes=changes or [], workers=workers)
+        verdict = again(
+            run_id, on=on, changes=changes or [], workers=workers, trust_code=trust_code
+        )
     if as_json:
         print_json(verdict.to_json())
     elif verdict.verdict == "identical":

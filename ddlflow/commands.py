@@ -117,6 +117,7 @@ def predict(
     keys: Sequence[str] = (),
     set: Changes = (),
     fresh: bool = False,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Predicts every row of a source with a trained model.
 
@@ -128,9 +129,10 @@ def predict(
         keys: columns of the source to keep beside each prediction.
         set: values on top of the site file.
         fresh: replace what another model or source left in ``out``.
+        trust_code: run the Python code that the model brings, if it does.
 
     Raises:
-        SpecError, DataError: the input is wrong.
+        SpecError, DataError: the input is wrong, or the model brings code that is not trusted.
     """
     from ddlflow.infer.predict import infer
     from ddlflow.report.screen import Screen
@@ -149,6 +151,7 @@ def predict(
             threads=session.resources.threads,
             map_over=session.map_over,
             fresh=fresh,
+            trust_code=trust_code or where.trust_code,
         )
     return {"predictions": str(out), **done}
 

@@ -15,7 +15,7 @@ from ddlflow.tracking.store import compare_page
 
 # A run's tags by what they say; the rest name it.
 TAGS = {
-    "settings": ("virtual_ranks", "threads", "device"),
+    "settings": ("virtual_ranks", "threads", "device", "code_digest"),
     "data": ("data_digest",),
     "versions": ("version", "python", *PACKAGES, "machine", "git_commit"),
     "results": ("model_digest", "world", "steps", "best_epoch"),

@@ -1,8 +1,11 @@
 """What a result depends on beside its settings: versions, the processor's class, the commit."""
 
+import base64
+import hashlib
 import platform
 import shutil
 import subprocess
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -11,6 +14,21 @@ import ddlflow
 PACKAGES = (
     *("torch", "numpy", "pyarrow", "duckdb"),
     *("dask", "distributed", "prefect", "mlflow", "torchmetrics"),
+)
+
+# What `ddlflow.infer.model` imports (a test sees to it), and MLflow, which serves it.
+SERVING = (
+    "torch",
+    "numpy",
+    "pyarrow",
+    "pandas",
+    "fsspec",
+    "pydantic",
+    "PyYAML",
+    "duckdb",
+    "torchmetrics",
+    "psutil",
+    "mlflow",
 )
 
 
@@ -33,14 +51,48 @@ def machine() -> str:
 
 
 def requirements() -> list[str]:
-    """What serving a model needs, pinned to what trained it."""
-    installed = versions()
-    needed = [
-        f"{name}=={installed[name]}"
-        for name in ("torch", "numpy", "pyarrow", "duckdb")
-        if name in installed
-    ]
-    return [f"ddlflow=={ddlflow.__version__}", *needed]
+    """What serving a model needs beside `wheel`, pinned to what trained it."""
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in SERVING]
+
+
+def wheel(folder: Path) -> Path:
+    """Writes this ddlflow as a wheel, so that a model can be served by the code that trained it.
+
+    A wheel, because ``ddlflow==0.1.0`` would be taken from whatever index is asked, from whoever
+    registered the name there. It needs nothing by itself: `requirements` names and pins that. The
+    same code gives the same bytes.
+
+    Source: the layout of the binary distribution format (PyPA, PEP 427).
+    """
+    name = f"ddlflow-{ddlflow.__version__}"
+    package = Path(ddlflow.__file__).parent
+    files = {
+        f"ddlflow/{path.relative_to(package).as_posix()}": path.read_bytes()
+        for path in sorted(package.rglob("*.py"))
+        if "template" not in path.relative_to(package).parts
+    }
+    info = f"{name}.dist-info"
+    files[f"{info}/METADATA"] = (
+        f"Metadata-Version: 2.1\nName: ddlflow\nVersion: {ddlflow.__version__}\n".encode()
+    )
+    files[f"{info}/WHEEL"] = (
+        b"Wheel-Version: 1.0\nGenerator: ddlflow\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    lines = [f"{path},{_record_hash(content)},{len(content)}" for path, content in files.items()]
+    files[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,\n"]).encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{name}-py3-none-any.whl"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, content in files.items():
+            entry = zipfile.ZipInfo(path)  # of 1980, whenever it is written
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return target
+
+
+def _record_hash(content: bytes) -> str:
+    digest = hashlib.sha256(content).digest()
+    return f"sha256={base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
 
 
 def git_commit(folder: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 import ddlflow
-from ddlflow.installed import git_commit, machine, requirements, versions
+from ddlflow.installed import git_commit, machine, requirements, versions, wheel
 from ddlflow.redact import redacted_values
 from ddlflow.session import Session, Stage
 from ddlflow.spec import code
@@ -61,6 +61,7 @@ class Record:
                 "ddlflow.pipeline": plan.pipeline.name,
                 "ddlflow.data_digest": prepared.value["digest"],
                 **_counts(prepared),
+                "ddlflow.code_digest": code.fingerprint(plan),
                 "ddlflow.git_commit": git_commit(plan.pipeline_path.parent),
                 "ddlflow.python": platform.python_version(),
                 "ddlflow.machine": machine(),
@@ -149,7 +150,7 @@ class Record:
         from ddlflow.tracking.model import log_model
 
         folder = Path(trained.value["model"])
-        model = load_model(folder)
+        model = load_model(folder, trust_code=True)  # it was trained a moment ago
         location = inferred_source(self.session, prepared)
         found = model.open(location, self.session.data_root)
         first = next(iter(read(found, ranges(found)[0], model.inputs)))
@@ -160,6 +161,7 @@ class Record:
             example=example,
             predictions=model.predict_frame(example),
             digest=model.digest,
+            wheel=wheel(self.folder / "wheels"),
             pip_requirements=requirements(),
             register_as=self.session.plan.pipeline.register_as,
             tags={"ddlflow.data_digest": str(trained.value.get("data", ""))},

@@ -24,6 +24,7 @@ from ddlflow.record import flat
 from ddlflow.redact import GONE
 from ddlflow.report.screen import Screen
 from ddlflow.session import Session, Stage
+from ddlflow.spec.code import check_trusted
 from ddlflow.spec.load import Plan, load, load_site
 from ddlflow.spec.site import Site
 from ddlflow.tracking.pending import send_pending
@@ -77,7 +78,12 @@ class Parted(Exception):  # noqa: N818 - no error: the answer was found before t
 
 
 def reproduce(
-    run_id: str, *, on: str = "local", changes: Sequence[str] = (), workers: int | None = None
+    run_id: str,
+    *,
+    on: str = "local",
+    changes: Sequence[str] = (),
+    workers: int | None = None,
+    trust_code: bool = False,
 ) -> Verdict:
     """Trains a recorded run again as a child run.
 
@@ -86,6 +92,7 @@ def reproduce(
         on: the site; any number of workers gives the same bits.
         changes: ``KEY=VALUE`` on top of what was recorded; each is named as a difference.
         workers: ranks, instead of the site's.
+        trust_code: run the Python code that was recorded with the run, if it has any.
 
     Raises:
         SpecError, DataError: the run cannot be trained again, with the reason.
@@ -93,12 +100,14 @@ def reproduce(
         TrainingError, EngineError: the new training failed.
     """
     of_site = [change for change in changes if re.split("[.=]", change)[0] in Site.model_fields]
-    reader = Reader(load_site(on, of_site).tracking.uri)
+    site = load_site(on, of_site)
+    reader = Reader(site.tracking.uri)
     recorded = reader.run(run_id)
     with tempfile.TemporaryDirectory(prefix="ddlflow-reproduce-") as folder:
         place = Path(folder)
         trained = _trained(reader, recorded, place)
-        fixed = _fixed(reader, recorded, trained, place, workers)
+        _fetch_pipeline(reader, recorded, place, trusted=trust_code or site.trust_code)
+        fixed = _fixed(recorded, trained, place, workers)
         plan = load(str(place / "pipeline" / "pipeline.yaml"), on, [*fixed, *changes])
         _check_known(recorded, plan)
         with Session(plan, Screen()) as session:
@@ -166,28 +175,35 @@ def _trained(reader: Reader, recorded: Recorded, place: Path) -> dict[str, Any]:
     return trained
 
 
-def _fixed(
-    reader: Reader,
-    recorded: Recorded,
-    trained: dict[str, Any],
-    place: Path,
-    workers: int | None,
-) -> list[str]:
-    """Fetches the recorded pipeline and its code; what has to be set for the same bits.
+def _fetch_pipeline(reader: Reader, recorded: Recorded, place: Path, *, trusted: bool) -> None:
+    """Fetches the recorded pipeline and the code that it ran into ``place/pipeline``.
 
     Raises:
-        SpecError: the training cannot be repeated, or not with so many workers.
+        SpecError: the code is not the recorded one, or not trusted.
     """
     own = place / "pipeline"
     own.mkdir()
     reader.files(recorded.run_id, "pipeline.yaml", own)
-    if reader.has(recorded.run_id, "code"):
-        code = reader.files(recorded.run_id, "code", place)
-        for path in sorted(code.rglob("*.py")):
-            target = own / path.relative_to(code)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(target)
-    written = yaml.safe_load((own / "pipeline.yaml").read_text())
+    if not reader.has(recorded.run_id, "code"):
+        return
+    code = reader.files(recorded.run_id, "code", place)
+    digest = recorded.tags.get("code_digest", "")
+    check_trusted(code, digest, of=f"Run {recorded.run_id}", trusted=trusted)
+    for path in sorted(code.rglob("*.py")):
+        target = own / path.relative_to(code)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+
+
+def _fixed(
+    recorded: Recorded, trained: dict[str, Any], place: Path, workers: int | None
+) -> list[str]:
+    """What has to be set for the same bits.
+
+    Raises:
+        SpecError: the training cannot be repeated, or not with so many workers.
+    """
+    written = yaml.safe_load((place / "pipeline" / "pipeline.yaml").read_text())
     determinism = written["train"].get("determinism", "elastic")
     _check_repeatable(recorded, determinism, trained, workers)
     fixed = [f"engine.threads={recorded.tags['threads']}", f"device={recorded.tags['device']}"]

@@ -225,7 +225,9 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
 
     spec = session.plan.pipeline
     location = inferred_source(session, prepared)
-    found = load_model(Path(trained.value["model"])).open(location, session.data_root)
+    found = load_model(Path(trained.value["model"]), trust_code=True).open(
+        location, session.data_root
+    )
     settings = {
         "version": VERSION["infer"],
         "model": trained.value["model_digest"],
@@ -245,6 +247,7 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
             data_root=session.data_root,
             threads=session.resources.threads,
             map_over=session.map_over,
+            trust_code=True,  # it is this pipeline's own
         )
         return {
             "predictions": str(predictions),

@@ -63,7 +63,7 @@ def score_shard(task: Task) -> dict[str, Any]:
     torch.set_num_threads(task.threads)
     dataset = Path(task.dataset)
     manifest = _manifest(task.dataset)
-    model = load_model(Path(task.model))
+    model = load_model(Path(task.model), trust_code=True)  # it is this pipeline's own
     scores = empty_scores(dataset, manifest)
     columns = map_shard(dataset / task.shard)
     rows = len(columns["label"])

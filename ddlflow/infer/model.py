@@ -21,7 +21,7 @@ from ddlflow.data.source import Source, open_source
 from ddlflow.errors import DataError, DdlflowError, SpecError
 from ddlflow.models import build
 from ddlflow.models.standardise import Predictor, Standardise
-from ddlflow.spec.code import resolve
+from ddlflow.spec.code import check_trusted, resolve
 from ddlflow.spec.explain import nearest
 from ddlflow.spec.pipeline import Data, Model, ObjectiveName, UserCode, UserObjective
 from ddlflow.train.export import FORMAT
@@ -147,11 +147,17 @@ class TrainedModel:
         return result
 
 
-def load_model(folder: Path) -> TrainedModel:
+def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
     """Loads a model's folder, as a training wrote it.
 
+    Args:
+        folder: of the model.
+        trust_code: run the Python code that the model brings or names, if it does. Without it
+            nothing of a model is run: it is tensors and plain values.
+
     Raises:
-        SpecError: not such a folder, or one of a newer ddlflow; user code that cannot be bound.
+        SpecError: not such a folder, or one of a newer ddlflow; user code that cannot be bound, is
+            not the recorded one, or is not trusted.
     """
     folder = Path(folder)
     try:
@@ -171,7 +177,7 @@ def load_model(folder: Path) -> TrainedModel:
             f"{written_in}; this one reads up to {FORMAT}. Install that version."
         )
     columns = Columns.from_json(described["columns"])
-    code = folder / "code" if (folder / "code").is_dir() else None
+    code = _code(folder, described, trusted=trust_code)
     objective = _objective(described["objective"], code)
     spec: Model = TypeAdapter(Model).validate_python(described["model"])
     net = build(
@@ -198,6 +204,30 @@ def load_model(folder: Path) -> TrainedModel:
         classes=columns.label.classes,
         digest=described["model_digest"],
     )
+
+
+def _code(folder: Path, described: Any, *, trusted: bool) -> Path | None:
+    """The folder of the model's own code, to be imported; None where it brings none.
+
+    Raises:
+        SpecError: it is not the recorded one; or the model brings or names code, and is not
+            trusted: a name alone (``module:function`` of anything installed) can do harm too.
+    """
+    uses = [described["model"].get("use"), described["objective"]]
+    uses = [use.get("use") if isinstance(use, dict) else use for use in uses]
+    named = [use for use in uses if isinstance(use, str) and ":" in use]
+    if not named:
+        return None
+    code = folder / "code"
+    if code.is_dir():
+        check_trusted(code, described.get("code_digest", ""), of=f"Model {folder}", trusted=trusted)
+        return code
+    if not trusted:
+        raise SpecError(
+            f"Model {folder} names installed code to run: {', '.join(named)}. If you trust it, add "
+            "--trust-code (in Python: trust_code=True), or set trust_code: true in the site file."
+        )
+    return None
 
 
 def _damaged(folder: Path, error: Exception) -> str:

@@ -53,15 +53,18 @@ def infer(
     threads: int,
     map_over: Map,
     fresh: bool = False,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Predicts every row of a source into ``out``, and returns what ``_SUCCESS`` holds.
+
+    ``trust_code`` is ``load_model``'s: it is asked here, before a worker loads anything.
 
     Raises:
         DataError: the source lacks a column of the model or a key.
         SpecError: ``out`` holds the predictions of another model or source, or a key has the
             name of a column that is written.
     """
-    model = load_model(model_folder)
+    model = load_model(model_folder, trust_code=trust_code)
     keys = list(dict.fromkeys(keys))
     for name in keys:
         if name in model.output_names:
@@ -135,7 +138,7 @@ def _loaded(folder: str, digest: str, threads: int) -> TrainedModel:
     import torch
 
     torch.set_num_threads(threads)
-    return load_model(Path(folder))
+    return load_model(Path(folder), trust_code=True)  # `infer` has asked
 
 
 def _claim(out: Path, job: dict[str, Any], fresh: bool) -> None:

@@ -144,18 +144,15 @@ def _lies_beside(file: Path, here: Path, name: str) -> bool:
 def files(plan: Plan) -> dict[str, Path]:
     """The Python files that travel with a pipeline, by their names under its folder.
 
-    All of a folder pipeline; of a pipeline that is a single file, those modules and packages
-    beside it that it names, and those beside it that these import.
+    Those modules and packages beside it that it names, and those beside it that these import. What
+    else lies there (a script with a password in it, say) stays where it is.
     """
     named = [*names(plan.pipeline).values(), *searched(plan.pipeline)]
     if not named:
         return {}
     folder = plan.code_folder
-    if plan.pipeline_path.name == "pipeline.yaml":
-        found = _python_files(folder, folder)
-    else:
-        tops = {name.partition(":")[0].partition(".")[0] for name in named}
-        found = sorted(_with_imported(folder, tops))
+    tops = {name.partition(":")[0].partition(".")[0] for name in named}
+    found = sorted(_with_imported(folder, tops))
     return {str(path.relative_to(folder)): path for path in found}
 
 
@@ -204,13 +201,53 @@ def _imports(path: Path) -> Iterator[str]:
 
 def fingerprint(plan: Plan) -> str:
     """The SHA-256 of all code that travels with the pipeline; empty where there is none."""
-    found = files(plan)
+    return _hashed(files(plan))
+
+
+def digest_of(folder: Path) -> str:
+    """The same of code that travelled: of the files that `gather` wrote into a folder."""
+    return _hashed({name: folder / name for name in names_in(folder)})
+
+
+def names_in(folder: Path) -> list[str]:
+    """The Python files in a folder that `gather` wrote, by their names, in order."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.py"))
+
+
+def _hashed(found: dict[str, Path]) -> str:
     if not found:
         return ""
     total = hashlib.sha256()
-    for name, path in found.items():
+    for name, path in sorted(found.items()):
         total.update(f"{name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return total.hexdigest()
+
+
+def check_trusted(folder: Path, recorded: str, *, of: str, trusted: bool) -> None:
+    """Code that somebody's record brings is run only if it is the recorded one, and trusted.
+
+    Args:
+        folder: of the code.
+        recorded: its digest, as the record has it.
+        of: whose it is, for messages: ``model runs:/ID/model``.
+        trusted: whether the user said so.
+
+    Raises:
+        SpecError: it is other code, or not trusted.
+    """
+    names = names_in(folder)
+    if digest_of(folder) != recorded:
+        raise SpecError(
+            f"The code of {of} ({', '.join(names) or 'none'}) is not the code that was recorded "
+            f"with it (SHA-256 {recorded[:12] or 'none'}...): it was changed or is incomplete. Get "
+            "it anew from where it was trained."
+        )
+    if not trusted:
+        raise SpecError(
+            f"{of} brings code of its own, which would run here: {', '.join(names)} (SHA-256 "
+            f"{recorded[:12]}...). If you trust it, add --trust-code (in Python: trust_code=True), "
+            "or set trust_code: true in the site file."
+        )
 
 
 def gather(plan: Plan, to: Path) -> Path | None:

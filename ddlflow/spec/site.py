@@ -49,3 +49,4 @@ class Site(Section):
     data_root: str = "data"
     storage: Annotated[str, Field(min_length=1)] = ".ddlflow"
     tracking: Tracking = Tracking()
+    trust_code: bool = False  # run code that models and recorded runs bring: whoever wrote it

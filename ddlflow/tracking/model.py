@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
@@ -35,6 +36,7 @@ def log_model(
     example: pandas.DataFrame,
     predictions: pandas.DataFrame,
     digest: str,
+    wheel: Path,
     pip_requirements: Sequence[str],
     register_as: str | None = None,
     tags: Mapping[str, str] | None = None,
@@ -50,8 +52,9 @@ def log_model(
         predictions: what the model says to ``example``; with it, the model's signature.
         digest: of the model's parameters. A model of this run with the same digest is not logged
             again.
-        pip_requirements: what serving needs. Given, because MLflow's search for it loads the model
-            in a process of its own, which takes seconds.
+        wheel: this ddlflow, which the model carries and is served by; it has to stay as well.
+        pip_requirements: what serving needs beside it. Given, because MLflow's search for it
+            loads the model in a process of its own, which takes seconds.
         register_as: also a version of this registered model.
         tags: put on the model and on its version.
         name: the model's name within the run.
@@ -74,6 +77,7 @@ def log_model(
         signature=_signature(example, predictions).to_dict(),
         example=json.loads(example.to_json(orient="split", double_precision=15)),
         dtypes={column: str(kind) for column, kind in example.dtypes.items()},
+        wheel=str(wheel.absolute()),
         requirements=list(pip_requirements),
         register_as=register_as,
         tags={**(tags or {}), RUN_TAG: run.local_id, _DIGEST_TAG: digest},
@@ -165,6 +169,25 @@ def _save(path: Path, model: Any, record: Record) -> None:
             model_id=model.model_id,
         ),
     )
+    if "wheel" in record:  # spools of earlier versions have none
+        _carry(path, Path(record["wheel"]))
+
+
+def _carry(path: Path, wheel: Path) -> None:
+    """Puts the wheel into the model, and its place there first into what serving installs.
+
+    MLflow and pip resolve it from the model's folder, in which the list is installed.
+    """
+    (path / "wheels").mkdir()
+    shutil.copyfile(wheel, path / "wheels" / wheel.name)
+    listed = path / "requirements.txt"
+    listed.write_text(f"wheels/{wheel.name}\n{listed.read_text()}")
+    described = path / "conda.yaml"
+    environment = yaml.safe_load(described.read_text())
+    for dependency in environment["dependencies"]:
+        if isinstance(dependency, dict) and "pip" in dependency:
+            dependency["pip"].insert(0, f"wheels/{wheel.name}")
+    described.write_text(yaml.safe_dump(environment, sort_keys=False))
 
 
 def _register(client: MlflowClient, sent: Sent, record: Record, model: Any) -> str:

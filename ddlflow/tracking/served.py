@@ -20,7 +20,8 @@ class Served(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow ships n
         # By name, not by an import statement: this file runs where the model is served, on top of
         # an installed ddlflow; within ddlflow the tracking layer does not know how to infer.
         infer = importlib.import_module("ddlflow.infer.model")
-        self._model = infer.load_model(Path(context.artifacts["model"]))
+        # Whoever serves a model runs code that it brings: this very file.
+        self._model = infer.load_model(Path(context.artifacts["model"]), trust_code=True)
 
     def predict(
         self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None

@@ -10,6 +10,7 @@ train.json    the epochs' history and the digest trail
 import io
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ddlflow.data.batches import mark
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.rows import Rows
 from ddlflow.models.standardise import Predictor, Standardise
+from ddlflow.spec.code import digest_of
 from ddlflow.train.digests import digest
 from ddlflow.train.job import Job
 from ddlflow.train.ledger import worlds
@@ -75,6 +77,7 @@ def save_model(job: Job, manifest: Manifest, rows: Rows, state: State) -> dict[s
         "data": job.data,
         "data_digest": manifest.digest,
         "model_digest": model_digest,
+        "code_digest": digest_of(Path(job.code)) if job.code is not None else "",
         "virtual_ranks": job.virtual_ranks,
         "threads": job.threads,
     }

@@ -15,6 +15,7 @@ import torch
 from ddlflow.errors import DataError, DdlflowError, SpecError
 from ddlflow.infer import model as model_module
 from ddlflow.infer.model import load_model
+from ddlflow.installed import requirements, wheel
 from ddlflow.train.export import FORMAT
 
 COLUMNS = {
@@ -206,7 +207,8 @@ def test_mlflow_serves_the_same_predictions(trained: Callable[..., Any], tmp_pat
             example=frame.head(3),
             predictions=expected.head(3),
             digest=model.digest,
-            pip_requirements=["ddlflow"],
+            wheel=wheel(tmp_path),
+            pip_requirements=requirements(),
         )
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)

@@ -197,9 +197,10 @@ def test_of_a_single_file_what_it_names_and_what_that_imports_travels(project: P
     ]
 
 
-def test_of_a_folder_all_of_it_travels_but_what_is_not_its_own(project: Project) -> None:
-    own = {"net.py": "class Net: ...", "deep/more.py": "", "unused.py": ""}
+def test_of_a_folder_what_no_module_needs_stays_where_it_is(project: Project) -> None:
+    own = {"net.py": "from deep import more\nclass Net: ...", "deep/more.py": ""}
     others = {"venv/pyvenv.cfg": "", "venv/lib/x.py": "", ".hidden/y.py": "", "notes.txt": "x"}
+    others |= {"unused.py": "", "upload.py": "PASSWORD = 'x'", "more/other.py": ""}
     plan = project(
         {f"pipelines/own/{name}": text for name, text in (own | others).items()}, name="folder"
     )
@@ -231,6 +232,23 @@ def test_the_fingerprint_is_of_names_and_bytes(project: Project) -> None:
     assert len(found | {first}) == 4
     unrelated = {**files, "pipelines/unrelated.py": "b = 1"}
     assert code.fingerprint(project(unrelated, folder="3")) == first
+
+
+def test_code_that_travelled_is_run_only_if_it_is_the_recorded_one_and_trusted(
+    project: Project, tmp_path: Path
+) -> None:
+    plan = project({"pipelines/net.py": "import layers", "pipelines/layers.py": "a = 1"})
+    there = code.gather(plan, tmp_path / "far/code")
+    assert there is not None
+    recorded = code.fingerprint(plan)
+    assert code.digest_of(there) == recorded
+    code.check_trusted(there, recorded, of="Run 1", trusted=True)
+    with pytest.raises(SpecError, match=r"Run 1 brings code .* here: layers.py, net.py .*--trust-"):
+        code.check_trusted(there, recorded, of="Run 1", trusted=False)
+    for change in ("a = 2", None):
+        (there / "layers.py").write_text(change) if change else (there / "layers.py").unlink()
+        with pytest.raises(SpecError, match=r"The code of Run 1 .* is not the code that was recor"):
+            code.check_trusted(there, recorded, of="Run 1", trusted=True)
 
 
 def test_what_was_gathered_works_elsewhere(project: Project, tmp_path: Path) -> None:

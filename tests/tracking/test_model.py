@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from ddlflow.errors import SpecError, TrackingError
+from ddlflow.installed import wheel
 from ddlflow.tracking import open_run, send_pending
 from ddlflow.tracking.fetch import fetch_model
 
@@ -31,7 +32,8 @@ def log(run, folder, **more):
         "example": pandas.DataFrame({"pt": [1.5, math.nan], "jets": [1, 2], "kind": ["a", None]}),
         "predictions": pandas.DataFrame({"prediction": [0.25, 0.75]}),
         "digest": "d" * 64,
-        "pip_requirements": ["ddlflow"],
+        "wheel": wheel(folder.parent / "wheels"),
+        "pip_requirements": ["torch"],
     }
     return log_model(run, folder, **(settings | more))
 
@@ -59,7 +61,13 @@ def test_a_logged_model_is_plain_code_and_tensors_with_a_signature_and_an_exampl
     assert described["run_id"] == run.run_id
     assert '"name": "prediction"' in described["signature"]["outputs"]
     assert [name in described["signature"]["inputs"] for name in ("pt", "jets", "kind")] == [1] * 3
-    assert "ddlflow" in (wrapping / "requirements.txt").read_text().split()
+    # ddlflow itself comes from the model's own folder, never from an index.
+    listed = (wrapping / "requirements.txt").read_text().split()
+    assert listed[0] == "wheels/ddlflow-0.1.0-py3-none-any.whl"
+    assert (wrapping / listed[0]).is_file()
+    assert not any(line.startswith("ddlflow") for line in listed)
+    environment = yaml.safe_load((wrapping / "conda.yaml").read_text())["dependencies"][-1]
+    assert environment["pip"][0] == listed[0]
     example = json.loads((wrapping / "input_example.json").read_text())
     assert example["data"][0] == [1.5, 1, "a"]
     assert math.isnan(example["data"][1][0])

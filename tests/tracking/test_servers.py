@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from ddlflow.errors import TrackingError
+from ddlflow.installed import wheel
 from ddlflow.tracking import open_run, send_pending
 from ddlflow.tracking.connect import connect
 from ddlflow.tracking.fetch import fetch_model
@@ -169,7 +170,8 @@ def test_a_server_that_is_away_comes_goes_and_comes_back_gets_everything_once(se
         example=pandas.DataFrame({"pt": [1.0, 2.0]}),
         predictions=pandas.DataFrame({"prediction": [0.0, 1.0]}),
         digest="d",
-        pip_requirements=["ddlflow"],
+        wheel=wheel(tmp_path),
+        pip_requirements=["torch"],
         register_as="away",
     )
     late.set_terminated("FINISHED")

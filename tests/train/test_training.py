@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ddlflow.data import order
 from ddlflow.data.prepare import prepare
 from ddlflow.data.shard import map_shard
-from ddlflow.errors import TrainingError
+from ddlflow.errors import SpecError, TrainingError
 from ddlflow.infer.model import load_model
 from ddlflow.spec.pipeline import Data
 from ddlflow.train import checkpoint, training, validation
@@ -464,7 +464,9 @@ def test_a_model_and_a_loss_of_the_users_own(bench: Callable[..., Any], tmp_path
     assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
     model = tmp_path / "t" / "model"
     assert (model / "code" / "nets_of_test_training.py").read_text() == NET
-    loaded = load_model(model)
+    with pytest.raises(SpecError, match=r"brings code of its own.*nets_of_test_training.py"):
+        load_model(model)
+    loaded = load_model(model, trust_code=True)
     assert digest(loaded.predictor.net) == ended.result["model_digest"]
     assert loaded.predictor.net.first.out_features == 6
     batch = made.source.drop(["y"]).to_batches()[0]
