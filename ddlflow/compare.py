@@ -1,10 +1,12 @@
 """What differs between recorded runs: settings, data, versions and results; and a plot."""
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ddlflow.differences import of_manifests
 from ddlflow.errors import SpecError
 from ddlflow.installed import PACKAGES
 from ddlflow.session import hashed
@@ -74,6 +76,7 @@ def compare(run_ids: Sequence[str], *, on: str = "local") -> Comparison:
     reader = Reader(site.tracking.uri)
     found = [reader.run(run_id) for run_id in run_ids]
     rows, same = differing(found)
+    rows = _with_names(reader, found, rows)
     name = "-".join(run_id[:8] for run_id in run_ids[:NAMED])
     rest = f"-{hashed(run_ids)}" if len(run_ids) > NAMED else ""
     plot = _plot(reader, found, storage_of(site) / "compare" / f"{name}{rest}.png")
@@ -106,6 +109,21 @@ def differing(runs: Sequence[Recorded]) -> tuple[list[Row], int]:
             else:
                 rows.append(Row(group, name, values))
     return rows, same
+
+
+def _with_names(reader: Reader, runs: Sequence[Recorded], rows: list[Row]) -> list[Row]:
+    """The rows, and where the data differs also what is called otherwise in it."""
+    at = next((k for k, row in enumerate(rows, 1) if row.name == "data_digest"), 0)
+    held = [k for k, run in enumerate(runs) if reader.has(run.run_id, "data")]
+    if not at or len(held) < 2:
+        return rows
+    with tempfile.TemporaryDirectory(prefix="ddlflow-compare-") as folder:
+        manifests = [reader.json(runs[k].run_id, "data/manifest.json", Path(folder)) for k in held]
+    named = []
+    for name, values in of_manifests(manifests).items():
+        known = dict(zip(held, values, strict=True))
+        named.append(Row("data", name, [known.get(k) for k in range(len(runs))]))
+    return rows[:at] + named + rows[at:]
 
 
 def _equal(one: Any, other: Any) -> bool:

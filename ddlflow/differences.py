@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ddlflow.spec.load import Plan
 from ddlflow.tracking.read import Reader, Recorded
 
 SHOWN = 3  # ranges that a sentence names
+NAMED = 5  # names, classes or values that it names
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +79,76 @@ def _settings(plan: Plan, recorded: Recorded, place: Path) -> list[tuple[str, An
 def data(
     session: Session, reader: Reader, recorded: Recorded, prepared: Stage, place: Path
 ) -> list[Difference]:
-    """Whether the source still gives the same shards, and where it does not."""
+    """Whether the source still gives the same shards of the same names, and where it does not."""
     if recorded.tags.get("data_digest") == prepared.value["digest"]:
         return []
-    before = reader.json(recorded.run_id, "data/manifest.json", place)["shards"]
-    now = json.loads((Path(prepared.folder) / "manifest.json").read_text())["shards"]
+    before = reader.json(recorded.run_id, "data/manifest.json", place)
+    now = json.loads((Path(prepared.folder) / "manifest.json").read_text())
+    found = [
+        Difference("data", f"the data changed: {name} was {was}, now {is_}")
+        for name, (was, is_) in of_manifests([before, now]).items()
+    ]
+    return found + _of_shards(session, prepared, before["shards"], now["shards"])
+
+
+def of_manifests(manifests: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """What differs in the names, vocabularies, classes and rows of data sets: a value of each."""
+    described = [_described(manifest) for manifest in manifests]
+    found = {}
+    for name in dict.fromkeys(name for one in described for name in one):
+        values = [one.get(name, []) for one in described]
+        if any(value != values[0] for value in values):
+            found[name] = _shown(values)
+    return found
+
+
+def _described(manifest: dict[str, Any]) -> dict[str, list[str]]:
+    """A data set in words."""
+    columns = manifest["columns"]
+    categories, label = columns["categories"], columns["label"]
+    named = {
+        "numeric features": columns["numeric"],
+        "categorical features": [category["name"] for category in categories],
+        "label": [f"{label['name']} ({label['kind']})"],
+        "classes": label["classes"],
+        **{f"values of {category['name']}": category["values"] for category in categories},
+        "rows": [_rows(manifest["shards"])],
+        "folds": [str(len(manifest.get("folds", [])))],
+    }
+    return {name: [str(value) for value in values] for name, values in named.items()}
+
+
+def _shown(values: list[list[str]]) -> list[str]:
+    """Of lists that differ the part that does: what not all have, or else the places."""
+    common = set(values[0]).intersection(*values)
+    parts = [[one for one in value if one not in common] for value in values]
+    if not any(parts):
+        places = [i for i, row in enumerate(zip(*values, strict=False)) if len(set(row)) > 1]
+        parts = [[value[i] for i in places] for value in values]
+    return [
+        ", ".join(part[:NAMED]) + (f" and {len(part) - NAMED} more" if len(part) > NAMED else "")
+        or "none of its own"
+        for part in parts
+    ]
+
+
+def _of_shards(
+    session: Session, prepared: Stage, before: list[dict[str, Any]], now: list[dict[str, Any]]
+) -> list[Difference]:
     old = {shard["path"]: shard["sha256"] for shard in before}
     new = {shard["path"]: shard["sha256"] for shard in now}
     changed = sorted(path for path in {*old, *new} if old.get(path) != new.get(path))
+    if not changed:
+        return []
     # shards/train/00003-00000.arrow: the first piece of what range 3 gives to the training rows.
     files = _files(session, prepared.value["location"])
     found = [(int(Path(p).stem.partition("-")[0]), Path(p).parent.name) for p in changed]
     ranges = [f"{number} ({split}{files.get(number, '')})" for number, split in found]
     shown = ", ".join(dict.fromkeys(ranges[:SHOWN]))
     more = f" and {len(ranges) - SHOWN} more" if len(ranges) > SHOWN else ""
-    was, is_ = map(_rows, (before, now))
-    rows = "" if was == is_ else f"; rows were {was}, now {is_}"
     text = (
         f"the data changed: {prepared.value['location']} gives {len(changed)} of {len(new)} shards "
-        f"with other bytes, in its range {shown}{more}{rows}"
+        f"with other bytes, in its range {shown}{more}"
     )
     return [Difference("data", text)]
 

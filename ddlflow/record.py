@@ -183,7 +183,7 @@ def recorded(session: Session, prepared: Stage) -> Iterator[Record]:
 
     plan = session.plan
     root = session.storage / "tracking"
-    mark = session.storage / "unfinished" / f"{key_of(session)}.json"
+    mark = session.storage / "unfinished" / f"{key_of(session, prepared)}.json"
     spool = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{plan.pipeline.name}"
     with session.lease(mark, f"this run of {plan.pipeline.name} in {session.storage}") as lease:
         if mark.exists() and not session.fresh:

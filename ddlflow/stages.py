@@ -17,7 +17,9 @@ from ddlflow.spec.pipeline import Made
 from ddlflow.storage import write_json
 
 # A stage's own version: raised when its result changes for the same settings.
-VERSION = {"source": 1, "prepare": 1, "train": 1, "evaluate": 1, "infer": 1}
+VERSION = {"source": 1, "prepare": 2, "train": 1, "evaluate": 1, "infer": 1}
+# What of the data section decides the shards alone, and so the digest of the prepared data.
+SHARDS_ALONE = {"source", "test_source", "split", "seed"}
 
 
 def source(session: Session) -> str:
@@ -63,7 +65,8 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
         "version": VERSION["prepare"],
         "data": redacted_values(spec.model_dump(mode="json")),  # a signature may change
         "labels": pipeline.labels,
-        "fingerprints": [source.fingerprint for source in sources],
+        # A location is relative to the data root, of which a storage may serve several.
+        "sources": [[redacted(found.address), found.fingerprint] for found in sources],
     }
     cv = pipeline.cv.of_repeat(repeat) if pipeline.cv is not None else None
     if cv is not None:
@@ -132,6 +135,8 @@ def train(
     settings = {
         "version": VERSION["train"],
         "data": prepared.value["digest"],
+        # The model reads later sources as this one was read.
+        "reading": pipeline.data.model_dump(mode="json", exclude=SHARDS_ALONE),
         "labels": pipeline.labels,
         "model": pipeline.model.model_dump(mode="json"),
         "train": pipeline.train.model_dump(mode="json", exclude={"checkpoint_every_s"}),
@@ -265,7 +270,8 @@ def inferred_source(session: Session, prepared: Stage) -> str:
     return spec.infer.source or spec.data.test_source or own
 
 
-def key_of(session: Session) -> str:
+def key_of(session: Session, prepared: Stage) -> str:
     """What tells one pipeline's runs from another's: an unfinished one is gone on with."""
     plan = session.plan
-    return hashed([redacted_values(plan.pipeline.model_dump(mode="json")), code.fingerprint(plan)])
+    settings = redacted_values(plan.pipeline.model_dump(mode="json"))
+    return hashed([settings, code.fingerprint(plan), prepared.key])

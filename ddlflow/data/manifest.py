@@ -12,8 +12,13 @@ from ddlflow.data.statistics import Statistics, empty, merge
 from ddlflow.data.storage import load_json, save_json
 from ddlflow.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 NAME = "manifest.json"
+# What is said of a data set. No model depends on it, so it is no part of the digest.
+ABOUT = (
+    *("source", "settings", "dropped", "dropped_columns", "replaced"),
+    *("constant", "warnings", "cv"),
+)
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -114,13 +119,16 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the shards' splits, parts and hashes, in order, and the folds."""
-        content = hashlib.sha256()
-        for shard in self.shards:
-            content.update(f"{shard.split} {shard.fold} {shard.sha256}\n".encode())
-        for fold in self.folds:
-            content.update(json.dumps([fold.name, fold.train, fold.validation]).encode())
-        return content.hexdigest()
+        """SHA-256 over all that a model trained on it depends on.
+
+        These are the rows, but also what they are called and how they are read: names and order of
+        the columns, vocabularies, classes, kind of the label, splits, folds and statistics. A field
+        that is added to the manifest is part of it, unless it is one of ``ABOUT``.
+        """
+        value = {key: part for key, part in self._to_json().items() if key not in ABOUT}
+        # Where a shard lies says nothing of its rows.
+        value["shards"] = [{**shard, "path": None} for shard in value["shards"]]
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
     def shards_of(self, split: SplitName) -> list[Shard]:
         """The shards of a split, in order."""
@@ -157,6 +165,10 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Writes the manifest: from now on the data set exists."""
+        save_json(folder / NAME, self._to_json() | {"digest": self.digest})
+
+    def _to_json(self) -> dict[str, Any]:
+        """All of it but the digest."""
         value = {
             "format": FORMAT,
             "tensors": self._tensors(),
@@ -166,16 +178,9 @@ class Manifest:
                 {"split": g.split, "fold": g.fold, "statistics": g.statistics.to_json()}
                 for g in self.groups
             ],
-            "digest": self.digest,
+            "folds": [asdict(fold) for fold in self.folds],
         }
-        for name in (
-            *("source", "settings", "dropped", "dropped_columns", "replaced"),
-            *("constant", "warnings"),
-        ):
-            value[name] = getattr(self, name)
-        if self.folds:  # a data set without folds says nothing of them
-            value |= {"cv": self.cv, "folds": [asdict(fold) for fold in self.folds]}
-        save_json(folder / NAME, value)
+        return value | {name: getattr(self, name) for name in ABOUT}
 
     def _tensors(self) -> dict[str, Any]:
         """Shape and type of each column of the shards, for readers that know no ddlflow."""
@@ -223,10 +228,10 @@ class Manifest:
                 replaced=value["replaced"],
                 constant=tuple(value["constant"]),
                 warnings=tuple(value["warnings"]),
-                cv=value.get("cv"),
+                cv=value["cv"],
                 folds=tuple(
                     Fold(f["name"], tuple(f["train"]), tuple(f["validation"]))
-                    for f in value.get("folds", [])
+                    for f in value["folds"]
                 ),
             )
             damaged = manifest.digest != value["digest"]

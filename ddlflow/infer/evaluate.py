@@ -21,6 +21,7 @@ class Task:
 
     model: str
     dataset: str
+    digest: str  # of the data set
     shard: str
     feature: str | None  # to draw a histogram of
     threads: int
@@ -42,7 +43,7 @@ def evaluate(
     """
     manifest = Manifest.load(dataset)
     tasks = [
-        Task(str(model_folder), str(dataset), shard.path, feature, threads)
+        Task(str(model_folder), str(dataset), manifest.digest, shard.path, feature, threads)
         for shard in manifest.shards_of(split)
     ]
     scores = empty_scores(dataset, manifest)
@@ -62,7 +63,7 @@ def score_shard(task: Task) -> dict[str, Any]:
     """The packed scores of one shard, and its histogram's counts."""
     torch.set_num_threads(task.threads)
     dataset = Path(task.dataset)
-    manifest = _manifest(task.dataset)
+    manifest = _manifest(task.dataset, task.digest)
     model = load_model(Path(task.model), trust_code=True)  # it is this pipeline's own
     scores = empty_scores(dataset, manifest)
     columns = map_shard(dataset / task.shard)
@@ -88,7 +89,8 @@ def score_shard(task: Task) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def _manifest(dataset: str) -> Manifest:
+def _manifest(dataset: str, digest: str) -> Manifest:
+    """A worker reads a manifest once, and again where the data was prepared anew."""
     return Manifest.load(Path(dataset))
 
 

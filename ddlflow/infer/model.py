@@ -4,6 +4,7 @@ Weights are read as tensors alone (``weights_only=True``); the only code that ru
 where the pipeline named any, the user's own modules that travel with the model.
 """
 
+import hashlib
 import json
 import pickle
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class TrainedModel:
             derive from other columns, and no condition on the rows.
         classes: of the label, in the order of the outputs; none for a regression.
         digest: of the parameters.
+        identity: of all that decides a prediction (``identity_of``).
     """
 
     predictor: Predictor
@@ -58,6 +60,7 @@ class TrainedModel:
     data: Data
     classes: tuple[Any, ...]
     digest: str
+    identity: str
 
     @property
     def features(self) -> list[str]:
@@ -203,6 +206,7 @@ def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
         ),
         classes=columns.label.classes,
         digest=described["model_digest"],
+        identity=identity_of(folder),
     )
 
 
@@ -228,6 +232,19 @@ def _code(folder: Path, described: Any, *, trusted: bool) -> Path | None:
             "--trust-code (in Python: trust_code=True), or set trust_code: true in the site file."
         )
     return None
+
+
+def identity_of(folder: Path) -> str:
+    """SHA-256 of a model's description and weights: what tells it from every other model.
+
+    The digest of the parameters does not: the same weights may name other classes or columns. Its
+    code is told by the description.
+    """
+    found = hashlib.sha256()
+    for name in ("model.json", "weights.pt"):
+        content = (folder / name).read_bytes()
+        found.update(f"{name}\0{len(content)}\0".encode() + content)
+    return found.hexdigest()
 
 
 def _damaged(folder: Path, error: Exception) -> str:

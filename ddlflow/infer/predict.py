@@ -35,7 +35,7 @@ class Task:
     """One range to predict: small values that travel to a worker."""
 
     model: str  # folder
-    digest: str  # of its parameters
+    identity: str  # of the model
     source: Source  # with this range's file alone
     part: Range
     keys: tuple[str, ...]
@@ -77,12 +77,19 @@ def infer(
         if name not in source.schema:
             near = nearest(name, source.schema)
             raise DataError(f"{source.location} has no column {name!r} to keep as a key.{near}")
-    job = {"model_digest": model.digest, "source": source.fingerprint, "keys": keys}
+    place = [redacted(source.address), source.fingerprint]
+    job = {"model": model.identity, "source": place, "keys": keys}
     is_new = not out.exists()
     _claim(out, job, fresh)
     tasks = [
         Task(
-            str(model_folder), model.digest, source.only(part), part, tuple(keys), str(out), threads
+            str(model_folder),
+            model.identity,
+            source.only(part),
+            part,
+            tuple(keys),
+            str(out),
+            threads,
         )
         for part in ranges(source)
     ]
@@ -94,6 +101,7 @@ def infer(
         raise
     done = {
         **job,
+        "model_digest": model.digest,
         "location": redacted(source.location),
         "rows": sum(file["rows"] for file in files),
         "files": files,
@@ -106,7 +114,7 @@ def predict_range(task: Task) -> dict[str, Any]:
     """Predicts one range, unless its file is there; returns its name and rows."""
     path = Path(task.out) / f"part-{task.part.index:06d}.parquet"
     if not path.exists():
-        model = _loaded(task.model, task.digest, task.threads)
+        model = _loaded(task.model, task.identity, task.threads)
         wanted = dict.fromkeys([*task.keys, *model.features])
         temporary = path.with_name(f".{path.name}.tmp")
         writer: pq.ParquetWriter | None = None
@@ -133,7 +141,7 @@ def predict_range(task: Task) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def _loaded(folder: str, digest: str, threads: int) -> TrainedModel:
+def _loaded(folder: str, identity: str, threads: int) -> TrainedModel:
     """A worker loads a model once, not once a range; and again where its folder has a new one."""
     import torch
 

@@ -57,7 +57,7 @@ def test_round_trip_and_merged_folds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda value: value.update(format=99), "has format 99; this ddlflow reads 1"),
+        (lambda value: value.update(format=99), "has format 99; this ddlflow reads 2"),
         (lambda value: value.pop("format"), "is damaged"),
         (lambda value: value.pop("columns"), "is damaged"),
         (lambda value: value["shards"].pop(), "its digest does not fit"),
