@@ -95,8 +95,10 @@ def of_manifests(manifests: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     """What differs in the names, vocabularies, classes and rows of data sets: a value of each."""
     described = [_described(manifest) for manifest in manifests]
     found = {}
-    for name in dict.fromkeys(name for one in described for name in one):
-        values = [one.get(name, []) for one in described]
+    for name in described[0]:
+        if not all(name in one for one in described):
+            continue  # the values of a category that not all have: its name is said
+        values = [one[name] for one in described]
         if any(value != values[0] for value in values):
             found[name] = _shown(values)
     return found

@@ -238,7 +238,7 @@ def test_rows_that_were_added_are_counted(project: Project, first: tuple[Path, s
     finally:
         path.unlink()
     assert status == 1
-    assert "; rows were 1,200 train + " in verdict["cause"]
+    assert "the data changed: rows was 1,200 train + " in verdict["cause"]
     assert ", now 1,280 train + " in verdict["cause"]
 
 
