@@ -237,7 +237,7 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
         "version": VERSION["infer"],
         "model": trained.value["model_digest"],
         "trained": trained.key,
-        "source": found.fingerprint,
+        "source": [redacted(found.address), found.fingerprint],
         "location": redacted(location),
         "keys": spec.infer.keys,
     }
