@@ -186,5 +186,4 @@ def open_engine(site: Site, *, slots: int, threads: int) -> Engine:
 
     if site.engine.address is None:
         return start_dask(slots, threads, site.engine.start_timeout_s)
-    wanted = None if site.engine.workers == "auto" else site.engine.workers
-    return connect_dask(site.engine.address, wanted, threads, site.engine.start_timeout_s)
+    return connect_dask(site.engine, threads)

@@ -11,17 +11,20 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import dask.config
 from distributed import Client, LocalCluster, WorkerPlugin
+from distributed.security import Security
 from distributed.versions import VersionMismatchWarning
 
 from ddlflow.engines.dask import DaskEngine
 from ddlflow.engines.dask_ranks import Cluster, one_line
 from ddlflow.engines.mapping import RETRIES
 from ddlflow.engines.rank_process import thread_variables
-from ddlflow.errors import EngineError
+from ddlflow.errors import EngineError, SpecError
+from ddlflow.spec.site import Engine, Tls
 
 _CONNECT_S = 5.0
 _STUCK_S = 8.0
@@ -123,21 +126,29 @@ def _close(cluster: LocalCluster, nannies: list[Any]) -> None:
         rescue.join()
 
 
-def connect_dask(address: str, wanted: int | None, threads: int, timeout_s: float) -> DaskEngine:
+def connect_dask(engine: Engine, threads: int) -> DaskEngine:
     """Use the workers of a scheduler that runs already.
 
     Args:
-        address: of the scheduler, such as ``tcp://host:8786``.
-        wanted: how many workers to wait for and use; None for all that are there.
+        engine: the site's section, with the scheduler's address; ``workers`` says how many workers
+            to wait for and use, and ``auto`` all that are there.
         threads: of one rank.
-        timeout_s: how long to wait for workers.
 
     Raises:
+        SpecError: a file of ``engine.tls`` is not there, or is needed and not named.
         EngineError: see `ddlflow.engines.open_engine`.
     """
+    address, timeout_s = str(engine.address), engine.start_timeout_s
+    wanted = None if engine.workers == "auto" else engine.workers
+    security = _security(engine.tls)
+    if address.startswith("tls://") and not _has_certificates(security):
+        raise SpecError(
+            f"engine.address is {address}, and nothing says by which certificates. Set engine.tls: "
+            "{ca: FILE, cert: FILE, key: FILE} in the site file."
+        )
     show_log = _hide_log()
     try:
-        client = _connect(address, min(_CONNECT_S, timeout_s))
+        client = _connect(address, min(_CONNECT_S, timeout_s), security)
     except BaseException:
         show_log()
         raise
@@ -180,15 +191,45 @@ def version_problem(versions: Mapping[str, Mapping[str, str]]) -> str | None:
     return None
 
 
-def _connect(address: str, timeout_s: float) -> Client:
+def _security(tls: Tls | None) -> Security:
+    """What Dask is told; without ``tls`` that is left to Dask's own settings."""
+    if tls is None:
+        return Security()
+    files = {name: Path(value).expanduser() for name, value in tls.model_dump().items()}
+    for name, path in files.items():
+        if not path.is_file():
+            raise SpecError(
+                f"engine.tls.{name} is {path}, which is no file here. Name a file in PEM format "
+                "in the site file."
+            )
+    return Security(
+        require_encryption=True,
+        tls_ca_file=str(files["ca"]),
+        tls_client_cert=str(files["cert"]),
+        tls_client_key=str(files["key"]),
+    )
+
+
+def _has_certificates(security: Security) -> bool:
+    try:
+        return security.get_connection_args("client")["ssl_context"] is not None
+    except OSError as error:  # ssl's errors are
+        raise SpecError(
+            f"The files of engine.tls cannot be used ({one_line(error)}). They have to be in PEM "
+            "format, and the key that of the certificate."
+        ) from None
+
+
+def _connect(address: str, timeout_s: float, security: Security) -> Client:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", VersionMismatchWarning)  # an error below, in one line
-            return Client(address, timeout=timeout_s, set_as_default=False)
+            return Client(address, timeout=timeout_s, set_as_default=False, security=security)
     except (OSError, ValueError) as error:
+        trust = " or engine.tls to files that it trusts" if address.startswith("tls:") else ""
         raise EngineError(
             f"No Dask scheduler answers at {address} ({one_line(error)}). Start one there with "
-            "`dask scheduler`, or set engine.address to where it is."
+            f"`dask scheduler`, or set engine.address to where it is{trust}."
         ) from error
 
 

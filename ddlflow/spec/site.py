@@ -14,6 +14,14 @@ from pydantic import (
 from ddlflow.spec.pipeline import Section
 
 
+class Tls(Section):
+    """Files in PEM format by which this side and a cluster's trust each other."""
+
+    ca: Annotated[str, Field(min_length=1)]  # of who signed the cluster's certificates
+    cert: Annotated[str, Field(min_length=1)]  # of this side
+    key: Annotated[str, Field(min_length=1)]  # of that certificate
+
+
 class Engine(Section):
     """The cluster framework and how much of it to take."""
 
@@ -21,6 +29,7 @@ class Engine(Section):
     workers: Literal["auto"] | PositiveInt = "auto"
     threads: Literal["auto"] | PositiveInt = "auto"  # of one rank
     address: str | None = None  # dask: a scheduler that runs already, tcp://host:8786
+    tls: Tls | None = None  # dask: for an address of tls://host:8786
     start_timeout_s: PositiveFloat = 60.0  # how long to wait for workers and for ranks to meet
     max_restarts: NonNegativeInt = 5  # of a training, in a row without a new checkpoint; 0: none
     min_workers: PositiveInt = 1  # fewer are not gone on with after a loss
@@ -30,6 +39,11 @@ class Engine(Section):
     def _address_is_for_dask(self) -> "Engine":
         if self.address is not None and self.use != "dask":
             raise ValueError(f"address is for use: dask, and use is {self.use}. Remove one of them")
+        if self.tls is not None and not (self.address or "").startswith("tls://"):
+            raise ValueError(
+                f"tls is for an address of tls://, and address is {self.address}. Set address to "
+                "tls://HOST:PORT, or remove tls"
+            )
         return self
 
 

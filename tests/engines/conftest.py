@@ -17,7 +17,9 @@ RANKS = str(Path(__file__).parent / "ranks")
 
 
 @contextmanager
-def _dask_by_command_line(folder: Path, num_workers: int) -> Iterator[tuple[str, int]]:
+def _dask_by_command_line(
+    folder: Path, num_workers: int, *options_of_both: str
+) -> Iterator[tuple[str, int]]:
     """A scheduler and workers as an administrator starts them: its address and process."""
     at = folder / "scheduler.json"
     dask = [sys.executable, "-m", "dask"]
@@ -29,7 +31,9 @@ def _dask_by_command_line(folder: Path, num_workers: int) -> Iterator[tuple[str,
             [*dask, "worker", "--nworkers", str(num_workers), "--nthreads", "1", "--no-dashboard"],
         ]
         processes = [
-            subprocess.Popen([*command, "--scheduler-file", str(at)], stderr=log, **options)
+            subprocess.Popen(
+                [*command, *options_of_both, "--scheduler-file", str(at)], stderr=log, **options
+            )
             for command in commands
         ]
         try:
