@@ -153,6 +153,8 @@ def predict(
             fresh=fresh,
             trust_code=trust_code or where.trust_code,
         )
+        for note in done["notes"]:
+            session.screen.say(f"note: {note}")
     return {"predictions": str(out), **done}
 
 

@@ -17,7 +17,7 @@ from ddlflow.spec.pipeline import Made
 from ddlflow.storage import write_json
 
 # A stage's own version: raised when its result changes for the same settings.
-VERSION = {"source": 1, "prepare": 2, "train": 1, "evaluate": 1, "infer": 1}
+VERSION = {"source": 1, "prepare": 2, "train": 2, "evaluate": 1, "infer": 2}
 # What of the data section decides the shards alone, and so the digest of the prepared data.
 SHARDS_ALONE = {"source", "test_source", "split", "seed"}
 
@@ -226,13 +226,15 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
 def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
     """The model over the pipeline's inference source (by default its test or whole source)."""
     from ddlflow.infer.model import load_model
+    from ddlflow.infer.predict import Prepared
     from ddlflow.infer.predict import infer as predict
 
     spec = session.plan.pipeline
     location = inferred_source(session, prepared)
-    found = load_model(Path(trained.value["model"]), trust_code=True).open(
-        location, session.data_root
-    )
+    is_test = location == spec.data.test_source
+    is_own = is_test or redacted(location) == prepared.value["location"]
+    model = load_model(Path(trained.value["model"]), trust_code=True)  # it is this pipeline's own
+    found = model.open(location, session.data_root)
     settings = {
         "version": VERSION["infer"],
         "model": trained.value["model_digest"],
@@ -240,6 +242,7 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
         "source": [redacted(found.address), found.fingerprint],
         "location": redacted(location),
         "keys": spec.infer.keys,
+        "splits": prepared.value["digest"] if is_own else None,
     }
 
     def work(folder: Path) -> dict[str, Any]:
@@ -252,15 +255,16 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
             data_root=session.data_root,
             threads=session.resources.threads,
             map_over=session.map_over,
-            trust_code=True,  # it is this pipeline's own
+            trust_code=True,
+            prepared=Prepared(Path(prepared.folder), is_test) if is_own else None,
         )
-        return {
-            "predictions": str(predictions),
-            "rows": done["rows"],
-            "location": redacted(location),
-        }
+        kept = {name: done[name] for name in ("rows", "columns", "notes")}
+        return {"predictions": str(predictions), "location": redacted(location), **kept}
 
-    return session.stage("infer", settings, work)
+    inferred = session.stage("infer", settings, work)
+    for note in inferred.value["notes"]:
+        session.screen.say(f"note: {note}")
+    return inferred
 
 
 def inferred_source(session: Session, prepared: Stage) -> str:

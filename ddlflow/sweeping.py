@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ddlflow import pieces, stages
+from ddlflow.data.manifest import Manifest
 from ddlflow.data.storage import load_json
 from ddlflow.errors import TrainingError
 from ddlflow.launch import Tell
@@ -18,9 +19,10 @@ from ddlflow.sweep.member import Member
 from ddlflow.sweep.place import Where
 from ddlflow.sweep.space import settings
 from ddlflow.sweep.table import spread
+from ddlflow.train.predictions import described
 
 Json = dict[str, Any]
-VERSION = {"cross_validate": 2, "search": 2}
+VERSION = {"cross_validate": 3, "search": 2}
 
 
 def cross_validate(session: Session, prepared: Stage) -> Stage:
@@ -54,7 +56,8 @@ def cross_validate(session: Session, prepared: Stage) -> Stage:
             if fold["status"] == "failed":
                 pieces.forget_failed(folder)
                 raise TrainingError(f"The training of fold {fold['fold']} failed: {fold['reason']}")
-        return {"folds": found, "scores": _summary(found)} | _predictions(folder, wants_rows)
+        told = {"folds": found, "scores": _summary(found)}
+        return told | (_predictions(folder, prepared) if wants_rows else {})
 
     return session.stage("cross_validate", depends_on, work)
 
@@ -157,15 +160,14 @@ def _summary(folds: Sequence[Json]) -> dict[str, Json]:
     return found
 
 
-def _predictions(folder: Path, wanted: bool) -> Json:
+def _predictions(folder: Path, prepared: Stage) -> Json:
     """Gathers the folds' predictions in one folder, a Parquet file a fold (and repeat)."""
-    if not wanted:
-        return {}
     made = folder / "predictions"
     made.mkdir(exist_ok=True)
     for path in sorted(folder.glob("repeat-*/**/predictions-*.parquet")):
         repeat = path.relative_to(folder).parts[0]
         path.replace(made / f"{repeat}-{path.name.removeprefix('predictions-')}")
-    files = sorted(path.name for path in made.iterdir())
-    write_json(made / "_SUCCESS", {"files": files})
+    files = sorted(path.name for path in made.glob("*.parquet"))
+    label = Manifest.load(Path(prepared.folder)).label
+    write_json(made / "_SUCCESS", {"files": files} | described(label.kind, label.classes))
     return {"predictions": str(made)}

@@ -244,12 +244,19 @@ def test_each_training_row_is_predicted_once_by_a_model_that_has_not_seen_it(
     ]
     folder = Path(stage.value["predictions"])
     names = [f"repeat-{repeat}-{fold}.parquet" for repeat in range(2) for fold in range(3)]
-    assert json.loads((folder / "_SUCCESS").read_text()) == {"files": names}
+    said = json.loads((folder / "_SUCCESS").read_text())
+    assert said["files"] == names
+    assert said.get("probability_of") == ("yes" if kind == "binary" else None)
     source = pa.concat_tables(pq.read_table(tmp_path / "t" / f"{k}.parquet") for k in range(3))
-    scores = {"binary": "probability", "multiclass": "probabilities", "regression": None}[kind]
+    classes = {"binary": ["no", "yes"], "multiclass": ["low", "mid", "top"], "regression": []}[kind]
+    scores = {
+        "binary": ["probability"],
+        "multiclass": [f"probability_{name}" for name in classes],
+        "regression": [],
+    }[kind]
     for repeat, prepared in enumerate(data):
         table = pa.concat_tables(pq.read_table(folder / n) for n in names[3 * repeat :][:3])
-        expected = ["row", "fold", "label", "prediction", *([scores] if scores else [])]
+        expected = ["row", "fold", "label", "prediction", *scores]
         assert table.column_names == expected
         manifest = Manifest.load(Path(prepared.folder))
         numbers = table["row"].to_pylist()
@@ -292,8 +299,8 @@ def check_scores(kind: str, part: pa.Table, told: Values) -> None:
         right = np.where(np.array(label) == "yes", probability, 1 - probability)
         assert prediction == ["yes" if p >= 0.5 else "no" for p in probability]
     else:
-        table = np.array(part["probabilities"].to_pylist())
         names = ["low", "mid", "top"]
+        table = np.stack([part[f"probability_{name}"] for name in names], axis=1)
         right = table[np.arange(len(label)), [names.index(one) for one in label]]
         assert prediction == [names[k] for k in table.argmax(1)]
         np.testing.assert_allclose(table.sum(1), 1, rtol=1e-6)

@@ -63,8 +63,10 @@ def whole_of(array: pa.Array, name: str) -> pa.Array:
         DataError: something else than whole numbers.
     """
     try:
+        if kind_of(array.type) not in ("number", "text"):
+            raise pa.ArrowInvalid(f"it is of type {array.type}")
         return text_or_whole(_spelt(array), is_text=False)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except pa.ArrowInvalid as error:
         raise DataError(
             f"Category {name} holds something else than whole numbers: {error}. "
             "Round it, turn it into text, or take it out of data.categorical."

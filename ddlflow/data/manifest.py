@@ -17,7 +17,7 @@ NAME = "manifest.json"
 # What is said of a data set. No model depends on it, so it is no part of the digest.
 ABOUT = (
     *("source", "settings", "dropped", "dropped_columns", "replaced"),
-    *("constant", "warnings", "cv"),
+    *("constant", "warnings", "cv", "range_rows"),
 )
 
 SplitName = Literal["train", "validation", "test"]
@@ -87,6 +87,7 @@ class Manifest:
         warnings: full sentences that a user should read.
         cv: the settings that dealt the training rows to folds, or None.
         folds: what each fold trains on and is validated on; none without ``cv``.
+        range_rows: the rows of each range of the sources, those left out too.
     """
 
     columns: Columns
@@ -101,6 +102,7 @@ class Manifest:
     folds: tuple[Fold, ...] = ()
     dropped_columns: dict[str, dict[str, int]] = field(default_factory=dict)
     replaced: dict[str, int] = field(default_factory=dict)
+    range_rows: tuple[int, ...] = ()
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -228,6 +230,7 @@ class Manifest:
                 replaced=value["replaced"],
                 constant=tuple(value["constant"]),
                 warnings=tuple(value["warnings"]),
+                range_rows=tuple(value["range_rows"]),
                 cv=value["cv"],
                 folds=tuple(
                     Fold(f["name"], tuple(f["train"]), tuple(f["validation"]))

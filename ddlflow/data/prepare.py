@@ -84,8 +84,11 @@ def prepare(
             dealing, folds = decide(own, tallies, train)
             tasks = [replace(task, dealing=dealing) for task in tasks]
         written = list(map(write_range, tasks, "write"))
+        sizes = [sum(piece["rows"] for piece in result["pieces"]) for result in scanned]
         manifest = _manifest(spec, sources, columns, written, lost)
-        manifest = replace(manifest, warnings=(*roles.notes, *manifest.warnings))
+        manifest = replace(
+            manifest, warnings=(*roles.notes, *manifest.warnings), range_rows=tuple(sizes)
+        )
         if cv is not None:
             manifest = replace(manifest, cv=cv.dealing(labels), folds=folds)
             manifest = replace(manifest, warnings=(*manifest.warnings, *judge(manifest)))

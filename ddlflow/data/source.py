@@ -84,6 +84,12 @@ class Source:
         """The source with the one file that a range needs: small to send."""
         return replace(self, files={part.file: self.files[part.file]})
 
+    def verbatim(self, names: Iterable[str]) -> "Source":
+        """The source with columns of a CSV file as the text that stands there, nothing missing."""
+        texts = dict.fromkeys((name for name in names if name in self.names), pa.string())
+        dialect = replace(self.dialect, missing=())
+        return replace(self, dialect=dialect, schema={**self.schema, **texts})
+
 
 def open_source(location: str, spec: Data, data_root: Path, known: Types | None = None) -> Source:
     """Finds the files, reads their headers and checks that they agree.

@@ -16,15 +16,18 @@ import pyarrow as pa
 import torch
 from pydantic import TypeAdapter
 
-from ddlflow.data.columns import Columns
+from ddlflow.data.columns import Columns, Encoded
 from ddlflow.data.derive import bind, evaluate, needed, read_by, sources_read
+from ddlflow.data.frames import batches, is_pandas, table_of
 from ddlflow.data.source import Source, open_source
 from ddlflow.errors import DataError, DdlflowError, SpecError
 from ddlflow.models import build
 from ddlflow.models.standardise import Predictor, Standardise
+from ddlflow.redact import redacted
 from ddlflow.spec.code import check_trusted, resolve
 from ddlflow.spec.explain import nearest
 from ddlflow.spec.pipeline import Data, Model, ObjectiveName, UserCode, UserObjective
+from ddlflow.train import predictions
 from ddlflow.train.export import FORMAT
 from ddlflow.train.objectives import Objective, objective_for
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 # Rows of one forward pass. Measured with mlp [100] on one core: 2,048 rows 9.1 M rows/s, 4,096 to
 # 262,144 rows 1.5 to 2.5 M: the hidden layer of 2,048 rows (0.8 MB) stays in the cache.
 PASS_ROWS = 2_048
+FRAME_ROWS = 128 * PASS_ROWS  # of a table in memory that are held as numbers at once
 
 # What json and torch say of a file that is cut off, overwritten or of something else.
 _DAMAGED = (ValueError, TypeError, KeyError, EOFError, RuntimeError, pickle.UnpicklingError)
@@ -52,6 +56,7 @@ class TrainedModel:
         classes: of the label, in the order of the outputs; none for a regression.
         digest: of the parameters.
         identity: of all that decides a prediction (``identity_of``).
+        missing: by numeric column, the share of missing values in the rows trained on.
     """
 
     predictor: Predictor
@@ -61,6 +66,7 @@ class TrainedModel:
     classes: tuple[Any, ...]
     digest: str
     identity: str
+    missing: dict[str, float]
 
     @property
     def features(self) -> list[str]:
@@ -75,8 +81,10 @@ class TrainedModel:
                 what the model was trained on.
         """
         # What the model does not read may hold anything.
-        reads = {"features": self.features, "exclude": [], "format": "auto", "categorical": []}
+        reads: dict[str, Any] = {"features": self.features, "exclude": [], "categorical": []}
         reads["text"] = [name for name in self.data.text if name not in self.inputs]
+        if redacted(location) not in (self.data.source, self.data.test_source):
+            reads["format"] = "auto"
         spec = self.data.model_copy(update=reads)
         source = open_source(location, spec, data_root, self.columns.parsed())
         for name in self.inputs:
@@ -96,8 +104,12 @@ class TrainedModel:
     @property
     def output_names(self) -> list[str]:
         """The columns of `predict`."""
-        scores = {"binary": ["probability"], "multiclass": ["probabilities"], "regression": []}
-        return ["prediction", *scores[self.objective.kind]]
+        return predictions.names(self.objective.kind, self.classes)
+
+    @property
+    def usual(self) -> dict[str, float]:
+        """By column, the share of training values that are missing, or no category of the model."""
+        return {**self.missing, **{c.name: c.rest for c in self.columns.categories}}
 
     def outputs(self, features: np.ndarray, categories: np.ndarray | None) -> torch.Tensor:
         """Raw outputs [n] or [n, classes] for encoded rows."""
@@ -113,10 +125,10 @@ class TrainedModel:
         """A row of predictions for each row of a table with the columns ``inputs``.
 
         Returns:
-            ``prediction``: the likeliest class, or the number. ``probability`` (binary): of the
-            second class. ``probabilities`` (multiclass): float32 of each class.
+            The columns of `ddlflow.train.predictions`.
         """
-        return self.predict_features(self._derived(batch) if self.columns.derive else batch)
+        features = self._derived(batch) if self.columns.derive else batch
+        return self.predict_encoded(self.columns.encode(features))
 
     def _derived(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The features, as far as the batch has them or what they are derived from."""
@@ -127,26 +139,26 @@ class TrainedModel:
         names = [name for name in self.features if name in {*schema, *self.columns.derive}]
         return evaluate(batch, names, derived)
 
-    def predict_features(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """As `predict`, for a table whose derived columns are there already."""
-        encoded = self.columns.encode(batch)
+    def predict_encoded(self, encoded: Encoded) -> pa.RecordBatch:
+        """As `predict`, for rows that are encoded."""
         found = self.objective.predictions(self.outputs(encoded.features, encoded.categories))
-        if not self.classes:
-            return pa.RecordBatch.from_pydict({"prediction": found["prediction"].numpy()})
-        classes = pa.array(self.classes)
-        if "probability" in found:
-            index = (found["probability"] >= 0.5).numpy().astype(np.int64)
-            scores = {"probability": pa.array(found["probability"].numpy())}
-        else:
-            index = found["index"].numpy()
-            values = pa.array(found["probabilities"].contiguous().numpy().reshape(-1))
-            scores = {"probabilities": pa.FixedSizeListArray.from_arrays(values, len(classes))}
-        return pa.RecordBatch.from_pydict({"prediction": classes.take(pa.array(index)), **scores})
+        arrays = {name: values.numpy() for name, values in found.items()}
+        return pa.RecordBatch.from_pydict(predictions.columns(arrays, self.classes))
 
-    def predict_frame(self, frame: "pd.DataFrame") -> "pd.DataFrame":
-        """As `predict`, for a pandas frame; this is what MLflow serves."""
-        batch = pa.RecordBatch.from_pandas(frame, preserve_index=False)
-        result: pd.DataFrame = self.predict(batch).to_pandas()
+    def predict_frame(self, frame: Any) -> "pd.DataFrame":
+        """As `predict`, for a table in memory; this is what MLflow serves.
+
+        Args:
+            frame: a pandas frame, whose index the result has too; or a Polars or Arrow table.
+
+        Raises:
+            DataError: a column is missing, or holds what the model cannot read.
+        """
+        table = table_of(frame, self.inputs)
+        parts = [self.predict(batch) for batch in batches(table, FRAME_ROWS)]
+        result: pd.DataFrame = pa.Table.from_batches(parts).to_pandas()
+        if is_pandas(frame):
+            result.index = frame.index
         return result
 
 
@@ -174,10 +186,11 @@ def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
         ) from None
     except _DAMAGED as error:
         raise SpecError(_damaged(folder, error)) from error
-    if written_in > FORMAT:
+    if written_in != FORMAT:
+        what_to_do = "Install that version" if written_in > FORMAT else "Train the model again"
         raise DdlflowError(
             f"{folder} was written by ddlflow {described['ddlflow']}, in format "
-            f"{written_in}; this one reads up to {FORMAT}. Install that version."
+            f"{written_in}; this one reads {FORMAT}. {what_to_do}."
         )
     columns = Columns.from_json(described["columns"])
     code = _code(folder, described, trusted=trust_code)
@@ -207,6 +220,7 @@ def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
         classes=columns.label.classes,
         digest=described["model_digest"],
         identity=identity_of(folder),
+        missing=described["missing"],
     )
 
 

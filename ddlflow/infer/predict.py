@@ -6,7 +6,7 @@ is written last; without it the predictions are not complete. Row order is the s
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,13 +15,19 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ddlflow.data.row_splits import RowSplits, row_splits
 from ddlflow.data.source import Range, Source, ranges, read
 from ddlflow.errors import DataError, InputError, SpecError
+from ddlflow.infer import unfamiliar
 from ddlflow.infer.model import TrainedModel, load_model
 from ddlflow.redact import redacted
 from ddlflow.spec.explain import nearest
+from ddlflow.train import predictions
 
+FORMAT = 2  # of the predictions: those of another are not gone on with
 JOB, SUCCESS = "_job.json", "_SUCCESS"
+SPLIT = "split"
+COUNTS = b"ddlflow.counts"  # in a file's metadata: what `unfamiliar` counts
 
 
 class Map(Protocol):
@@ -31,14 +37,39 @@ class Map(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One range to predict: small values that travel to a worker."""
+class Prepared:
+    """The data set that was made of the source that is predicted.
 
-    model: str  # folder
-    identity: str  # of the model
-    source: Source  # with this range's file alone
+    Attributes:
+        dataset: its folder.
+        is_test: the source is its ``data.test_source``.
+    """
+
+    dataset: Path
+    is_test: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One range to predict: small values that travel to a worker.
+
+    Attributes:
+        model: its folder.
+        identity: of the model.
+        source: with this range's file alone.
+        part: the range.
+        keys: columns to copy beside the predictions.
+        splits: where the split of each row is found, if it is wanted.
+        out: the folder of the predictions.
+        threads: to compute with.
+    """
+
+    model: str
+    identity: str
+    source: Source
     part: Range
     keys: tuple[str, ...]
+    splits: RowSplits | None
     out: str
     threads: int
 
@@ -54,31 +85,47 @@ def infer(
     map_over: Map,
     fresh: bool = False,
     trust_code: bool = False,
+    prepared: Prepared | None = None,
 ) -> dict[str, Any]:
     """Predicts every row of a source into ``out``, and returns what ``_SUCCESS`` holds.
 
-    ``trust_code`` is ``load_model``'s: it is asked here, before a worker loads anything.
+    Args:
+        model_folder: of the model.
+        location: of the source.
+        out: the folder of the predictions.
+        keys: columns of the source to copy; of CSV files as the text that stands there.
+        data_root: the folder that relative locations lie under.
+        threads: of a worker.
+        map_over: runs a function over items somewhere.
+        fresh: replace what another job left in ``out``.
+        trust_code: as in ``load_model``; it is asked here, before a worker loads anything.
+        prepared: the data set that was made of this source, if the split of each row is wanted.
 
     Raises:
-        DataError: the source lacks a column of the model or a key.
+        DataError: the source lacks a column of the model or a key, or one is of a type that does
+            not tell what the model was trained on.
         SpecError: ``out`` holds the predictions of another model or source, or a key has the
             name of a column that is written.
     """
     model = load_model(model_folder, trust_code=trust_code)
     keys = list(dict.fromkeys(keys))
-    for name in keys:
-        if name in model.output_names:
-            raise SpecError(
-                f"Key {name!r} has the name of a column of the predictions. Leave it out of the "
-                "keys, or rename it in the source."
-            )
+    _check_keys(model, keys)
     source = model.open(location, data_root)
     for name in keys:
         if name not in source.schema:
             near = nearest(name, source.schema)
             raise DataError(f"{source.location} has no column {name!r} to keep as a key.{near}")
-    place = [redacted(source.address), source.fingerprint]
-    job = {"model": model.identity, "source": place, "keys": keys}
+    parts = ranges(source)
+    splits: Sequence[RowSplits | None] = [None] * len(parts)
+    if prepared is not None and SPLIT not in keys:  # a key of that name says it already
+        splits = row_splits(prepared.dataset, len(parts), is_test=prepared.is_test)
+    job = {
+        "format": FORMAT,
+        "model": model.identity,
+        "source": [redacted(source.address), source.fingerprint],
+        "keys": keys,
+        "split": next((split.digest for split in splits if split is not None), None),
+    }
     is_new = not out.exists()
     _claim(out, job, fresh)
     tasks = [
@@ -88,10 +135,11 @@ def infer(
             source.only(part),
             part,
             tuple(keys),
+            split,
             str(out),
             threads,
         )
-        for part in ranges(source)
+        for part, split in zip(parts, splits, strict=True)
     ]
     try:
         files = list(map_over(predict_range, tasks, "infer"))
@@ -99,45 +147,100 @@ def infer(
         if is_new:  # else it holds what an earlier command finished
             shutil.rmtree(out, ignore_errors=True)
         raise
+    rows = sum(file["rows"] for file in files)
+    counts = unfamiliar.total(file.pop("counts") for file in files)
     done = {
         **job,
         "model_digest": model.digest,
         "location": redacted(source.location),
-        "rows": sum(file["rows"] for file in files),
+        "rows": rows,
+        **predictions.described(model.objective.kind, model.classes),
+        "columns": counts,
+        "notes": unfamiliar.notes(counts, rows, model.usual),
         "files": files,
     }
     _write(out / SUCCESS, done)
     return done
 
 
+def _check_keys(model: TrainedModel, keys: Sequence[str]) -> None:
+    for name in keys:
+        if name in model.output_names:
+            raise SpecError(
+                f"Key {name!r} has the name of a column of the predictions. Leave it out of the "
+                "keys, or rename it in the source."
+            )
+
+
 def predict_range(task: Task) -> dict[str, Any]:
-    """Predicts one range, unless its file is there; returns its name and rows."""
+    """Predicts one range, unless its file is there; returns its name, rows and counts."""
     path = Path(task.out) / f"part-{task.part.index:06d}.parquet"
-    if not path.exists():
-        model = _loaded(task.model, task.identity, task.threads)
-        wanted = dict.fromkeys([*task.keys, *model.features])
-        temporary = path.with_name(f".{path.name}.tmp")
-        writer: pq.ParquetWriter | None = None
-        try:
-            for batch in read(task.source, task.part, list(wanted)):
-                predicted = model.predict_features(batch)
-                names = [*task.keys, *predicted.schema.names]
-                arrays = [*(batch.column(key) for key in task.keys), *predicted.columns]
-                table = pa.Table.from_arrays(arrays, names=names)
-                if writer is None:
-                    # Predictions are dense floats: a dictionary would be built in vain, and
-                    # snappy saves little; measured 4 times as fast without both.
-                    writer = pq.ParquetWriter(
-                        temporary, table.schema, compression="none", use_dictionary=list(task.keys)
-                    )
-                writer.write_table(table)
-        finally:
-            if writer is not None:
-                writer.close()
-        if writer is None:
-            return {"file": None, "rows": 0}
-        temporary.replace(path)
-    return {"file": path.name, "rows": pq.read_metadata(path).num_rows}
+    if not path.exists() and not _write_range(task, path):
+        return {"file": None, "rows": 0, "counts": {}}
+    written = pq.read_metadata(path)
+    counts = json.loads(written.metadata[COUNTS])
+    return {"file": path.name, "rows": written.num_rows, "counts": counts}
+
+
+def _write_range(task: Task, path: Path) -> bool:
+    """Writes a range's file, its counts among the file's own facts; False: the range has no row."""
+    model = _loaded(task.model, task.identity, task.threads)
+    temporary = path.with_name(f".{path.name}.tmp")
+    counts: unfamiliar.Counts = {}
+    rows = 0
+    writer: pq.ParquetWriter | None = None
+    try:
+        for piece, (columns, batch) in enumerate(_batches(task, model.features)):
+            if task.splits is not None:
+                columns[SPLIT] = task.splits.of_piece(piece, rows, batch.num_rows)
+            texts = list(columns)
+            encoded = model.columns.encode(batch)
+            predicted = model.predict_encoded(encoded)
+            columns |= dict(zip(predicted.schema.names, predicted.columns, strict=True))
+            table = pa.table(columns)
+            if writer is None:
+                # Predictions are dense floats: a dictionary would be built in vain, and
+                # snappy saves little; measured 4 times as fast without both.
+                writer = pq.ParquetWriter(
+                    temporary, table.schema, compression="none", use_dictionary=texts
+                )
+            writer.write_table(table)
+            counts = unfamiliar.total([counts, unfamiliar.counts_of(encoded)])
+            rows += batch.num_rows
+        if task.splits is not None:
+            task.splits.check(rows)
+        if writer is not None:
+            writer.add_key_value_metadata({COUNTS: json.dumps(counts)})
+    finally:
+        if writer is not None:
+            writer.close()
+    if writer is None:
+        return False
+    temporary.replace(path)
+    return True
+
+
+def _batches(
+    task: Task, features: Sequence[str]
+) -> Iterator[tuple[dict[str, pa.Array], pa.RecordBatch]]:
+    """The keys, and a batch with the model's features, of each piece of the range.
+
+    Keys are copied as they stand. A CSV file is read once more for them: what is a number to the
+    model, or missing, is text to a key.
+    """
+    names = set(task.source.names) if task.source.dialect.format == "csv" else set()
+    as_text = [key for key in task.keys if key in names]
+    typed = [key for key in task.keys if key not in names]
+    pieces = read(task.source, task.part, list(dict.fromkeys([*typed, *features])))
+    if not as_text:
+        for piece in pieces:
+            yield {key: piece.column(key) for key in task.keys}, piece
+        return
+    texts = read(task.source.verbatim(as_text), task.part, as_text)
+    for piece, text in zip(pieces, texts, strict=True):
+        of_key = {key: text.column(key) for key in as_text}
+        of_key |= {key: piece.column(key) for key in typed}
+        yield {key: of_key[key] for key in task.keys}, piece
 
 
 @lru_cache(maxsize=2)

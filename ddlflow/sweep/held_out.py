@@ -11,6 +11,7 @@ import torch
 from ddlflow.data.rows import Rows
 from ddlflow.data.storage import replacing
 from ddlflow.sweep.member import Member, Prepared, first_net, objective_of
+from ddlflow.train import predictions
 from ddlflow.train.state import Tensors
 
 PASS_ROWS = 2_048  # a pass whose activations stay in the cache
@@ -19,9 +20,8 @@ PASS_ROWS = 2_048  # a pass whose activations stay in the cache
 def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, folder: Path) -> Path:
     """Writes ``predictions-<fold>.parquet``: a row for each held-out row of the member's fold.
 
-    Columns: ``row``, its number in the source; ``fold``; ``label``; ``prediction``, the likeliest
-    class or the number; ``probability`` of the second class (binary) or ``probabilities`` of each
-    (multiclass).
+    Columns: ``row``, its number in the source; ``fold``; ``label``; and those of
+    `ddlflow.train.predictions`.
 
     Args:
         member: which.
@@ -35,7 +35,7 @@ def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, fold
     net = first_net(member.model, member.train, prepared)
     net.load_state_dict(tensors)
     net = net.to(prepared.device).eval()
-    predictions = objective_of(member.train, prepared.code).predictions
+    predicted = objective_of(member.train, prepared.code).predictions
     found: dict[str, list[Any]] = {"row": [], "label": []}
     buffer = rows.empty(PASS_ROWS) | {"row": np.empty(PASS_ROWS, np.int64)}
     with torch.inference_mode():
@@ -46,7 +46,7 @@ def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, fold
             found["row"].append(part.pop("row").copy())
             found["label"].append(part.pop("label").copy())
             inputs = (torch.from_numpy(array).to(prepared.device) for array in part.values())
-            for name, values in predictions(net(*inputs)).items():
+            for name, values in predicted(net(*inputs)).items():
                 # A copy: a model may give a view of its inputs, which the next pass overwrites.
                 found.setdefault(name, []).append(values.cpu().numpy().copy())
     table = _table(found, prepared.manifest.label.classes, member.fold)
@@ -62,18 +62,8 @@ def _table(found: dict[str, list[Any]], classes: tuple[Any, ...], fold: int) -> 
         "row": pa.array(values["row"]),
         "fold": pa.array(np.full(len(values["row"]), fold, np.int32)),
     }
-    if not classes:
-        return pa.table(
-            columns
-            | {"label": pa.array(values["label"]), "prediction": pa.array(values["prediction"])}
-        )
-    names = pa.array(classes)
-    columns["label"] = names.take(pa.array(values["label"].astype(np.int64)))
-    if "probability" in values:
-        index = (values["probability"] >= 0.5).astype(np.int64)
-        scores = {"probability": pa.array(values["probability"])}
-    else:
-        index = values["index"]
-        flat = pa.array(np.ascontiguousarray(values["probabilities"]).reshape(-1))
-        scores = {"probabilities": pa.FixedSizeListArray.from_arrays(flat, len(classes))}
-    return pa.table(columns | {"prediction": names.take(pa.array(index)), **scores})
+    label = values["label"]
+    columns["label"] = (
+        pa.array(classes).take(pa.array(label.astype(np.int64))) if classes else pa.array(label)
+    )
+    return pa.table(columns | predictions.columns(values, classes))

@@ -28,7 +28,7 @@ from ddlflow.train.job import Job
 from ddlflow.train.ledger import worlds
 from ddlflow.train.state import State
 
-FORMAT = 1
+FORMAT = 2
 
 
 def rows_mark(rows: Rows) -> int:
@@ -66,6 +66,7 @@ def save_model(job: Job, manifest: Manifest, rows: Rows, state: State) -> dict[s
         "trail": state.trail,
         "worlds": worlds(job.ledgers),
     }
+    missing = statistics.missing / statistics.rows
     described = {
         "format": FORMAT,
         "ddlflow": ddlflow.__version__,
@@ -75,6 +76,7 @@ def save_model(job: Job, manifest: Manifest, rows: Rows, state: State) -> dict[s
         "labels": job.labels,
         "columns": manifest.columns.to_json(),
         "data": job.data,
+        "missing": dict(zip(manifest.feature_names, missing.tolist(), strict=True)),
         "data_digest": manifest.digest,
         "model_digest": model_digest,
         "code_digest": digest_of(Path(job.code)) if job.code is not None else "",

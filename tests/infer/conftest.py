@@ -66,35 +66,35 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trained]:
             source = table(labels)
             pq.write_table(source, root / "t.parquet", row_group_size=200)
             spec = Data(
-                source="t.parquet", label="y", features=list(features), categorical=["year"]
+                source="t.parquet",
+                label="y",
+                features=list(features),
+                categorical=["year"] if "year" in features else [],
             )
-            if "year" not in features:
-                spec = spec.model_copy(update={"categorical": []})
-            folder = root / "dataset"
-            manifest = prepare(spec, labels, data_root=root, folder=folder, map=in_turn)
-            job = Job(
-                dataset=str(folder),
-                folder=str(root / "training"),
-                model={"use": "mlp", "hidden": [12], "dropout": 0.1, "batch_norm": True},
-                train=Train(
-                    objective=labels, epochs=6, batch_rows=50, optimizer={"use": "adam", "lr": 0.02}
-                ).model_dump(mode="json"),
-                data=spec.model_dump(mode="json"),
-                labels=labels,
-                virtual_ranks=2,
-                threads=1,
-                device="cpu",
-            )
-            result = training.run(
-                job,
-                0,
-                1,
-                None,
-                torch.device("cpu"),
-                emit=lambda event: None,
-                must_stop=lambda: False,
-            )
-            known[key] = Trained(job.model_folder, root, folder, manifest, source, result)
+            known[key] = fit(root, source, spec, labels)
         return known[key]
 
     return make
+
+
+def fit(root: Path, source: pa.Table, spec: Data, labels: Any, epochs: int = 6) -> Trained:
+    """Prepares the source that ``spec`` names under ``root``, and trains on it."""
+    folder = root / "dataset"
+    manifest = prepare(spec, labels, data_root=root, folder=folder, map=in_turn)
+    job = Job(
+        dataset=str(folder),
+        folder=str(root / "training"),
+        model={"use": "mlp", "hidden": [12], "dropout": 0.1, "batch_norm": True},
+        train=Train(
+            objective=labels, epochs=epochs, batch_rows=50, optimizer={"use": "adam", "lr": 0.02}
+        ).model_dump(mode="json"),
+        data=spec.model_dump(mode="json"),
+        labels=labels,
+        virtual_ranks=2,
+        threads=1,
+        device="cpu",
+    )
+    result = training.run(
+        job, 0, 1, None, torch.device("cpu"), emit=lambda event: None, must_stop=lambda: False
+    )
+    return Trained(job.model_folder, root, folder, manifest, source, result)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas
+import polars
 import pyarrow as pa
 import pytest
 import torch
@@ -20,7 +21,12 @@ from ddlflow.train.export import FORMAT
 
 COLUMNS = {
     "binary": {"prediction": pa.string(), "probability": pa.float32()},
-    "multiclass": {"prediction": pa.int64(), "probabilities": pa.list_(pa.float32(), 3)},
+    "multiclass": {
+        "prediction": pa.int64(),
+        "probability_0": pa.float32(),
+        "probability_10": pa.float32(),
+        "probability_20": pa.float32(),
+    },
     "regression": {"prediction": pa.float32()},
 }
 
@@ -49,7 +55,7 @@ def test_a_row_of_predictions_for_each_row(trained: Callable[..., Any], labels: 
         assert set(prediction[probability >= 0.5]) == {"yes"}
         assert set(prediction[probability < 0.5]) == {"no"}
     else:
-        values = np.stack(found["probabilities"].to_numpy(zero_copy_only=False))
+        values = np.stack([found[f"probability_{name}"] for name in (0, 10, 20)], axis=1)
         np.testing.assert_allclose(values.sum(1), 1, rtol=1e-5)
         np.testing.assert_array_equal(np.array([0, 10, 20])[values.argmax(1)], prediction)
 
@@ -74,9 +80,7 @@ def test_many_passes_give_what_one_gives(
     monkeypatch.setattr(model_module, "PASS_ROWS", 64)
     parts = model.predict(batch(made.source)).to_pandas()
     assert whole["prediction"].equals(parts["prediction"])
-    np.testing.assert_allclose(
-        np.stack(whole["probabilities"]), np.stack(parts["probabilities"]), rtol=1e-5, atol=1e-7
-    )
+    pandas.testing.assert_frame_equal(whole, parts, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("labels", COLUMNS)
@@ -124,13 +128,79 @@ def test_a_pandas_frame_gives_the_same(trained: Callable[..., Any]) -> None:
     frame = made.source.drop(["y"]).to_pandas()
     expected = model.predict(batch(made.source)).to_pandas()
     pandas.testing.assert_frame_equal(model.predict_frame(frame), expected)
-    # pandas turns whole numbers with a gap into floats, and its index is nobody's business.
+    # pandas turns whole numbers with a gap into floats.
     gaps = frame.assign(year=frame["year"].astype(float)).sample(frac=1, random_state=0)
-    shuffled = model.predict_frame(gaps)
     # Another place in a pass may change the last bit, as the kernels take rows several at a time.
     pandas.testing.assert_frame_equal(
-        shuffled, expected.loc[gaps.index].reset_index(drop=True), rtol=1e-5
+        model.predict_frame(gaps), expected.loc[gaps.index], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("labels", COLUMNS)
+@pytest.mark.parametrize("index", ["shuffled", "words", "two levels", "doubled", "a column"])
+def test_predictions_have_the_frames_index(
+    trained: Callable[..., Any], labels: str, index: str
+) -> None:
+    """So they can be assigned to the frame: each row gets its own."""
+    made = trained(labels)
+    model = load_model(made.folder)
+    frame = made.source.to_pandas()
+    by_id = model.predict(batch(made.source)).to_pandas()
+    changed = {
+        "shuffled": lambda: frame.sample(frac=1, random_state=3),
+        "words": lambda: frame.set_index("r" + frame["id"].astype(str)).iloc[::-1],
+        "two levels": lambda: frame.set_index(["town", "id"], drop=False).iloc[::2],
+        "doubled": lambda: pandas.concat([frame, frame]).rename(lambda _: 7),
+        "a column": lambda: frame.set_index("a", drop=False).sort_index(),
+    }[index]()
+    found = model.predict_frame(changed)
+    pandas.testing.assert_index_equal(found.index, changed.index)
+    if index == "doubled":  # pandas does not align these
+        pandas.testing.assert_frame_equal(
+            found.reset_index(drop=True),
+            pandas.concat([by_id, by_id], ignore_index=True),
+            rtol=1e-4,
+        )
+        return
+    changed["said"] = found["prediction"]
+    wanted = by_id["prediction"].to_numpy()[changed["id"].to_numpy()]
+    if labels == "regression":
+        np.testing.assert_allclose(changed["said"], wanted, rtol=1e-4, atol=1e-4)
+    else:
+        assert changed["said"].tolist() == wanted.tolist()
+
+
+def test_polars_and_arrow_tables_give_what_pandas_gives(trained: Callable[..., Any]) -> None:
+    made = trained("multiclass")
+    model = load_model(made.folder)
+    expected = model.predict_frame(made.source.to_pandas())
+    for table in (made.source, polars.from_arrow(made.source), made.source.to_batches()[0]):
+        pandas.testing.assert_frame_equal(model.predict_frame(table), expected)
+
+
+def test_a_frame_larger_than_what_is_held_at_once(
+    trained: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(trained().folder)
+    frame = trained().source.to_pandas()
+    whole = model.predict_frame(frame)
+    monkeypatch.setattr(model_module, "FRAME_ROWS", 128)
+    pandas.testing.assert_frame_equal(model.predict_frame(frame), whole, rtol=1e-5)
+
+
+def test_a_frame_that_cannot_be_read_is_said_in_a_line(trained: Callable[..., Any]) -> None:
+    model = load_model(trained().folder)
+    frame = trained().source.to_pandas()
+    mixed = frame.assign(town=[3, "Rome"] * 450)
+    mixed["no feature"] = [3, "Rome"] * 450  # is nobody's business
+    with pytest.raises(DataError, match="column town") as caught:
+        model.predict_frame(mixed)
+    assert "\n" not in str(caught.value)
+    assert len(model.predict_frame(mixed.assign(town="Rome"))) == 900
+    with pytest.raises(DataError, match="lacks column town"):
+        model.predict_frame(frame.drop(columns="town"))
+    with pytest.raises(DataError, match="a list"):
+        model.predict_frame([1, 2])
 
 
 def test_loading_runs_no_code_of_the_weights_and_leaves_the_random_state(
@@ -182,11 +252,16 @@ class TestFoldersThatAreNoModel:
         torch.save({"net": torch.nn.Linear(1, 1)}, copy / "weights.pt")
         assert "is damaged" in self.refused(copy)
 
-    def test_it_is_of_a_newer_ddlflow(self, copy: Path) -> None:
+    @pytest.mark.parametrize(
+        ("other", "advice"), [(1, "Install that version."), (-1, "Train the model again.")]
+    )
+    def test_it_is_of_another_ddlflow(self, copy: Path, other: int, advice: str) -> None:
         described = json.loads((copy / "model.json").read_text())
-        described |= {"format": FORMAT + 1, "ddlflow": "99.0"}
+        described |= {"format": FORMAT + other, "ddlflow": "99.0"}
         (copy / "model.json").write_text(json.dumps(described))
-        assert "ddlflow 99.0" in self.refused(copy, DdlflowError)
+        message = self.refused(copy, DdlflowError)
+        assert "ddlflow 99.0" in message
+        assert message.endswith(advice)
 
 
 # MLflow 3.17 calls what SQLAlchemy 2.1 deprecates.

@@ -1,0 +1,210 @@
+"""A model is applied to tables of other formats and types than the one it was trained on.
+
+Zip codes and flags are words that look like numbers: each format guesses differently what they are.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+
+from ddlflow.data import source as source_module
+from ddlflow.data import text
+from ddlflow.errors import DataError
+from ddlflow.infer.model import load_model
+from ddlflow.infer.predict import SUCCESS, infer
+from ddlflow.spec.pipeline import Data
+
+from .conftest import Trained, fit, in_turn
+
+ROWS = 1200
+
+
+def frame(seed: int = 0) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    zips = random.choice(["01234", "02345", "12345", "99999"], ROWS)
+    return pd.DataFrame(
+        {
+            "id": [f"{k:06d}" for k in range(ROWS)],
+            "zip": zips,
+            "flag": random.choice(["True", "False"], ROWS),
+            "on": random.random(ROWS) < 0.5,
+            "b": random.normal(size=ROWS),
+            "year": random.integers(2019, 2023, ROWS),
+            "y": np.isin(zips, ["01234", "02345"]).astype(int),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    root = tmp_path_factory.mktemp("types")
+    frame().to_parquet(root / "train.parquet", index=False)
+    spec = Data(source="train.parquet", label="y", exclude=["id"], categorical=["year"])
+    return fit(root, pa.Table.from_pandas(frame()), spec, "binary", epochs=10)
+
+
+def applied(
+    model: Trained, path: Path, out: Path, keys: tuple[str, ...] = ("id",), **more: Any
+) -> pd.DataFrame:
+    infer(
+        model.folder,
+        str(path),
+        out,
+        keys=keys,
+        data_root=model.root,
+        threads=1,
+        map_over=in_turn,
+        **more,
+    )
+    return pd.concat(map(pd.read_parquet, sorted(out.glob("part-*"))), ignore_index=True)
+
+
+def to_csv(table: pd.DataFrame, path: Path) -> None:
+    table.to_csv(path, index=False)
+
+
+def to_jsonl(table: pd.DataFrame, path: Path) -> None:
+    table.to_json(path, orient="records", lines=True)
+
+
+def to_large(table: pd.DataFrame, path: Path) -> None:
+    found = pa.Table.from_pandas(table, preserve_index=False)
+    wide = pa.schema(
+        [(f.name, pa.large_string() if f.type == pa.string() else f.type) for f in found.schema]
+    )
+    pyarrow.feather.write_feather(found.cast(wide), path)
+
+
+def to_categories(table: pd.DataFrame, path: Path) -> None:
+    pq.write_table(
+        pa.Table.from_pandas(table.astype({"zip": "category", "flag": "category"})),
+        path,
+        row_group_size=100,
+    )
+
+
+def to_others(table: pd.DataFrame, path: Path) -> None:
+    """Numbers of other widths, decimals, and years as text."""
+    found = pa.Table.from_pandas(table, preserve_index=False)
+    for name, type_ in (("on", pa.uint8()), ("b", pa.decimal128(30, 20)), ("year", pa.string())):
+        index = found.schema.get_field_index(name)
+        found = found.set_column(index, name, found[name].cast(type_, safe=False))
+    pq.write_table(found, path)
+
+
+WRITERS = {
+    "t.csv": to_csv,
+    "t.csv.gz": to_csv,
+    "t.jsonl": to_jsonl,
+    "large.arrow": to_large,
+    "categories.parquet": to_categories,
+    "others.parquet": to_others,
+    "polars.parquet": lambda table, path: polars.from_pandas(table).write_parquet(path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_another_format_gives_the_same_predictions(
+    model: Trained, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "PIECE_ROWS", 256)
+    monkeypatch.setattr(text, "RANGE_BYTES", 5000)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 1000)
+    new = frame(seed=1)
+    WRITERS[name](new.drop(columns="y"), tmp_path / name)
+    found = applied(model, tmp_path / name, tmp_path / "out")
+    assert found["id"].tolist() == new["id"].tolist()  # zeros and all
+    assert (found["prediction"] == new["y"]).all()
+    expected = load_model(model.folder).predict_frame(new)
+    np.testing.assert_allclose(found["probability"], expected["probability"], rtol=1e-4, atol=1e-6)
+    counts = json.loads((tmp_path / "out" / SUCCESS).read_text())["columns"]
+    assert counts["zip"] == counts["year"] == {"missing": 0, "unseen": 0}
+    assert counts["b"] == {"missing": 0, "infinite": 0}
+
+
+def test_a_gap_in_whole_numbers_makes_them_decimals_in_csv(model: Trained, tmp_path: Path) -> None:
+    """2020 is written as 2020.0 by pandas where one value of the column is missing."""
+    new = frame(seed=2)
+    new.loc[3, "year"] = None
+    new.to_csv(tmp_path / "t.csv", index=False)
+    assert "2020.0" in (tmp_path / "t.csv").read_text()
+    applied(model, tmp_path / "t.csv", tmp_path / "out")
+    counts = json.loads((tmp_path / "out" / SUCCESS).read_text())["columns"]
+    assert counts["year"] == {"missing": 1, "unseen": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"zip": lambda t: t["zip"].astype(int)}, r"zip is of type int64.*text \('01234'"),
+        (
+            {"flag": lambda t: t["flag"] == "True"},
+            r"flag is of type bool.*text \('False', 'True'\)",
+        ),
+        (
+            {"b": lambda t: pd.to_datetime("2020-01-01")},
+            r"b holds.*timestamp.*numbers are expected",
+        ),
+        ({"year": lambda t: pd.to_datetime("2020-01-01")}, "year holds something else than whole"),
+    ],
+)
+def test_a_type_that_does_not_tell_is_refused_before_anything_is_written(
+    model: Trained, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    frame().assign(**changes).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=said) as caught:
+        applied(model, tmp_path / "t.parquet", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match=said):
+        load_model(model.folder).predict_frame(pd.read_parquet(tmp_path / "t.parquet"))
+
+
+def test_keys_are_copied_as_they_stand(
+    model: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text far down, zeros, words that mean missing, and features that are keys as well."""
+    monkeypatch.setattr(text, "SCHEMA_BYTES", 2000)
+    new = frame(seed=3)
+    new["id"] = [*map(str, range(ROWS - 4)), "X1", "NA", "007", ""]
+    new["b"] = [f"{value:.3f}0" for value in new["b"]]
+    new.loc[5, "zip"] = "NA"
+    new.to_csv(tmp_path / "t.csv", index=False)
+    found = applied(model, tmp_path / "t.csv", tmp_path / "out", keys=("zip", "id", "b"))
+    for name in ("id", "zip", "b"):
+        assert found[name].tolist() == new[name].tolist()
+    counts = json.loads((tmp_path / "out" / SUCCESS).read_text())["columns"]
+    assert counts["zip"] == {"missing": 1, "unseen": 0}
+
+    wanted = new.assign(zip=new["zip"].replace("NA", None), b=new["b"].astype(float))
+    expected = load_model(model.folder).predict_frame(wanted)
+    np.testing.assert_allclose(found["probability"], expected["probability"], rtol=1e-4, atol=1e-6)
+
+
+def test_what_the_model_has_not_seen_is_counted_and_said(model: Trained, tmp_path: Path) -> None:
+    new = frame(seed=4)
+    new["zip"] = [value.removeprefix("0") for value in new["zip"]]  # the zeros were lost before
+    new.loc[new["zip"] == "12345", "zip"] = "12345.0"
+    new.loc[:9, "flag"] = None
+    new.loc[:4, "b"] = [np.nan, np.inf, -np.inf, np.nan, 1e300]
+    new.to_parquet(tmp_path / "t.parquet")
+    applied(model, tmp_path / "t.parquet", tmp_path / "out")
+    done = json.loads((tmp_path / "out" / SUCCESS).read_text())
+    lost = int((new["zip"].str.len() != 5).sum())
+    assert done["columns"]["zip"] == {"missing": 0, "unseen": lost}
+    assert done["columns"]["flag"] == {"missing": 10, "unseen": 0}
+    assert done["columns"]["b"] == {"missing": 2, "infinite": 3}
+    assert lost > ROWS / 2
+    (note,) = done["notes"]
+    assert f"Column zip: of 1,200 values {lost} unseen, where in training 0.0% were." in note
+    (tmp_path / "out" / SUCCESS).unlink()  # a command that finds the files done says the same
+    applied(model, tmp_path / "t.parquet", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / SUCCESS).read_text()) == done
