@@ -11,6 +11,7 @@ from ddlflow.engines import Failure, GangJob, GangResult
 from ddlflow.errors import EngineError
 from ddlflow.failures import describe, error_of, is_final, is_same, plural
 from ddlflow.session import Session
+from ddlflow.spec.pipeline import Training
 from ddlflow.spec.site import Engine
 from ddlflow.storage import write_json
 from ddlflow.train.job import Job
@@ -37,17 +38,17 @@ class Setup:
     threads: int
 
 
-def setup(session: Session, folder: Path, rows: int, num_parameters: int) -> Setup:
+def setup(session: Session, spec: Training, folder: Path, rows: int, num_parameters: int) -> Setup:
     """Decides how a training is spread.
 
     Args:
-        session: whose site and pipeline say what is wanted.
+        session: whose site says what is wanted.
+        spec: what the pipeline says.
         folder: of the training: virtual ranks and threads are kept there from its first start.
         rows: to train on.
         num_parameters: of the model.
     """
     found = session.resources
-    spec = session.plan.pipeline.train
     batch_rows = min(spec.batch_rows, rows)
     world, why, most = found.world, found.why, found.world
     if world is None:

@@ -12,6 +12,7 @@ from ddlflow.data.storage import load_json, save_json
 from ddlflow.errors import SpecError, TrainingError
 from ddlflow.launch import Tell
 from ddlflow.session import Session, Stage
+from ddlflow.spec.pipeline import Pipeline, Training
 from ddlflow.sweep.halving import Better, Group, groups, keep
 from ddlflow.sweep.member import Member
 from ddlflow.sweep.place import Where
@@ -19,6 +20,7 @@ from ddlflow.sweep.sampler import Trial, sampler_of
 from ddlflow.sweep.space import metric_of, settings
 from ddlflow.sweep.table import Outcome, best, rows
 from ddlflow.sweep.task import Asynchronous, PieceTask
+from ddlflow.train.auto import resolve
 
 Json = dict[str, Any]
 Key = tuple[int, str]  # (repeat of the folds, member): a training
@@ -63,7 +65,7 @@ class Searching:
         metric, better = metric_of(pipeline)
         self.before_s = (load_json(self.folder / "clock.json") or {"seconds": 0.0})["seconds"]
         sampler = sampler_of(spec, better)
-        for group in groups(spec, sampler.num_trials, pipeline.train.epochs):
+        for group in groups(spec, sampler.num_trials, self._settled(pipeline).epochs):
             if not self._in_time() and not self._folder(group).exists():
                 break
             trials = sampler.ask(group.size)
@@ -92,6 +94,7 @@ class Searching:
             "trainings": self.trained,
             "fused": self.fused,
             "search_seconds": self._elapsed(),
+            "rows": self.data[0].value["rows"],
         }
 
     def _is_allowed(self, trial: Trial) -> bool:
@@ -243,10 +246,15 @@ class Searching:
             setting = settings(self.session.plan.pipeline, trial.values)
             ids = _ids(trial.number, folds)
             members += [
-                Member(id_, setting.model, setting.train, fold)
+                Member(id_, setting.model, self._settled(setting), fold)
                 for id_, fold in zip(ids, folds, strict=True)
             ]
         return members
+
+    def _settled(self, setting: Pipeline) -> Training:
+        """A setting's train section, with numbers: a space may hold ``auto``."""
+        rows = self.data[0].value["rows"]
+        return resolve(setting.train, rows["train"], rows["validation"])
 
     def _folds(self, stage: Stage) -> Sequence[int | None]:
         spec = self.session.plan.pipeline.search

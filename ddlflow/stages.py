@@ -13,7 +13,7 @@ from ddlflow.launch import Tell, launch, setup
 from ddlflow.redact import redacted, redacted_values
 from ddlflow.session import Session, Stage, hashed
 from ddlflow.spec import code
-from ddlflow.spec.pipeline import Made
+from ddlflow.spec.pipeline import Made, Training
 from ddlflow.storage import write_json
 
 # A stage's own version: raised when its result changes for the same settings.
@@ -102,7 +102,21 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
     done = session.stage("prepare", settings, work)
     for warning in done.value["warnings"]:
         session.screen.say(f"note: {warning}")
+    settled(session, done)
     return done
+
+
+def settled(session: Session, prepared: Stage) -> Training:
+    """The train section with numbers for ``auto``: from here on the session's own, and said."""
+    from ddlflow.train.auto import resolve, said
+
+    pipeline, rows = session.plan.pipeline, prepared.value["rows"]
+    found = resolve(pipeline.train, rows["train"], rows["validation"])
+    line = said(pipeline.train, found)
+    if line is not None:
+        session.screen.say(line)
+        session.use(pipeline.model_copy(update={"train": found}))
+    return found
 
 
 def train(
@@ -127,6 +141,7 @@ def train(
     from ddlflow.train.job import Job
     from ddlflow.train.training import num_parameters
 
+    spec = settled(session, prepared)
     plan = session.plan
     pipeline = plan.pipeline
     rows = prepared.value["rows"]
@@ -139,7 +154,7 @@ def train(
         "reading": pipeline.data.model_dump(mode="json", exclude=SHARDS_ALONE),
         "labels": pipeline.labels,
         "model": pipeline.model.model_dump(mode="json"),
-        "train": pipeline.train.model_dump(mode="json", exclude={"checkpoint_every_s"}),
+        "train": spec.model_dump(mode="json", exclude={"checkpoint_every_s"}),
         "code": code.fingerprint(plan),
         "device": device,
     }
@@ -150,7 +165,7 @@ def train(
             dataset=prepared.folder,
             folder=str(folder),
             model=pipeline.model.model_dump(mode="json"),
-            train=pipeline.train.model_dump(mode="json"),
+            train=spec.model_dump(mode="json"),
             data=redacted_values(pipeline.data.model_dump(mode="json")),
             labels=pipeline.labels,
             virtual_ranks=1,
@@ -159,7 +174,7 @@ def train(
             code=str(shipped) if shipped else None,
             silence_s=plan.site.engine.silence_s,
         )
-        spread = setup(session, folder, rows["train"], num_parameters(job))
+        spread = setup(session, spec, folder, rows["train"], num_parameters(job))
         job = replace(job, virtual_ranks=spread.virtual_ranks, threads=spread.threads)
         result = launch(session, job, spread, rows["train"], tell)
         trained = {key: result[key] for key in result if key != "trail"}

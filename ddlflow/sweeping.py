@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ddlflow import pieces, stages
+from ddlflow.check.search import too_late
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.storage import load_json
-from ddlflow.errors import TrainingError
+from ddlflow.errors import SpecError, TrainingError
 from ddlflow.launch import Tell
 from ddlflow.searching import TABLE, Searching
 from ddlflow.session import Session, Stage
@@ -19,10 +20,11 @@ from ddlflow.sweep.member import Member
 from ddlflow.sweep.place import Where
 from ddlflow.sweep.space import settings
 from ddlflow.sweep.table import spread
+from ddlflow.train.auto import resolve
 from ddlflow.train.predictions import described
 
 Json = dict[str, Any]
-VERSION = {"cross_validate": 3, "search": 2}
+VERSION = {"cross_validate": 3, "search": 3}
 
 
 def cross_validate(session: Session, prepared: Stage) -> Stage:
@@ -35,6 +37,7 @@ def cross_validate(session: Session, prepared: Stage) -> Stage:
     Raises:
         TrainingError: a fold's training failed, with its reason.
     """
+    train = stages.settled(session, prepared)
     pipeline = session.plan.pipeline
     assert pipeline.cv is not None
     wants_rows = pipeline.cv.predictions
@@ -46,7 +49,7 @@ def cross_validate(session: Session, prepared: Stage) -> Stage:
         found: list[Json] = []
         for repeat, (place, stage) in enumerate(zip(where, data, strict=True)):
             members = [
-                Member(str(fold), pipeline.model, pipeline.train, fold)
+                Member(str(fold), pipeline.model, train, fold)
                 for fold in range(stage.value["folds"])
             ]
             cut = pieces.cut(session, folder / f"repeat-{repeat}", place, members, pipeline.sweep)
@@ -72,10 +75,14 @@ def search(session: Session, prepared: Stage, tell: Tell = lambda event: None) -
 
     Raises:
         TrainingError: no trial was trained to its end.
+        SpecError: pruning begins after the last epoch.
     """
+    train = stages.settled(session, prepared)
     pipeline = session.plan.pipeline
     spec = pipeline.search
     assert spec is not None
+    for wrong in too_late(spec, train.epochs):
+        raise SpecError(wrong)
     data = _repeats(session, prepared) if spec.cv else [prepared]
     # The order of the space decides which trial is which; a key's JSON is sorted.
     section = spec.model_dump(mode="json") | {"order": list(spec.space)}
@@ -96,7 +103,9 @@ def chosen(session: Session, searched: Stage) -> Pipeline:
     """The pipeline with the best trial's settings; its sections cv, search and sweep stay."""
     pipeline = session.plan.pipeline
     with_best = settings(pipeline, searched.value["best"]["values"])
-    return with_best.model_copy(update={"search": pipeline.search})
+    rows = searched.value["rows"]
+    train = resolve(with_best.train, rows["train"], rows["validation"])
+    return with_best.model_copy(update={"search": pipeline.search, "train": train})
 
 
 def _repeats(session: Session, prepared: Stage) -> list[Stage]:

@@ -41,7 +41,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 
     def write(search: dict[str, Any], **sections: Any) -> None:
         base = {"data": {"source": "t.parquet", "label": "label"}, "model": {"use": "mlp"}}
-        base |= {"train": {"objective": "binary", "batch_rows": 50}}
+        base |= {"train": {"objective": "binary", "batch_rows": 50, "epochs": 10}}
         values = {"name": "p"}
         values |= {name: base[name] | sections.get(name, {}) for name in base}
         values["search"] = {"method": "random", "trials": 4} | search

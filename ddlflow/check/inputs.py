@@ -21,11 +21,12 @@ def train(plan: Plan) -> Iterator[Finding]:
     from ddlflow.train.scores import metric_names
 
     spec, kind = plan.pipeline.train, plan.pipeline.labels
-    if spec.virtual_ranks != "auto" and spec.virtual_ranks > spec.batch_rows:
+    slices, batch_rows = spec.virtual_ranks, spec.batch_rows
+    if slices != "auto" and batch_rows != "auto" and slices > batch_rows:
         yield Finding(
             "train",
             "error",
-            f"train.virtual_ranks is {spec.virtual_ranks}, more than the {spec.batch_rows} rows of "
+            f"train.virtual_ranks is {slices}, more than the {batch_rows} rows of "
             "a global batch. Set at most train.batch_rows.",
         )
     if spec.early_stopping and spec.early_stopping.metric not in metric_names(kind):

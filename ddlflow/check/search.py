@@ -67,14 +67,20 @@ def _of_section(pipeline: Pipeline, search: Search) -> Iterator[str]:
             "search.pruning.use is async_halving, which decides about trainings as they arrive and "
             "cannot wait for the folds of a trial. Set use: halving, or search.cv: false."
         )
-    least, epochs = search.pruning.min_epochs if search.pruning else 0, pipeline.train.epochs
-    if search.pruning and least >= epochs:
-        yield (
-            f"search.pruning.min_epochs is {least}, and a training has {counted(epochs, 'epoch')} "
-            "(train.epochs), so no trial would end early. Set fewer, or remove search.pruning."
-        )
+    if pipeline.train.epochs != "auto":
+        yield from too_late(search, pipeline.train.epochs)
     if search.method == "cma_es" and find_spec("cmaes") is None:
         yield NO_CMAES
+
+
+def too_late(search: Search, epochs: int) -> Iterator[str]:
+    """That pruning would end no trial of so many epochs, if that is so."""
+    if search.pruning and search.pruning.min_epochs >= epochs:
+        yield (
+            f"search.pruning.min_epochs is {search.pruning.min_epochs}, and a training has "
+            f"{counted(epochs, 'epoch')} (train.epochs), so no trial would end early. Set fewer, "
+            "or remove search.pruning."
+        )
 
 
 def _summary(pipeline: Pipeline, search: Search) -> str:

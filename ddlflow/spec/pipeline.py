@@ -24,6 +24,7 @@ from ddlflow.spec.train import (
     Schedule,
     Sgd,
     Train,
+    Training,
     UserObjective,
 )
 
@@ -61,6 +62,7 @@ __all__ = [
     "Split",
     "Sweep",
     "Train",
+    "Training",
     "UserCode",
     "UserObjective",
 ]

@@ -93,8 +93,11 @@ class Train(Section):
     """One training."""
 
     objective: ObjectiveName | UserObjective
-    epochs: PositiveInt = 10
-    batch_rows: PositiveInt = 1024  # the global batch: rows in one step over all ranks
+    # auto: as many as the table needs. With validation rows it ends when they no longer improve
+    # (early_stopping), and the best epoch is kept; without them after a number of steps.
+    epochs: Literal["auto"] | PositiveInt = "auto"
+    # The global batch: rows in one step over all ranks. auto: by the number of training rows.
+    batch_rows: Literal["auto"] | PositiveInt = "auto"
     # elastic: the same bits for any world. world: torch's DistributedDataParallel, the same bits
     # for the same world. off: besides, the fastest kernels; no two runs need be alike.
     determinism: Literal["elastic", "world", "off"] = "elastic"
@@ -134,6 +137,8 @@ class Train(Section):
                 f"virtual_ranks {self.virtual_ranks} is for determinism: elastic; with "
                 f"{self.determinism} a rank has one slice. Remove one of them"
             )
+        if self.batch_rows == "auto":
+            return self
         slice_rows = -(-self.batch_rows // self.virtual_ranks)
         if self.micro_batch_rows is not None and slice_rows > self.micro_batch_rows:
             least = -(-self.batch_rows // self.micro_batch_rows)
@@ -143,3 +148,10 @@ class Train(Section):
                 "or more, or remove one of them"
             )
         return self
+
+
+class Training(Train):
+    """A train section whose rows are known: numbers stand for auto (``ddlflow.train.auto``)."""
+
+    epochs: PositiveInt
+    batch_rows: PositiveInt

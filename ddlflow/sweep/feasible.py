@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ddlflow.models.user import one_line
-from ddlflow.spec.pipeline import Train
+from ddlflow.spec.pipeline import Training
 from ddlflow.sweep import dense, dropout
 from ddlflow.sweep.head import Head
 from ddlflow.sweep.program import Inputs, Program, Step
@@ -37,7 +37,7 @@ def program_of(
 def why_apart(
     net: nn.Module,
     objective: Objective,
-    train: Train,
+    train: Training,
     *,
     num_features: int,
     category_sizes: Sequence[int] = (),

@@ -13,7 +13,7 @@ from ddlflow.data.rows import Standardisation
 from ddlflow.errors import TrainingError
 from ddlflow.models import build
 from ddlflow.spec.code import resolve
-from ddlflow.spec.pipeline import Model, Train, UserCode
+from ddlflow.spec.pipeline import Model, Training, UserCode
 from ddlflow.train.gradients import seed_random
 from ddlflow.train.objectives import Objective, objective_for
 from ddlflow.train.training import standardisation_of
@@ -31,13 +31,13 @@ class Member:
     Attributes:
         id: of the caller's choice, unique in a sweep.
         model: the pipeline's ``model`` section.
-        train: the pipeline's ``train`` section.
+        train: the pipeline's ``train`` section, with a number for every ``auto``.
         fold: a key of ``Prepared.folds``; None: all training rows.
     """
 
     id: str
     model: Model
-    train: Train
+    train: Training
     fold: int | None = None
 
 
@@ -122,14 +122,14 @@ def whole(folder: Path, manifest: Manifest) -> FoldRows:
     )
 
 
-def objective_of(train: Train, code: Path | None) -> Objective:
+def objective_of(train: Training, code: Path | None) -> Objective:
     """The loss that a train section names, with user code resolved."""
     spec = train.objective
     user = resolve(spec.use, code, "train.objective.use") if isinstance(spec, UserCode) else None
     return objective_for(spec, user)
 
 
-def first_net(model: Model, train: Train, prepared: Prepared) -> nn.Module:
+def first_net(model: Model, train: Training, prepared: Prepared) -> nn.Module:
     """The untrained model, the very one that a solo training starts from."""
     manifest = prepared.manifest
     objective = objective_of(train, prepared.code)

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ddlflow.spec.pipeline import AnyOptimizer, Train
+from ddlflow.spec.pipeline import AnyOptimizer, Training
 from ddlflow.spec.train import Adagrad, Adam, RmsProp, Sgd
 
 # The state that each optimizer keeps beside the weights, by the pipeline's name.
@@ -33,7 +33,7 @@ def kind_of(spec: AnyOptimizer) -> tuple[object, ...]:
     return (spec.use, spec.nesterov) if isinstance(spec, Sgd) else (spec.use,)
 
 
-def state_names(specs: Sequence[Train]) -> list[str]:
+def state_names(specs: Sequence[Training]) -> list[str]:
     """The state that a stack's optimizer needs: momentum only where a model has any."""
     names = STATE[specs[0].optimizer.use]
     has_momentum = any(_momentum(spec.optimizer) for spec in specs)
@@ -46,7 +46,7 @@ class Span:
 
     first: int
     last: int
-    specs: list[Train]
+    specs: list[Training]
     steps: list[int]
     weights: Tensor
     grads: Tensor

@@ -9,7 +9,7 @@ import torch
 from pydantic import TypeAdapter
 
 from ddlflow.data.manifest import Manifest
-from ddlflow.spec.pipeline import Model, Train
+from ddlflow.spec.pipeline import Model, Training
 from ddlflow.sweep.member import FoldRows, Member, Prepared, whole
 from ddlflow.train.training import standardisation_by
 
@@ -50,7 +50,7 @@ def member_of(values: Json) -> Member:
     return Member(
         values["id"],
         _MODEL.validate_python(values["model"]),
-        Train.model_validate(values["train"]),
+        Training.model_validate(values["train"]),
         values["fold"],
     )
 

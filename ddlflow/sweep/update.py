@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ddlflow.spec.pipeline import Train
+from ddlflow.spec.pipeline import Training
 from ddlflow.sweep.optimizers import Span, advance_of, state_names
 from ddlflow.train.schedules import factor, is_constant
 
@@ -32,7 +32,7 @@ class Update:
 
     def __init__(
         self,
-        specs: Sequence[Train],
+        specs: Sequence[Training],
         steps_per_epoch: Sequence[int],
         weights: Tensor,
         grads: Tensor,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from ddlflow.spec.pipeline import Model, ObjectiveName, Train
+from ddlflow.spec.pipeline import Model, ObjectiveName, Training
 
 _MODEL: TypeAdapter[Model] = TypeAdapter(Model)
 
@@ -19,7 +19,7 @@ class Job:
         dataset: the folder of the manifest; its ``train`` split is trained on.
         folder: the training's own folder: ``checkpoints/`` and, at the end, ``model/``.
         model: the pipeline's ``model`` section.
-        train: the pipeline's ``train`` section.
+        train: the pipeline's ``train`` section, with a number for every ``auto``.
         data: the pipeline's ``data`` section: the model keeps it, to read further sources alike.
         labels: how labels are read.
         virtual_ranks: slices of a global batch; at least the world, and with any determinism but
@@ -58,8 +58,8 @@ class Job:
         return _MODEL.validate_python(self.model)
 
     @property
-    def train_spec(self) -> Train:
-        return Train.model_validate(self.train)
+    def train_spec(self) -> Training:
+        return Training.model_validate(self.train)
 
     @property
     def checkpoints(self) -> Path:

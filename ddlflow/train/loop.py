@@ -11,7 +11,7 @@ import torch
 from ddlflow.data.batches import Batches
 from ddlflow.data.order import num_steps
 from ddlflow.errors import TrainingError
-from ddlflow.spec.pipeline import Train
+from ddlflow.spec.pipeline import Training
 from ddlflow.train.gradients import Gradients
 from ddlflow.train.ledger import Ledger
 from ddlflow.train.metrics import BETTER
@@ -56,7 +56,7 @@ class Surroundings:
 
 
 def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (design section 10)
-    state: State, spec: Train, around: Surroundings
+    state: State, spec: Training, around: Surroundings
 ) -> None:
     """Trains from where ``state`` stands to the end of the last epoch (or to an early stop).
 
@@ -199,7 +199,7 @@ def not_finite(what: str, state: State, around: Surroundings, step: int) -> Trai
     )
 
 
-def progress(state: State, rows: int, spec: Train) -> dict[str, Any]:
+def progress(state: State, rows: int, spec: Training) -> dict[str, Any]:
     """The event that moves a progress bar: rows trained on of all rows of all epochs."""
     done = state.epoch * rows + state.loss_rows
     loss = state.loss_sum / max(state.loss_rows, 1)
@@ -214,7 +214,7 @@ def progress(state: State, rows: int, spec: Train) -> dict[str, Any]:
     }
 
 
-def end_epoch(state: State, spec: Train, metrics: dict[str, float], rows_per_s: float) -> None:
+def end_epoch(state: State, spec: Training, metrics: dict[str, float], rows_per_s: float) -> None:
     """Writes the epoch's row of history and moves to the next; decides on an early stop."""
     row = {
         "epoch": state.epoch + 1,

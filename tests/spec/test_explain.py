@@ -39,9 +39,13 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "sentence"),
     [
         # Numbers and their bounds.
-        ("train.epochs", 0, "is 0; expected a whole number >= 1. Set train.epochs, or leave it"),
-        ("train.epochs", "two", "is 'two'; expected a whole number."),
-        ("train.epochs", 2.5, "is 2.5; expected a whole number."),
+        (
+            "train.epochs",
+            0,
+            "is 0; expected auto or a whole number >= 1. Set train.epochs, or leave it",
+        ),
+        ("train.epochs", "two", "is 'two'; expected auto or a whole number."),
+        ("train.epochs", 2.5, "is 2.5; expected auto or a whole number."),
         ("train.clip_norm", -1.0, "is -1.0; expected a number > 0. Set train.clip_norm."),
         ("data.split.test", 1.0, "is 1.0; expected a number < 1."),
         ("data.split.test", -0.5, "is -0.5; expected a number >= 0."),

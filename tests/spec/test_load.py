@@ -140,8 +140,8 @@ def test_all_errors_of_both_files_and_of_set_come_at_once(project: Path) -> None
 
 def test_the_designs_own_example(project: Path) -> None:
     assert errors_of(project, PIPELINE.replace("epochs: 2", "epochs: 0")) == [
-        "pipelines/first.yaml:8: train.epochs is 0; expected a whole number >= 1. "
-        "Set train.epochs, or leave it out for 10."
+        "pipelines/first.yaml:8: train.epochs is 0; expected auto or a whole number >= 1. "
+        "Set train.epochs, or leave it out for auto."
     ]
 
 
@@ -206,7 +206,7 @@ def test_a_number_with_an_exponent_is_a_number(project: Path, text: str, value: 
 @pytest.mark.parametrize("text", ["yes", "true", "on"])
 def test_yes_is_no_number(project: Path, text: str) -> None:
     (line,) = errors_of(project, PIPELINE.replace("epochs: 2", f"epochs: {text}"))
-    assert "train.epochs is 'true'; expected a whole number" in line
+    assert "train.epochs is 'true'; expected auto or a whole number" in line
 
 
 def test_a_name_that_yaml_reads_as_something_else(project: Path) -> None:
@@ -260,8 +260,8 @@ def test_a_text_with_an_equals_sign(project: Path) -> None:
         ("trian.epochs=3", "there is no key 'trian'. Did you mean 'train'?"),
         ("zzz=3", "there is no key 'zzz'. Known here: cv, data, data_root,"),
         ("train.epochs=[1", "'[1' is no valid YAML value."),
-        ("train.epochs=many", "train.epochs is 'many'; expected a whole number."),
-        ("train.epochs=3.5", "train.epochs is 3.5; expected a whole number."),
+        ("train.epochs=many", "train.epochs is 'many'; expected auto or a whole number."),
+        ("train.epochs=3.5", "train.epochs is 3.5; expected auto or a whole number."),
         ("train.epoch=3", "train.epoch is no known key. Did you mean 'epochs'?"),
         ("train.epochs.x=3", "train.epochs is 2, so it has no x. Set train.epochs whole."),
         ("model.hidden.0=3", "model.hidden is [8], so it has no 0. Set model.hidden whole."),

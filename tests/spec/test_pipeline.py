@@ -35,7 +35,7 @@ def test_the_defaults_that_the_documents_name() -> None:
     spec = pipeline()
     assert (spec.data.split.validation, spec.data.split.test, spec.data.seed) == (0.1, 0.1, 7)
     assert (spec.data.missing, spec.data.infinite) == ("impute", "impute")
-    assert (spec.train.epochs, spec.train.batch_rows, spec.train.seed) == (10, 1024, 7)
+    assert (spec.train.epochs, spec.train.batch_rows, spec.train.seed) == ("auto", "auto", 7)
     assert spec.train.optimizer == Adam(use="adam", lr=0.001)
     assert spec.train.checkpoint_every_s == 30
     assert spec.train.virtual_ranks == "auto"

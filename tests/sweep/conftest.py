@@ -15,7 +15,7 @@ from ddlflow.data.prepare import prepare
 from ddlflow.data.rows import Standardisation
 from ddlflow.data.shard import map_shard
 from ddlflow.models.standardise import Standardise
-from ddlflow.spec.pipeline import Data, Model, Split, Train
+from ddlflow.spec.pipeline import Data, Model, Split, Training
 from ddlflow.sweep.member import FoldRows, Member, Prepared, Result, whole
 from ddlflow.sweep.plan import Group, plan_stacks
 from ddlflow.sweep.run import Piece, run_stack
@@ -69,7 +69,7 @@ class Ground:
     ) -> Member:
         standard = {"objective": self.labels, "epochs": 1, "batch_rows": 64, "optimizer": ADAM}
         section = MODEL.validate_python(model or {"use": "mlp", "hidden": [8]})
-        return Member(id_, section, Train(**(standard | train)), fold)
+        return Member(id_, section, Training(**(standard | train)), fold)
 
     def groups(self, members: Sequence[Member]) -> list[Group]:
         return plan_stacks(members, self.prepared)
