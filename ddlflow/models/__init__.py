@@ -17,6 +17,7 @@ from torch import nn
 from ddlflow.errors import SpecError
 from ddlflow.models.linear import Linear
 from ddlflow.models.mlp import Mlp
+from ddlflow.models.ready import ready
 from ddlflow.models.user import build_user
 from ddlflow.spec import pipeline
 
@@ -45,7 +46,7 @@ def build(
 
     Raises:
         SpecError: no columns at all, or user code that cannot be bound, raises or makes no
-            ``nn.Module``.
+            ``nn.Module``, or whose lazy layers find no shape.
     """
     if num_features == 0 and not category_sizes:
         raise SpecError("The model has no inputs. Name at least one feature in data.features.")
@@ -57,5 +58,6 @@ def build(
     if isinstance(spec, pipeline.UserCode):
         if user_class is None:
             raise SpecError(f"model.use is {spec.use}, which has not been resolved to a class.")
-        return build_user(spec.use, user_class, spec.arguments, offered=shape)
+        made = build_user(spec.use, user_class, spec.arguments, offered=shape)
+        return ready(spec.use, made, num_features=num_features, num_categories=len(category_sizes))
     return BUILT_IN[spec.use](**shape, **spec.model_dump(exclude={"use"}))
