@@ -1,0 +1,124 @@
+"""A model whose features are derived: applied to tables that have what these are derived from."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from ddlflow.errors import DataError
+from ddlflow.infer.model import load_model
+from ddlflow.infer.predict import infer
+
+ROWS = 900
+DATA: dict[str, Any] = {
+    "label": "late",
+    "derive": {
+        "late": "delay > 15",
+        "rush": "clock in (8, 9, 17, 18)",
+        "clock": 'hour("when")',
+        "area": "substr(zip, 1, 2)",
+    },
+    "where": "delay is not null",
+}
+FEATURES = ["distance", "rush", "area", "when"]
+INPUTS = ["distance", "when", "zip"]
+
+
+def flights() -> pa.Table:
+    random = np.random.default_rng(9)
+    when = pd.Timestamp("2013-01-01") + pd.to_timedelta(random.integers(0, 365 * 24, ROWS), "h")
+    zips = random.choice(["07030", "07102", "10001", "11430"], ROWS)
+    distance = random.integers(100, 3000, ROWS)
+    delay = 30 * np.isin(when.hour, [8, 9, 17, 18]) + np.where(zips < "1", 10, -10)
+    delay = delay + random.normal(0, 2, ROWS)
+    delay[random.random(ROWS) < 0.05] = np.nan
+    return pa.table(
+        {
+            "distance": distance,
+            "when": when,
+            "zip": zips,
+            "delay": pa.array(delay, from_pandas=True),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    root, source = tmp_path_factory.mktemp("derived"), flights()
+    pq.write_table(source, root / "t.parquet", row_group_size=200)
+    return fit(root, source, Data(source="t.parquet", features=FEATURES, **DATA), "binary")
+
+
+def predicted(made: Any, location: str, out: Path, **more: Any) -> pd.DataFrame:
+    infer(
+        made.folder,
+        location,
+        out,
+        keys=more.pop("keys", []),
+        data_root=made.root,
+        threads=1,
+        map_over=lambda function, items, _: map(function, items),
+    )
+    return pd.concat([pd.read_parquet(path) for path in sorted(out.glob("part-*.parquet"))])
+
+
+def test_the_model_learnt_what_the_expressions_tell(made: Any, tmp_path: Path) -> None:
+    found = predicted(made, "t.parquet", tmp_path / "out", keys=["delay"])
+    assert len(found) == ROWS  # rows that the condition left out are predicted as well
+    known = found[found["delay"].notna()]
+    right = known["prediction"].astype(bool) == (known["delay"] > 15)
+    assert right.mean() > 0.93
+    assert sorted(load_model(made.folder).inputs) == INPUTS
+
+
+@pytest.mark.parametrize("name", ["u.parquet", "u.csv", "u.jsonl"])
+def test_a_source_in_another_format_without_what_the_label_is_made_of(
+    made: Any, tmp_path: Path, name: str
+) -> None:
+    whole = predicted(made, "t.parquet", tmp_path / "whole")
+    later = made.source.drop_columns(["delay"]).select(["zip", "when", "distance"])
+    if name == "u.csv":
+        pa.csv.write_csv(later, tmp_path / name)  # zip codes look like numbers here
+    elif name == "u.jsonl":
+        later.to_pandas().to_json(tmp_path / name, orient="records", lines=True, date_format="iso")
+    else:
+        pq.write_table(later, tmp_path / name, row_group_size=333)
+    found = predicted(made, str(tmp_path / name), tmp_path / "out", keys=["when"])
+    assert np.array_equal(found["prediction"], whole["prediction"])
+    assert np.allclose(found["probability"], whole["probability"], rtol=1e-4)
+
+
+def test_a_frame_gives_what_the_source_gives(made: Any, tmp_path: Path) -> None:
+    model = load_model(made.folder)
+    frame = made.source.drop_columns(["delay"]).to_pandas()
+    whole = predicted(made, "t.parquet", tmp_path / "whole")
+    found = model.predict_frame(frame)
+    assert np.allclose(found["probability"], whole["probability"], rtol=1e-4)
+    gaps = frame.astype({"distance": "float64"})
+    gaps.loc[3, "when"] = pd.NaT  # missing, so the mean hour
+    again = model.predict_frame(gaps)
+    same = np.isclose(again["probability"], found["probability"], rtol=1e-4)
+    assert same[np.arange(ROWS) != 3].all()
+
+
+def test_what_is_missing_or_of_another_kind_is_said(made: Any, tmp_path: Path) -> None:
+    model = load_model(made.folder)
+    frame = made.source.to_pandas()
+    with pytest.raises(DataError, match=r"reads column when, which the source lacks"):
+        model.predict_frame(frame.drop(columns="when"))
+    with pytest.raises(DataError, match=r"reads column zip as text, and here it is of type int64"):
+        model.predict_frame(frame.assign(zip=frame["zip"].astype(int)))
+    pq.write_table(made.source.drop_columns(["when"]), tmp_path / "u.parquet")
+    with pytest.raises(DataError, match=r"column when, which the source lacks"):
+        predicted(made, str(tmp_path / "u.parquet"), tmp_path / "out")
+    taken = made.source.append_column("rush", pa.array([True] * ROWS))
+    pq.write_table(taken, tmp_path / "u.parquet")
+    with pytest.raises(DataError, match=r"derive\.rush: the source has a column rush already"):
+        predicted(made, str(tmp_path / "u.parquet"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
