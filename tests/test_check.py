@@ -408,3 +408,80 @@ def test_counted() -> None:
     assert counted(1, "file") == "1 file"
     assert counted(2000, "file") == "2,000 files"
     assert counted(2, "class") == "2 classes"
+
+
+# ---- what is computed -----------------------------------------------------------------------
+
+DELAYS = {"delay": [float(i % 40) if i % 5 else None for i in range(200)]}
+
+
+def test_what_is_derived_is_said_with_what_it_means_for_the_features(make: Make) -> None:
+    derive = {"late": "delay > 15", "half": "a / 2"}
+    where = "delay is not null"
+    make(rows=table(**DELAYS), data={"label": "late", "derive": derive, "where": where})
+    found = look()
+    assert errors(found) == 0
+    said = text_of(found, "source")
+    assert "Computed: half (double), late (bool)." in said
+    assert "No features, as label late is computed from the same columns: delay." in said
+    assert "late has 2 classes in 160 of 200 rows in which data.where holds: " in text_of(
+        found, "label"
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            {"derive": {"late": "dely > 15"}},
+            "it reads column dely, which the source lacks. Did you",
+        ),
+        ({"derive": {"late": "delay > "}}, "it is no SQL expression: syntax error"),
+        ({"derive": {"late": "max(delay) > 15"}}, "max() is not allowed."),
+        ({"derive": {"late": "delay > 15", "a": "b"}}, "the source has a column a already."),
+        ({"derive": {"late": "delay > 15"}, "where": "delay"}, "which is of type double. Write a"),
+        ({"derive": {"late": "delay > 15"}}, "late is missing in 40 of 200 rows. Set data.label_"),
+    ],
+)
+def test_a_wrong_expression_is_said_with_its_line(
+    make: Make, data: dict[str, Any], said: str
+) -> None:
+    make(rows=table(**DELAYS), data={"label": "late", **data})
+    (finding,) = wrong(look())
+    assert said in finding.text
+    assert finding.text.startswith("pipelines/p.yaml:")
+
+
+def test_a_condition_that_holds_nowhere(make: Make) -> None:
+    derive = {"late": "delay > 15"}
+    make(rows=table(**DELAYS), data={"label": "late", "derive": derive, "where": "a < 0"})
+    (finding,) = wrong(look())
+    assert "No label in 0 of 200 rows in which data.where holds" in finding.text
+
+
+def test_other_sources_need_only_what_the_features_read(make: Make) -> None:
+    derive = {"late": "delay > 15", "half": "c / 2"}
+    where = "delay is not null"
+    make(
+        rows=table(c=[1.0] * 200, **DELAYS),
+        data={"label": "late", "derive": derive, "where": where, "exclude": ["key", "label", "c"]},
+        infer={"source": "new.parquet"},
+    )
+    pq.write_table(table(c=[1.0] * 200), "data/new.parquet")
+    assert errors(look()) == 0
+    pq.write_table(table(), "data/new.parquet")
+    (finding,) = wrong(look())
+    assert "data.derive.half is 'c / 2': it reads column c, which the source lacks" in finding.text
+
+
+def test_made_rows_may_be_derived_from(make: Make) -> None:
+    data = {
+        "source": {"use": "collider", "rows": 1000},
+        "derive": {"heavy": "m_jj > 1"},
+        "label": "label",
+        "exclude": [],
+    }
+    make(data=data)
+    found = look()
+    assert errors(found) == 0
+    assert "Computed: heavy (bool)." in text_of(found, "source")

@@ -7,7 +7,6 @@ after it: ``time.hour``.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 
 import pyarrow as pa
 
@@ -133,17 +132,23 @@ def _columns_read(name: str, sql: str, known: set[str]) -> tuple[str, ...]:
 
 
 def _in_order(reads: Mapping[str, Sequence[str]]) -> list[str]:
-    """The derived columns, each after those that it reads."""
-    try:
-        order = TopologicalSorter(
-            {name: [r for r in read if r in reads] for name, read in reads.items()}
-        )
-        return list(order.static_order())
-    except CycleError as error:
-        cycle = list(reversed(error.args[1]))
-        raise DataError(
-            f"{key_of(cycle[0])} needs itself: {' reads '.join(cycle)}. Take one of them apart."
-        ) from None
+    """The derived columns as they are listed, but each after those that it reads."""
+    order: dict[str, None] = {}
+
+    def put(name: str, waiting: tuple[str, ...]) -> None:
+        if name in waiting:
+            cycle = [*waiting[waiting.index(name) :], name]
+            raise DataError(
+                f"{key_of(name)} needs itself: {' reads '.join(cycle)}. Take one of them apart."
+            )
+        for read in reads[name]:
+            if read in reads and read not in order:
+                put(read, (*waiting, name))
+        order[name] = None
+
+    for name in reads:
+        put(name, ())
+    return list(order)
 
 
 def _typed(name: str, sql: str, reads: tuple[str, ...], known: Schema, key: str) -> Derived:
