@@ -1,6 +1,5 @@
 """A model whose features are derived: applied to tables that have what these are derived from."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,9 @@ import pytest
 from ddlflow.errors import DataError
 from ddlflow.infer.model import load_model
 from ddlflow.infer.predict import infer
+from ddlflow.spec.pipeline import Data
+
+from .conftest import Trained, fit, in_turn
 
 ROWS = 900
 DATA: dict[str, Any] = {
@@ -55,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return fit(root, source, Data(source="t.parquet", features=FEATURES, **DATA), "binary")
 
 
-def predicted(made: Any, location: str, out: Path, **more: Any) -> pd.DataFrame:
+def predicted(made: Trained, location: str, out: Path, **more: Any) -> pd.DataFrame:
     infer(
         made.folder,
         location,
@@ -63,12 +65,12 @@ def predicted(made: Any, location: str, out: Path, **more: Any) -> pd.DataFrame:
         keys=more.pop("keys", []),
         data_root=made.root,
         threads=1,
-        map_over=lambda function, items, _: map(function, items),
+        map_over=in_turn,
     )
     return pd.concat([pd.read_parquet(path) for path in sorted(out.glob("part-*.parquet"))])
 
 
-def test_the_model_learnt_what_the_expressions_tell(made: Any, tmp_path: Path) -> None:
+def test_the_model_learnt_what_the_expressions_tell(made: Trained, tmp_path: Path) -> None:
     found = predicted(made, "t.parquet", tmp_path / "out", keys=["delay"])
     assert len(found) == ROWS  # rows that the condition left out are predicted as well
     known = found[found["delay"].notna()]
@@ -79,7 +81,7 @@ def test_the_model_learnt_what_the_expressions_tell(made: Any, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["u.parquet", "u.csv", "u.jsonl"])
 def test_a_source_in_another_format_without_what_the_label_is_made_of(
-    made: Any, tmp_path: Path, name: str
+    made: Trained, tmp_path: Path, name: str
 ) -> None:
     whole = predicted(made, "t.parquet", tmp_path / "whole")
     later = made.source.drop_columns(["delay"]).select(["zip", "when", "distance"])
@@ -94,7 +96,7 @@ def test_a_source_in_another_format_without_what_the_label_is_made_of(
     assert np.allclose(found["probability"], whole["probability"], rtol=1e-4)
 
 
-def test_a_frame_gives_what_the_source_gives(made: Any, tmp_path: Path) -> None:
+def test_a_frame_gives_what_the_source_gives(made: Trained, tmp_path: Path) -> None:
     model = load_model(made.folder)
     frame = made.source.drop_columns(["delay"]).to_pandas()
     whole = predicted(made, "t.parquet", tmp_path / "whole")
@@ -107,7 +109,7 @@ def test_a_frame_gives_what_the_source_gives(made: Any, tmp_path: Path) -> None:
     assert same[np.arange(ROWS) != 3].all()
 
 
-def test_what_is_missing_or_of_another_kind_is_said(made: Any, tmp_path: Path) -> None:
+def test_what_is_missing_or_of_another_kind_is_said(made: Trained, tmp_path: Path) -> None:
     model = load_model(made.folder)
     frame = made.source.to_pandas()
     with pytest.raises(DataError, match=r"reads column when, which the source lacks"):
