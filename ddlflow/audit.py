@@ -1,18 +1,26 @@
 """The proof, from what the ranks wrote down, that each row came once an epoch.
 
+And that these rows are those that were prepared: the shards on the site's storage are read.
+
 A step belongs to the last attempt that did it: an attempt goes on from a checkpoint, and does the
 steps behind it again. For every epoch the rows of its steps have to add up, in number and in mark,
 to those of the training split.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddlflow.errors import SpecError
+from ddlflow.commands import site_plan
+from ddlflow.data.manifest import Manifest, Shard
+from ddlflow.data.verified import check
+from ddlflow.errors import DataError, SpecError
+from ddlflow.report.screen import Screen
+from ddlflow.session import STAGE_FILE, Session
 from ddlflow.spec.load import load_site
 from ddlflow.storage import storage_of
 from ddlflow.tracking.read import Reader
@@ -50,7 +58,9 @@ class Audit:
         epochs: that were trained.
         steps: that count, over all epochs.
         attempts: in their order.
-        faults: sentences; none means that every row came once an epoch.
+        faults: sentences; none means that every row came once an epoch, and that no shard is
+            damaged.
+        shards: how many were read, or None: the data set is not on this storage.
     """
 
     run_id: str
@@ -59,6 +69,7 @@ class Audit:
     steps: int
     attempts: list[Attempt]
     faults: list[str]
+    shards: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "ok": not self.faults}
@@ -83,7 +94,29 @@ def audit(run_id: str, *, on: str = "local") -> Audit:
     place.mkdir(parents=True, exist_ok=True)
     trained = reader.json(run_id, "training/train.json", place)
     folder = reader.files(run_id, "training/ledger", place)
-    return audit_ledgers(run_id, folder, trained)
+    found = audit_ledgers(run_id, folder, trained)
+    with Session(site_plan(site, on), Screen()) as session:
+        num_shards, damaged = _shards(session, recorded.tags["data_digest"])
+    return replace(found, faults=[*found.faults, *damaged], shards=num_shards)
+
+
+def _shards(session: Session, digest: str) -> tuple[int | None, list[str]]:
+    """Reads the shards of the data set of this digest: how many, and what is wrong with them."""
+    for folder in sorted(path.parent for path in session.storage.glob(f"prepare/*/{STAGE_FILE}")):
+        if json.loads((folder / STAGE_FILE).read_text())["value"]["digest"] != digest:
+            continue
+        if session.keep(folder):
+            shards = Manifest.load(folder).shards
+            return len(shards), list(_damaged(folder, shards))
+    return None, []
+
+
+def _damaged(folder: Path, shards: Iterable[Shard]) -> Iterator[str]:
+    for shard in shards:
+        try:
+            check(folder / shard.path, shard.sha256)
+        except DataError as error:
+            yield str(error)
 
 
 def audit_ledgers(run_id: str, folder: Path, trained: dict[str, Any]) -> Audit:

@@ -64,7 +64,7 @@ def reproduce(
 
 
 def audit(run_id: RunId, on: On = "local", as_json: Json = False) -> None:
-    """Prove from the ranks' ledgers that every row entered one batch of every epoch."""
+    """Prove that every row entered one batch of every epoch, and that the shards are whole."""
     from datetime import UTC, datetime
 
     from ddlflow.audit import audit as prove
@@ -96,6 +96,11 @@ def audit(run_id: RunId, on: On = "local", as_json: Json = False) -> None:
                 f"{found.epochs} epochs, {found.steps:,} steps: each of the {found.rows:,} rows "
                 "entered one batch of each epoch."
             )
+        screen.say(
+            f"{found.shards:,} shards were read and compared with their SHA-256."
+            if found.shards is not None
+            else "The prepared data is not on this storage: no shard was read."
+        )
     raise typer.Exit(1 if found.faults else 0)
 
 

@@ -136,23 +136,27 @@ def predict(
     """
     from ddlflow.infer.predict import infer
     from ddlflow.report.screen import Screen
-    from ddlflow.session import Session
+    from ddlflow.session import Session, hashed
     from ddlflow.tracking.fetch import fetch_model
 
     where = load_site(on, as_changes(set))
-    with Session(_plan_of(where, on), Screen()) as session, session.scratch() as fetched:
+    with Session(site_plan(where, on), Screen()) as session, session.scratch() as fetched:
         folder = fetch_model(model, where.tracking.uri, fetched)
-        done = infer(
-            folder,
-            str(Path(source).absolute()) if Path(source).exists() else source,
-            Path(out).absolute(),
-            keys=keys,
-            data_root=session.data_root,
-            threads=session.resources.threads,
-            map_over=session.map_over,
-            fresh=fresh,
-            trust_code=trust_code or where.trust_code,
-        )
+        session.keep_of(folder)
+        # Two commands may be given one folder, and --fresh empties it.
+        lock = session.storage / "predictions" / hashed(str(Path(out).absolute()))
+        with session.lease(lock, f"the predictions in {out}"):
+            done = infer(
+                folder,
+                str(Path(source).absolute()) if Path(source).exists() else source,
+                Path(out).absolute(),
+                keys=keys,
+                data_root=session.data_root,
+                threads=session.resources.threads,
+                map_over=session.map_over,
+                fresh=fresh,
+                trust_code=trust_code or where.trust_code,
+            )
         for note in done["notes"]:
             session.screen.say(f"note: {note}")
     return {"predictions": str(out), **done}
@@ -173,7 +177,7 @@ def make(
     from ddlflow.session import Session
 
     parts = plan(use, rows, Path(out).absolute(), seed)
-    with Session(_plan_of(load_site(on, as_changes(set)), on), Screen()) as session:
+    with Session(site_plan(load_site(on, as_changes(set)), on), Screen()) as session:
         written = list(session.map_over(write_part, parts, use))
     return {"rows": rows, "files": len(written), "out": str(out)}
 
@@ -204,7 +208,7 @@ def fetch_higgs(out: str | Path) -> list[Path]:
     return written
 
 
-def _plan_of(where: Site, on: str) -> Plan:
+def site_plan(where: Site, on: str) -> Plan:
     """A plan without a pipeline, for commands that only need a site."""
     path = find(on, "conf", "site")
     return Plan(None, where, path, path, path.parent)  # type: ignore[arg-type] # no stage reads it

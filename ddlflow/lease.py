@@ -22,54 +22,25 @@ beat takes no room on a full disk.
 
 import contextlib
 import errno
-import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from ddlflow.entries import Entry, Watch, entries, is_gone, own, tokens
 from ddlflow.errors import DdlflowError
-from ddlflow.owner import Owner, owner_of, state_of, this_owner
+from ddlflow.owner import Owner, state_of, this_owner
 
 BEAT_S = 2.0
 STALE_S = 30.0  # several times what NFS may show of the past (3 s, as long as a folder changes)
 LOOK_S = 0.5
-# Leases of this process by their tokens: one that a signal left behind is not waited for.
-_tokens: set[str] = set()
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """The name of a lease's file.
-
-    Attributes:
-        token: of this one holding.
-        beat: how often its owner was heard of.
-        owner: who holds it.
-    """
-
-    token: str
-    beat: int
-    owner: Owner
-
-    @property
-    def name(self) -> str:
-        return f"{self.token}.{self.beat}.{self.owner.name}"
 
 
 def current(folder: Path) -> Entry | None:
     """Who holds the lease; None where nobody does."""
-    found = []
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(folder):  # noqa: PTH208 # names are all that is wanted
-            token, _, rest = name.partition(".")
-            beat, _, owner = rest.partition(".")
-            if beat.isdecimal() and (known := owner_of(owner)) is not None:
-                found.append(Entry(token, int(beat), known))
-    # A listing that a beat overtakes may show both names, or none.
-    return max(found, key=lambda entry: entry.beat, default=None)
+    return next(reversed(entries(folder)), None)
 
 
 class Lease:
@@ -99,9 +70,9 @@ class Lease:
             except FileNotFoundError:
                 # Ours all the same, if a signal came between the rename and its note here, or if
                 # NFS lost its answer and did it again.
-                found = current(self.folder)
-                if found is None or found.token != new.token:
-                    raise _lost(self.folder, found) from None
+                found = own(self.folder, new.token)
+                if found is None:
+                    raise _lost(self.folder, current(self.folder)) from None
                 new = found
             self._entry = new
 
@@ -109,10 +80,10 @@ class Lease:
         """Lets go of it, if it is still ours; a second call does nothing."""
         self._released.set()
         self._thread.join()
-        _tokens.discard(self._entry.token)
+        tokens.discard(self._entry.token)
         with contextlib.suppress(OSError):  # who comes next finds that this process is gone
-            found = current(self.folder)
-            if found is not None and found.token == self._entry.token:
+            found = own(self.folder, self._entry.token)
+            if found is not None:
                 (self.folder / found.name).unlink()
             self.folder.rmdir()
 
@@ -137,10 +108,7 @@ def held(
     beat_s: float = BEAT_S,
     stale_s: float = STALE_S,
 ) -> Iterator[Lease]:
-    """Holds a lease; waits while another process does, unless that one is dead.
-
-    A process that this one can see (`Owner.is_here`) is dead when there is no such process. Another
-    one is taken for dead when its lease did not beat for ``stale_s``, on this host's clock.
+    """Holds a lease; waits while another process does, unless that one is dead (`Watch`).
 
     Args:
         folder: the lease. The folder around it has to be there.
@@ -155,7 +123,7 @@ def held(
         OSError: the storage cannot be written.
     """
     mine = Entry(uuid.uuid4().hex, 0, this_owner())
-    _tokens.add(mine.token)
+    tokens.add(mine.token)
     try:
         _wait(folder, mine, what, say, stale_s)
         lease = Lease(folder, mine, on_lost, beat_s)
@@ -164,7 +132,7 @@ def held(
         finally:
             lease.release()
     finally:
-        _tokens.discard(mine.token)
+        tokens.discard(mine.token)
 
 
 def held_now(
@@ -187,14 +155,14 @@ def held_now(
         OSError: the storage cannot be written.
     """
     mine = Entry(uuid.uuid4().hex, 0, this_owner())
-    _tokens.add(mine.token)
+    tokens.add(mine.token)
     found = current(folder)
     if found is None:
         is_ours = _take(folder, mine)
     else:
         is_ours = not _may_live(folder, found) and _take_over(folder, found, mine)
     if not is_ours:
-        _tokens.discard(mine.token)
+        tokens.discard(mine.token)
         return None
     return Lease(folder, mine, on_lost, beat_s)
 
@@ -217,27 +185,19 @@ def _may_live(folder: Path, entry: Entry) -> bool:
 def _wait(folder: Path, mine: Entry, what: str, say: Callable[[str], None], stale_s: float) -> None:
     """Returns when the lease is taken."""
     told = ""
-    seen: Entry | None = None
-    silent_s, looked = 0.0, time.monotonic()
+    watch = Watch(stale_s, LOOK_S)
     while True:
         found = current(folder)
         if found is None:
             if _take(folder, mine):
                 return
-        else:
-            now = time.monotonic()
-            # Each look counts for little: a waiter that slept itself has watched nobody.
-            silent_s = silent_s + min(now - looked, 2 * LOOK_S) if found == seen else 0.0
-            seen, looked = found, now
-            here = found.owner.is_here
-            if is_gone(found) if here else silent_s >= stale_s:
-                if _take_over(folder, found, mine):
-                    why = "is gone" if here else f"has not been heard of for {silent_s:.0f} s"
-                    say(f"taken over from {found.owner.words}, which {why}: {what}")
-                    return
-            elif found.token != told:
-                say(f"waiting: {found.owner.words} works on {what}")
-                told = found.token
+        elif why := watch.why_dead(found):
+            if _take_over(folder, found, mine):
+                say(f"taken over from {found.owner.words}, which {why}: {what}")
+                return
+        elif found.token != told:
+            say(f"waiting: {found.owner.words} works on {what}")
+            told = found.token
         time.sleep(LOOK_S)
 
 
@@ -272,15 +232,7 @@ def _is_ours(folder: Path, mine: Entry) -> bool:
 
     Else the owner beat once more or let go, or another was faster.
     """
-    found = current(folder)
-    return found is not None and found.token == mine.token
-
-
-def is_gone(entry: Entry) -> bool:
-    """Whether the owner of an entry, which is here, has ended or let go of it."""
-    if entry.owner == this_owner():
-        return entry.token not in _tokens
-    return not entry.owner.is_alive
+    return own(folder, mine.token) is not None
 
 
 def _lost(folder: Path, found: Entry | None) -> DdlflowError:

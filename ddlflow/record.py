@@ -1,9 +1,9 @@
 """What a pipeline run leaves in MLflow and in its report folder."""
 
 import json
-import os
 import platform
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,7 +184,7 @@ def recorded(session: Session, prepared: Stage) -> Iterator[Record]:
     plan = session.plan
     root = session.storage / "tracking"
     mark = session.storage / "unfinished" / f"{key_of(session, prepared)}.json"
-    spool = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{plan.pipeline.name}"
+    spool = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}-{plan.pipeline.name}"
     with session.lease(mark, f"this run of {plan.pipeline.name} in {session.storage}") as lease:
         if mark.exists() and not session.fresh:
             known = Path(json.loads(mark.read_text())["spool"])

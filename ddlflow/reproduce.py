@@ -6,10 +6,10 @@ looked at.
 """
 
 import json
-import os
 import re
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -147,7 +147,7 @@ def _again(
         screen.say(sentence)
     with open_run(
         plan.site.tracking.uri,
-        root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-reproduce",
+        root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}-reproduce",
         experiment=recorded.experiment,  # beside the run that it repeats
         name=f"reproduce {recorded.name}",
         tags={"ddlflow.reproduces": recorded.run_id},

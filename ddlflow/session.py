@@ -24,6 +24,7 @@ from typing import Any, Self
 from ddlflow.engines import Engine, GangJob, GangResult, open_engine
 from ddlflow.engines.resources import Resources, resources
 from ddlflow.errors import DdlflowError, InputError, SpecError
+from ddlflow.holds import Uses
 from ddlflow.lease import Lease, held
 from ddlflow.owner import beating, this_owner
 from ddlflow.report.screen import Screen
@@ -83,6 +84,8 @@ class Session:
         self._handlers: dict[int, Any] = {}
         self._lost: DdlflowError | None = None
         self._made_storage = False
+        self._is_entered = False
+        self._uses = Uses(self._on_lost)  # what the stages made or found
 
     # ---- places ----------------------------------------------------------------------------
 
@@ -158,6 +161,8 @@ class Session:
     ) -> Stage:
         """Does a stage's work in a folder of its own, unless it is done.
 
+        No other command's ``--fresh`` removes the folder until this session ends.
+
         Args:
             name: of the stage.
             settings: all that the result depends on.
@@ -174,8 +179,10 @@ class Session:
         done = folder / STAGE_FILE
         with storage_errors(self.storage), self.lease(folder, str(folder)) as lease:
             if (fresh or self.fresh) and folder.exists():
+                self._uses.wait_for_others(folder, self.screen.say)
                 shutil.rmtree(folder)
             if done.exists():
+                self._use(folder)
                 known = json.loads(done.read_text())
                 self.screen.done(name, known["seconds"], cached=True)
                 return Stage(**{**known, "cached": True, "folder": str(folder)})
@@ -193,8 +200,31 @@ class Session:
             stage = Stage(name, key, str(folder), seconds, False, value)
             lease.confirm()
             write_json(done, asdict(stage))
+            self._use(folder)
         self.screen.done(name, seconds, cached=False)
         return stage
+
+    def keep(self, folder: Path) -> bool:
+        """Keeps a finished stage's folder until the session ends; whether there is one."""
+        if not folder.exists():
+            return False
+        with storage_errors(self.storage), self.lease(folder, str(folder)):
+            is_there = (folder / STAGE_FILE).exists()
+            if is_there:
+                self._use(folder)
+        return is_there
+
+    def keep_of(self, path: Path) -> None:
+        """Keeps the finished stage that a path of the storage lies in, if it is one's."""
+        path = path.absolute()
+        if path.is_relative_to(self.storage) and len(path.relative_to(self.storage).parts) > 2:
+            name, key = path.relative_to(self.storage).parts[:2]
+            self.keep(self.storage / name / key)
+
+    def _use(self, folder: Path) -> None:
+        """From now on it is kept; called with its lease."""
+        if self._is_entered:
+            self._uses.add(folder)
 
     @contextlib.contextmanager
     def lease(self, path: Path, what: str) -> Iterator[Lease]:
@@ -272,6 +302,7 @@ class Session:
             )
 
     def __enter__(self) -> Self:
+        self._is_entered = True
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._on_signal)
@@ -286,6 +317,7 @@ class Session:
         if self._engine is not None:
             self._close(self._engine)
             self._engine = None
+        self._uses.close()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if isinstance(error, InputError) and self._made_storage:

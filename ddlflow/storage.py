@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ddlflow.data.storage import temporary_for
 from ddlflow.errors import DdlflowError, SpecError
 from ddlflow.spec.site import Site
 
@@ -55,6 +56,9 @@ def remove_empty(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON by a temporary name and rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(path)
+    temporary = temporary_for(path)
+    try:
+        temporary.write_text(json.dumps(value, indent=1))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -21,12 +21,14 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 import pytest
+
+from ddlflow.owner import this_owner
 
 # Process 1 of a host: it keeps the namespaces and lets orphans go.
 INIT = """
@@ -166,6 +168,14 @@ def _address(bridge: str, number: int) -> str:
 
 def _ip(*arguments: str, within: Sequence[str] = ()) -> None:
     subprocess.run([*within, "ip", *arguments], check=True, capture_output=True, text=True)
+
+
+def half_written(path: Path, content: bytes = b"half") -> Path:
+    """The temporary file of a writer of ``path`` that was killed on this host."""
+    killed = replace(this_owner(), started=1)
+    left = path.with_name(f".{path.name}.{killed.name}.{uuid.uuid4().hex}.tmp")
+    left.write_bytes(content)
+    return left
 
 
 def mount_over(host: Host, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Who may import whom (design section 3), read from the source files with ``ast``.
 
     redact <- errors <- spec <- data <- models <- train <- sweep, infer, report
-    owner <- lease: who holds what on the storage; any room that writes there may ask
+    owner <- entries <- lease: who holds what on the storage; any room that writes there may ask
     engines and tracking import errors, spec and these alone
     session, stages, record, check, commands and project compose these; cli and flows use them
 
@@ -20,17 +20,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ddlflow"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-LOW = {"errors", "spec", "redact", "owner", "lease"}
+LOW = {"errors", "spec", "redact", "owner", "entries", "lease"}
 NUMERICS = {"data", "models", "train", "sweep", "infer", "report"}
 COMPOSED = {"session", "stages", "launch", "record", "check", "commands", "project"}
-COMPOSED |= {"compare", "reproduce", "differences", "audit", "storage", "failures"}
+COMPOSED |= {"compare", "reproduce", "differences", "audit", "storage", "failures", "holds"}
 COMPOSED |= {"flow", "running", "doctor", "pieces", "searching", "sweeping", "trials", "installed"}
 # Room -> the rooms beside itself that it may import.
 MAY_IMPORT = {
     "redact": set(),
     "errors": {"redact"},
     "owner": set(),
-    "lease": {"errors", "owner"},
+    "entries": {"owner"},
+    "lease": {"errors", "owner", "entries"},
     "spec": {"errors", "redact"},
     "data": LOW,
     "models": LOW | {"data"},

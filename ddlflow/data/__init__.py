@@ -16,6 +16,7 @@
     statistics.py  exact mean and variance of shards, merged in a fixed order
     storage.py     whole files or none: temporary name, then rename
     shard.py       one file of rows as tensors: written once, mapped without a copy
+    verified.py    a shard's bytes are those that were written, seen once a host
     manifest.py    a data set's shards, and all that is known of them
     scan.py        the first pass: what every row's place depends on
     plan.py        what each range has to write

@@ -6,13 +6,13 @@ same folder are refused before anything is written.
 """
 
 import contextlib
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ddlflow.data.storage import remove_leftovers, temporary_for
 from ddlflow.errors import DataError
 
 IDENTITY = b"ddlflow.part"
@@ -59,7 +59,7 @@ def write_part_file(
         DataError: the folder cannot be written, or the disk is full; nothing of the part is left.
     """
     schema = schema.with_metadata({IDENTITY: identity})
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = temporary_for(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(
@@ -68,8 +68,7 @@ def write_part_file(
             for table in groups:
                 file.write_table(table.cast(schema), row_group_size=ROW_GROUP_ROWS)
         temporary.replace(path)
-        for left in path.parent.glob(f".{path.name}.*.tmp"):  # by writers that were killed
-            left.unlink(missing_ok=True)
+        remove_leftovers(path.parent)
     except OSError as error:
         if not stands(path, identity):  # else another writer of the same part was first
             raise DataError(

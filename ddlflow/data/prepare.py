@@ -30,7 +30,7 @@ from ddlflow.data.scan import ScanTask, scan_range
 from ddlflow.data.schema import kind_of, meant
 from ddlflow.data.source import Source, open_source, ranges
 from ddlflow.data.statistics import Statistics, empty, merge
-from ddlflow.data.storage import writing
+from ddlflow.data.storage import is_temporary, remove_leftovers, writing
 from ddlflow.data.tally import tally_range
 from ddlflow.data.write import write_range
 from ddlflow.errors import DataError, InputError
@@ -269,8 +269,13 @@ def _clear(folder: Path, *, shards: bool) -> None:
 
 
 def _remove_strangers(folder: Path, manifest: Manifest) -> None:
-    """Removes shards of other settings, and temporary files of workers that were killed."""
+    """Removes shards of other settings, and temporary files of workers that were killed.
+
+    A worker that was taken for dead may still write: its shard is the same, and its own to end.
+    """
     known = {folder / shard.path for shard in manifest.shards}
     for path in (folder / "shards").glob("*/*"):
-        if path not in known:
+        if path not in known and not is_temporary(path.name):
             path.unlink(missing_ok=True)
+    for split_folder in (folder / "shards").iterdir():
+        remove_leftovers(split_folder)

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ddlflow.data.manifest import Manifest
+from ddlflow.data.manifest import Manifest, Shard
 from ddlflow.data.shard import map_shard
 from ddlflow.data.split import SPLITS
+from ddlflow.data.verified import verified
 from ddlflow.errors import DataError
 
 _SHARD = re.compile(r"(\d+)-(\d+)(-\d+)?\.arrow")
@@ -52,11 +53,12 @@ class RowSplits:
             DataError: these are not the rows that were prepared.
         """
         codes = np.full(rows, -1, np.int8)
-        for path, split in _shards(self.dataset, self.digest)[self.number, piece]:
-            at = map_shard(Path(self.dataset) / path)["row"] - (self.first_row + start)
+        shards = _shards(self.dataset, self.digest)[self.number, piece]
+        for shard, path in zip(shards, verified(Path(self.dataset), shards), strict=True):
+            at = map_shard(path)["row"] - (self.first_row + start)
             if len(at) and not (at.min() >= 0 and at.max() < rows):
                 raise DataError(_CHANGED)
-            codes[at] = SPLITS.index(split)
+            codes[at] = SPLITS.index(shard.split)
         return pa.array(SPLITS).take(pa.array(codes, mask=codes < 0))
 
     def check(self, rows: int) -> None:
@@ -99,11 +101,11 @@ def row_splits(dataset: Path, num_ranges: int, *, is_test: bool) -> list[RowSpli
 
 
 @lru_cache(maxsize=2)
-def _shards(dataset: str, digest: str) -> dict[tuple[int, int], list[tuple[str, str]]]:
-    """(path, split) of the shards of each (range, piece)."""
-    found: dict[tuple[int, int], list[tuple[str, str]]] = defaultdict(list)
+def _shards(dataset: str, digest: str) -> dict[tuple[int, int], list[Shard]]:
+    """The shards of each (range, piece)."""
+    found: dict[tuple[int, int], list[Shard]] = defaultdict(list)
     for shard in Manifest.load(Path(dataset)).shards:
         name = _SHARD.fullmatch(Path(shard.path).name)
         assert name is not None
-        found[int(name[1]), int(name[2])].append((shard.path, shard.split))
+        found[int(name[1]), int(name[2])].append(shard)
     return found

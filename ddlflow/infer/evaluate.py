@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from ddlflow.data.manifest import Manifest, SplitName
+from ddlflow.data.manifest import Manifest, Shard, SplitName
 from ddlflow.data.shard import map_shard
+from ddlflow.data.verified import verified
 from ddlflow.infer.model import PASS_ROWS, load_model
 from ddlflow.infer.predict import Map
 from ddlflow.train.histogram import FeatureHistogram, histogram_edges, histogram_range
@@ -22,7 +23,7 @@ class Task:
     model: str
     dataset: str
     digest: str  # of the data set
-    shard: str
+    shard: Shard
     feature: str | None  # to draw a histogram of
     threads: int
 
@@ -43,7 +44,7 @@ def evaluate(
     """
     manifest = Manifest.load(dataset)
     tasks = [
-        Task(str(model_folder), str(dataset), manifest.digest, shard.path, feature, threads)
+        Task(str(model_folder), str(dataset), manifest.digest, shard, feature, threads)
         for shard in manifest.shards_of(split)
     ]
     scores = empty_scores(dataset, manifest)
@@ -66,7 +67,8 @@ def score_shard(task: Task) -> dict[str, Any]:
     manifest = _manifest(task.dataset, task.digest)
     model = load_model(Path(task.model), trust_code=True)  # it is this pipeline's own
     scores = empty_scores(dataset, manifest)
-    columns = map_shard(dataset / task.shard)
+    (path,) = verified(dataset, [task.shard])
+    columns = map_shard(path)
     rows = len(columns["label"])
     with torch.inference_mode():
         for start in range(0, rows, PASS_ROWS):

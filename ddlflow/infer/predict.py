@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ddlflow.data.row_splits import RowSplits, row_splits
 from ddlflow.data.source import Range, Source, ranges, read
+from ddlflow.data.storage import is_temporary, remove_leftovers, temporary_for
 from ddlflow.errors import DataError, InputError, SpecError
 from ddlflow.infer import unfamiliar
 from ddlflow.infer.model import TrainedModel, load_model
@@ -185,7 +186,7 @@ def predict_range(task: Task) -> dict[str, Any]:
 def _write_range(task: Task, path: Path) -> bool:
     """Writes a range's file, its counts among the file's own facts; False: the range has no row."""
     model = _loaded(task.model, task.identity, task.threads)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_for(path)
     counts: unfamiliar.Counts = {}
     rows = 0
     writer: pq.ParquetWriter | None = None
@@ -209,14 +210,15 @@ def _write_range(task: Task, path: Path) -> bool:
             rows += batch.num_rows
         if task.splits is not None:
             task.splits.check(rows)
-        if writer is not None:
-            writer.add_key_value_metadata({COUNTS: json.dumps(counts)})
+        if writer is None:
+            return False
+        writer.add_key_value_metadata({COUNTS: json.dumps(counts)})
+        writer.close()
+        temporary.replace(path)
     finally:
         if writer is not None:
             writer.close()
-    if writer is None:
-        return False
-    temporary.replace(path)
+        temporary.unlink(missing_ok=True)
     return True
 
 
@@ -258,8 +260,8 @@ def _claim(out: Path, job: dict[str, Any], fresh: bool) -> None:
         theirs = json.loads((out / JOB).read_text())
     except FileNotFoundError:
         theirs = None
-        left = {f".{JOB}.tmp"}  # of a command that was killed as it began
-        if out.is_dir() and {path.name for path in out.iterdir()} - left:
+        # A command that was killed as it began leaves a temporary file.
+        if out.is_dir() and not all(is_temporary(path.name) for path in out.iterdir()):
             raise SpecError(
                 f"--out {out} holds other files. Name a folder that is empty or does not exist."
             ) from None
@@ -273,10 +275,11 @@ def _claim(out: Path, job: dict[str, Any], fresh: bool) -> None:
             path.unlink(missing_ok=True)
     (out / SUCCESS).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     _write(out / JOB, job)
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_for(path)
     temporary.write_text(json.dumps(values, indent=1))
     temporary.replace(path)

@@ -10,6 +10,7 @@ from torch import nn
 
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.rows import Standardisation
+from ddlflow.data.verified import verified
 from ddlflow.errors import TrainingError
 from ddlflow.models import build
 from ddlflow.spec.code import resolve
@@ -116,8 +117,8 @@ class Result:
 def whole(folder: Path, manifest: Manifest) -> FoldRows:
     """All training rows against the validation split: the rows of a member without a fold."""
     return FoldRows(
-        train=tuple(folder / shard.path for shard in manifest.shards_of("train")),
-        validation=tuple(folder / shard.path for shard in manifest.shards_of("validation")),
+        train=tuple(verified(folder, manifest.shards_of("train"))),
+        validation=tuple(verified(folder, manifest.shards_of("validation"))),
         standardisation=standardisation_of(manifest),
     )
 

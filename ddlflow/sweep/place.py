@@ -9,6 +9,7 @@ import torch
 from pydantic import TypeAdapter
 
 from ddlflow.data.manifest import Manifest
+from ddlflow.data.verified import verified
 from ddlflow.spec.pipeline import Model, Training
 from ddlflow.sweep.member import FoldRows, Member, Prepared, whole
 from ddlflow.train.training import standardisation_by
@@ -78,7 +79,7 @@ def _rows_of(folder: Path, manifest: Manifest, fold: int | None) -> FoldRows:
         return whole(folder, manifest)
     train, validation = manifest.shards_of_fold(fold)
     return FoldRows(
-        train=tuple(folder / shard.path for shard in train),
-        validation=tuple(folder / shard.path for shard in validation),
+        train=tuple(verified(folder, train)),
+        validation=tuple(verified(folder, validation)),
         standardisation=standardisation_by(manifest, manifest.fold_statistics(fold)),
     )

@@ -21,6 +21,7 @@ from ddlflow.data import order
 from ddlflow.data.batches import mark
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.rows import Rows
+from ddlflow.data.storage import remove_leftovers, temporary_for
 from ddlflow.models.standardise import Predictor, Standardise
 from ddlflow.spec.code import digest_of
 from ddlflow.train.digests import digest
@@ -84,9 +85,10 @@ def save_model(job: Job, manifest: Manifest, rows: Rows, state: State) -> dict[s
         "threads": job.threads,
     }
     folder = job.model_folder
-    making = folder.with_name("model.tmp")
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent)
+    making = temporary_for(folder)
+    making.mkdir()
     weights = io.BytesIO()  # torch itself would name a full disk by an error of its own
     torch.save(predictor.state_dict(), weights)
     (making / "weights.pt").write_bytes(weights.getbuffer())

@@ -45,6 +45,11 @@ class Pulse:
         self._thread.start()
         return self
 
+    def begin(self) -> None:
+        """Counts from now on: what came before, such as reading the shards once, was no step."""
+        self.at = self._seen = time.monotonic()
+        self.resting = False
+
     def tell(self) -> None:
         """One beat now; before an error is told of, so that its step is exact."""
         self._emit(self.look(time.monotonic()))

@@ -15,6 +15,7 @@ from ddlflow.data.manifest import Manifest, SplitName
 from ddlflow.data.order import virtual_ranks_of
 from ddlflow.data.rows import Rows, Standardisation
 from ddlflow.data.statistics import Statistics
+from ddlflow.data.verified import verified
 from ddlflow.errors import CheckpointError, TrainingError
 from ddlflow.models import build
 from ddlflow.models.standardise import Standardise
@@ -83,9 +84,9 @@ def run(
 
     mine = virtual_ranks_of(rank, world, job.virtual_ranks)
     standardisation = standardisation_of(manifest)
-    rows = _rows(folder, manifest, "train", standardisation)
+    rows = _rows(folder, manifest, "train", standardisation, pulse)
     validation = Validation(
-        rows=_rows(folder, manifest, "validation", standardisation),
+        rows=_rows(folder, manifest, "validation", standardisation, pulse),
         net=net,
         objective=objective,
         empty=empty_scores(folder, manifest),
@@ -259,7 +260,14 @@ def standardisation_by(manifest: Manifest, statistics: Statistics) -> Standardis
 
 
 def _rows(
-    folder: Path, manifest: Manifest, split: SplitName, standardisation: Standardisation
+    folder: Path,
+    manifest: Manifest,
+    split: SplitName,
+    standardisation: Standardisation,
+    pulse: Pulse,
 ) -> Rows:
-    paths = [folder / shard.path for shard in manifest.shards_of(split)]
+    """Maps a split's rows. Their shards may have to be read first, to see that they are whole."""
+    pulse.resting = True
+    paths = verified(folder, manifest.shards_of(split))
+    pulse.begin()
     return Rows(paths, standardisation)

@@ -11,6 +11,7 @@ from ddlflow.data.batches import Tensors
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.rows import Rows
 from ddlflow.data.shard import map_shard
+from ddlflow.data.verified import verified
 from ddlflow.train.metrics import Scores, metric_names, scores_for
 from ddlflow.train.objectives import Objective
 
@@ -89,6 +90,7 @@ def empty_scores(folder: Path, manifest: Manifest) -> Scores:
     label = manifest.label
     if label.kind != "regression":
         return scores_for(label.kind, len(label.classes))
-    labels = [map_shard(folder / shard.path)["label"] for shard in manifest.shards_of("train")]
+    paths = verified(folder, manifest.shards_of("train"))
+    labels = [map_shard(path)["label"] for path in paths]
     low, high = min(float(part.min()) for part in labels), max(float(part.max()) for part in labels)
     return scores_for(label.kind, label_range=(low, high))

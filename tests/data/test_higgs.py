@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hosts import half_written
 
 from ddlflow.data import higgs
 from ddlflow.data.higgs import SCHEMA, fetch, to_parquet
@@ -279,7 +280,7 @@ def test_a_stopped_conversion_goes_on(tmp_path, parts_of_400):
     assert convert(source, tmp_path / "out") == paths
     paths[1].unlink()
     paths[3].unlink()
-    (paths[1].parent / ".part-000001.parquet.abc.tmp").write_bytes(b"half")
+    half_written(paths[1])
     convert(source, tmp_path / "out")
     assert {path: path.read_bytes() for path in paths} == {p: b for p, (b, _) in before.items()}
     assert paths[0].stat().st_mtime_ns == before[paths[0]][1]

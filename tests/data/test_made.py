@@ -7,6 +7,7 @@ from typing import get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hosts import half_written
 
 from ddlflow.data import made
 from ddlflow.data.made import SOURCES, plan, write_part
@@ -91,7 +92,7 @@ def test_what_a_killed_writer_left_is_replaced(tmp_path):
     cut = tmp_path / "cut"
     cut.mkdir()
     (cut / "part-000000.parquet").write_bytes(whole[: len(whole) // 2])
-    (cut / ".part-000000.parquet.abc.tmp").write_bytes(b"half")
+    half_written(cut / "part-000000.parquet")
     (part,) = plan("collider", 2_000, cut)
     assert not write_part(part).cached
     assert read(cut) == {"part-000000.parquet": whole}

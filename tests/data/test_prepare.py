@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from hosts import half_written
 
 from ddlflow.data import source as source_module
 from ddlflow.data import text
@@ -418,9 +419,10 @@ def test_a_second_start_goes_on_and_doubles_nothing(
     assert not (tmp_path / "ds" / NAME).exists()
     left = tmp_path / "ds" / "shards" / "train"
     left.mkdir(parents=True, exist_ok=True)
-    (left / "00009-00000.arrow.77.tmp").write_text("half")
+    half = half_written(left / "00009-00000.arrow")
     kept = {p: p.stat().st_mtime_ns for p in left.glob("*.arrow")}
     assert made(tmp_path, spec).digest == whole
+    assert not half.exists()
     assert bytes_of(tmp_path / "ds") == expected
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in kept.items())
 

@@ -2,11 +2,16 @@
 
 import errno
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hosts import half_written
 
-from ddlflow.data.storage import load_json, replacing, save_json
+from ddlflow import owner
+from ddlflow.data import storage
+from ddlflow.data.storage import load_json, remove_leftovers, replacing, save_json, temporary_for
 from ddlflow.errors import DdlflowError, InputError
 
 
@@ -37,3 +42,31 @@ def test_load_of_no_whole_file_is_none(tmp_path: Path, text: str | None) -> None
     if text is not None:
         (tmp_path / "x.json").write_text(text)
     assert load_json(tmp_path / "x.json") is None
+
+
+def test_what_the_dead_left_goes_and_what_may_be_written_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.json"
+    ours = owner.this_owner()
+    living = temporary_for(path)
+    monkeypatch.setattr(storage, "this_owner", lambda: replace(ours, boot="elsewhere"))
+    written, silent = temporary_for(path), temporary_for(path)
+    monkeypatch.undo()
+    for file in (living, written, silent):
+        file.write_text("half")
+    then = time.time() - owner.SILENT_S - 60
+    os.utime(silent, (then, then))
+    dead = half_written(path)
+    folder = half_written(tmp_path / "model")
+    folder.unlink()
+    folder.mkdir()
+    (folder / "weights.pt").touch()
+    others = [tmp_path / name for name in ("x.tmp", ".x.tmp", ".x.77.tmp")]
+    for file in others:
+        file.touch()
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([living, written, *others])
+    assert not silent.exists()
+    assert not dead.exists()
+    assert not folder.exists()

@@ -12,6 +12,7 @@ import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from hosts import half_written
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -133,7 +134,7 @@ def test_after_a_kill_at_any_moment_nothing_is_missing_or_doubled(
             continue
         path.unlink()
         if is_left == "half":
-            (out / f".{path.name}.tmp").write_bytes(before[path.name][:1000])
+            half_written(path, before[path.name][:1000])
     if not succeeded:
         (out / SUCCESS).unlink()
 
@@ -230,7 +231,7 @@ def test_a_command_that_was_killed_as_it_began_is_gone_on_with(
 ) -> None:
     made, out = trained(), tmp_path / "out"
     out.mkdir()
-    (out / f".{JOB}.tmp").write_text('{"model_di')
+    half_written(out / JOB, b'{"model_di')
     predicted(made, "t.parquet", out)
     assert rows(out).num_rows == 900
 
