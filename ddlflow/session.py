@@ -177,7 +177,8 @@ class Session:
         key = hashed({"stage": name, **settings})
         folder = self.storage / name / key
         done = folder / STAGE_FILE
-        with storage_errors(self.storage), self.lease(folder, str(folder)) as lease:
+        of_work = storage_errors(self.storage, of_work=True)
+        with of_work, self.lease(folder, str(folder)) as lease:
             if (fresh or self.fresh) and folder.exists():
                 self._uses.wait_for_others(folder, self.screen.say)
                 shutil.rmtree(folder)

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -101,7 +102,12 @@ def list_files(address: str, wanted: str) -> tuple[str, list[File]]:
         filesystem, path = fsspec.core.url_to_fs(address)
         is_glob = any(sign in path for sign in "*?[") and not filesystem.exists(path)
         root, found = _find(filesystem, path, is_glob)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        cause = error.__cause__  # fsspec says so too of a web server that does not answer
+        if cause is not None and getattr(cause, "status", None) != HTTPStatus.NOT_FOUND:
+            raise DataError(
+                f"{address} cannot be read: {type(cause).__name__}: {cause}."
+            ) from error
         raise DataError(
             f"{address}: there is no such file or folder. Correct data.source."
         ) from None

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from ddlflow.data.dialect import Dialect, is_number
-from ddlflow.data.lines import refuse_other_encodings
+from ddlflow.data.encoding import refuse_other_encodings
 from ddlflow.data.misfit import MisfitError, Passage, explain
 from ddlflow.data.quotes import BOM
 from ddlflow.errors import DataError
@@ -53,7 +53,6 @@ def parse(data: bytes, dialect: Dialect, columns: Types) -> pa.Table:
 def types_of_file(
     blocks: Iterator[bytes],
     dialect: Dialect,
-    path: str,
     where: str,
     is_wanted: Callable[[str], bool],
 ) -> tuple[Types, bytes]:
@@ -62,8 +61,7 @@ def types_of_file(
     Args:
         blocks: of the whole file.
         dialect: how they are read.
-        path: the file's, for messages.
-        where: that, and what is counted in it: lines or rows.
+        where: the file and what is counted in it: ``t.jsonl, line``.
         is_wanted: whether a column has to be of one type; any other becomes text.
 
     Raises:
@@ -72,9 +70,8 @@ def types_of_file(
     types: Types = {}
     first, line = b"", 0
     for block in blocks:
-        if not first:
-            first = block
-            refuse_other_encodings(block, path, dialect)
+        first = first or block
+        refuse_other_encodings(block, where, line, dialect)
         passage = Passage(where, line, block, dialect)
         try:
             found = _read(block, None).schema
@@ -89,7 +86,7 @@ def types_of_file(
         if None in merged.values():
             merged = _row_by_row(passage, types, is_wanted)
         types |= {name: type_ for name, type_ in merged.items() if type_ is not None}
-        line += block.count(b"\n")
+        line += block.count(b"\n") or block.count(b"\r")
     return {n: pa.string() if n in dialect.text else type_ for n, type_ in types.items()}, first
 
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 from ddlflow.data import columnar, jsonl, lines, noted, text
 from ddlflow.data.derive import expressions, read_by
 from ddlflow.data.dialect import Dialect
+from ddlflow.data.encoding import refuse_other_encodings
 from ddlflow.data.files import File, open_file
 from ddlflow.data.misfit import Passage
 from ddlflow.data.schema import is_feature
@@ -64,7 +65,7 @@ def _of_csv(
     block = lines.first_block(handle, file.name, file.size, dialect, text.SCHEMA_BYTES)
     if not block.strip():
         raise _empty(file)
-    lines.refuse_other_encodings(block, file.path, dialect)
+    refuse_other_encodings(block, f"{file.path}, line", 0, dialect)
     rows = text.first_rows(block, dialect, file.path, spec.categorical)
     begin = lines.header_bytes(block, dialect)
     before = block.count(b"\n", 0, begin) or block.count(b"\r", 0, begin)
@@ -88,10 +89,11 @@ def _of_json(handle: pa.NativeFile, file: File, dialect: Dialect, spec: Data) ->
     def is_wanted(name: str) -> bool:
         return name == spec.label or name in read or is_feature(name, spec)
 
-    types, first = jsonl.types_of_file(blocks, dialect, file.path, where, is_wanted)
+    types, first = jsonl.types_of_file(blocks, dialect, where, is_wanted)
     if not first.strip():
         raise _empty(file)
-    rows = jsonl.parse(first, dialect, types)
+    wanted = {name: type_ for name, type_ in types.items() if is_wanted(name)}
+    rows = jsonl.parse(first, dialect, wanted)
     refuse_strays(rows, Passage(where, 0, first, dialect), spec)
     return Layout(pa.schema(list(types.items())))
 

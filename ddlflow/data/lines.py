@@ -4,22 +4,19 @@ A file that is packed, a JSON array, or in an encoding whose bytes mean nothing 
 range, read from its start. Any other is cut at rows' ends.
 """
 
-import codecs
 import itertools
-import json
-import re
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
 from ddlflow.data.dialect import Dialect
+from ddlflow.data.encoding import recoded
+from ddlflow.data.jsonarray import elements
 from ddlflow.data.quotes import BOM, Rows
 from ddlflow.errors import DataError
 
 LINE_BYTES = 256 << 20  # no row's end within these: it is no text file of rows
 QUOTED_BYTES = 1 << 20  # without a quote for so long before a cut, it is in no quoted value
-_BETWEEN = re.compile(r"[\s,]*")
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def is_packed(name: str) -> bool:
@@ -151,34 +148,6 @@ def line_after(
     return (newlines or returns) + 1
 
 
-def refuse_other_encodings(block: bytes, name: str, dialect: Dialect) -> None:
-    """Checks that a file's first bytes are UTF-8, where that is what is read.
-
-    Raises:
-        DataError: names the line, and the key that tells another encoding.
-    """
-    if not dialect.is_utf8:
-        return
-    if block.startswith(_UTF16):
-        raise DataError(f"{name} is in UTF-16, by its first bytes. Set data.encoding: utf-16.")
-    try:
-        block.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(not_utf8(name, block.count(b"\n", 0, error.start) + 1, error)) from None
-
-
-def not_utf8(name: str, line: int, error: UnicodeDecodeError) -> str:
-    byte = error.object[error.start]
-    near = bytes(error.object[max(0, error.start - 12) : error.start + 12])
-    shown = re.split(r"[\r\n]", near.decode("latin-1"))
-    word = next((part for part in shown if chr(byte) in part), "")
-    return (
-        f"{name}, line {line}: byte 0x{byte:02x} is not {error.encoding} "
-        f"(in latin-1 it reads {word!r}). Set data.encoding to the file's own, such as cp1252, "
-        "latin-1 or utf-16."
-    )
-
-
 def _chunks(
     handle: pa.NativeFile, name: str, extent: tuple[int, int], dialect: Dialect, size: int
 ) -> Iterator[bytes]:
@@ -188,14 +157,20 @@ def _chunks(
         return found
     first = next(found, b"")
     found = itertools.chain([first], found)
-    return _elements(found, name) if _opens_array(first, dialect) else found
+    return elements(found, name) if _opens_array(first, dialect) else found
 
 
 def _text(
     handle: pa.NativeFile, name: str, extent: tuple[int, int], dialect: Dialect, size: int
 ) -> Iterator[bytes]:
     found = _raw(handle, name, extent, size)
-    return found if dialect.is_utf8 else _recoded(found, name, dialect.encoding)
+    if dialect.is_utf8:
+        return found
+
+    def lines_before() -> int:
+        return sum(data.count(b"\n") for data in _raw(handle, name, (0, extent[0]), 1 << 20))
+
+    return recoded(found, name, dialect.encoding, lines_before if extent[0] else lambda: 0)
 
 
 def _raw(handle: pa.NativeFile, name: str, extent: tuple[int, int], size: int) -> Iterator[bytes]:
@@ -220,67 +195,8 @@ class _Borrowed:
         """Leaves the file open."""
 
 
-def _recoded(chunks: Iterable[bytes], name: str, encoding: str) -> Iterator[bytes]:
-    decoder = codecs.getincrementaldecoder(encoding)()
-    lines = 0
-    for data in itertools.chain(chunks, [b""]):
-        try:
-            text = decoder.decode(data, final=not data)
-        except UnicodeDecodeError as error:
-            line = lines + error.object[: error.start].count(b"\n") + 1
-            raise DataError(not_utf8(name, line, error)) from None
-        lines += text.count("\n")
-        if text:
-            yield text.encode()
-
-
 def _opens_array(block: bytes, dialect: Dialect) -> bool:
     return dialect.format == "jsonl" and block.removeprefix(BOM).lstrip().startswith(b"[")
-
-
-def _elements(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """The objects of a JSON array, a line each, as they are written."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    scan = json.JSONDecoder().raw_decode
-    held, at, row = "", 0, 0
-    is_open = False
-    for data in itertools.chain(chunks, [b""]):
-        held, at = held[at:] + decoder.decode(data, final=not data), 0
-        if not is_open:
-            held = held.lstrip()
-            is_open, held = held.startswith("["), held.removeprefix("[")
-        found: list[str] = []
-        while (at := _next(held, at)) < len(held) and held[at] != "]":
-            try:
-                value, end = scan(held, at)
-            except json.JSONDecodeError as error:
-                if not data:
-                    raise DataError(_broken(name, row, error.msg)) from None
-                break
-            row += 1
-            if not isinstance(value, dict):
-                raise DataError(
-                    f"{name}, row {row}: the JSON array holds {held[at:end]:.40}, where an object "
-                    '{"column": value, ...} is expected. Write the rows as objects.'
-                )
-            found.append(held[at:end].replace("\r", " ").replace("\n", " ") + "\n")
-            at = end
-        if found:
-            yield "".join(found).encode()
-    if not held.startswith("]", at):
-        raise DataError(_broken(name, row, "it does not end with ]"))
-
-
-def _broken(name: str, row: int, reason: str) -> str:
-    return (
-        f"{name}, row {row + 1} cannot be read: {reason}. The JSON array is incomplete or "
-        "damaged: write it again."
-    )
-
-
-def _next(held: str, at: int) -> int:
-    found = _BETWEEN.match(held, at)
-    return found.end() if found else at
 
 
 def _after_line_end(handle: pa.NativeFile, position: int, size: int) -> int:

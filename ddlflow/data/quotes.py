@@ -32,7 +32,12 @@ class Rows:
     @property
     def open_at(self) -> int | None:
         """Where the quoted value begins that the block does not end; None if there is none."""
-        return int(self._quotes[-1]) if len(self._quotes) % 2 else None
+        at = len(self._quotes) - 1
+        if at % 2:
+            return None
+        while at > 0 and self._quotes[at - 1] == self._quotes[at] - 1:  # a doubled quote in it
+            at -= 2
+        return int(self._quotes[at])
 
     def last_end(self) -> int:
         """Where the last whole row ends: the position after its line end; 0 if there is none."""
