@@ -282,3 +282,10 @@ def reading(path: str) -> Iterator[None]:
             f"{path} cannot be read: {said}. It is damaged, incomplete or of another "
             "format: write it again, or set data.format."
         ) from error
+    except ValueError as error:
+        if "range requests" not in str(error):  # of a web server, by fsspec
+            raise
+        raise DataError(
+            f"{path} cannot be read in parts: its server gives files whole alone. "
+            "Download it first."
+        ) from error
