@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ddlflow.commands import site_plan
 from ddlflow.data.manifest import Manifest, Shard
 from ddlflow.data.verified import check
 from ddlflow.errors import DataError, SpecError
 from ddlflow.report.screen import Screen
 from ddlflow.session import STAGE_FILE, Session
-from ddlflow.spec.load import load_site
+from ddlflow.spec.load import load_site, plan_of_site
 from ddlflow.storage import storage_of
 from ddlflow.tracking.read import Reader
 from ddlflow.train.ledger import Entry, read
@@ -95,7 +94,7 @@ def audit(run_id: str, *, on: str = "local") -> Audit:
     trained = reader.json(run_id, "training/train.json", place)
     folder = reader.files(run_id, "training/ledger", place)
     found = audit_ledgers(run_id, folder, trained)
-    with Session(site_plan(site, on), Screen()) as session:
+    with Session(plan_of_site(on), Screen()) as session:
         num_shards, damaged = _shards(session, recorded.tags["data_digest"])
     return replace(found, faults=[*found.faults, *damaged], shards=num_shards)
 

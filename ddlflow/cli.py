@@ -125,7 +125,7 @@ def infer(
     as_json: Json = False,
 ) -> None:
     """Predict every row of a source with a trained model, into Parquet."""
-    from ddlflow.commands import predict
+    from ddlflow.applying import predict
 
     with stdout_for_result(as_json):
         result = predict(

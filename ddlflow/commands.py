@@ -2,34 +2,40 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ddlflow.errors import InputError, SpecError
+from ddlflow.errors import SpecError
 from ddlflow.flow import load_flow
-from ddlflow.redact import hidden
-from ddlflow.spec.load import Plan, find, load, load_site, shown
+from ddlflow.redact import hidden, hidden_values
+from ddlflow.spec.given import Given, called, plain
+from ddlflow.spec.load import Plan, load, load_site, plan_of_site, shown
 from ddlflow.spec.pipeline import MadeName
 from ddlflow.spec.site import Site
+from ddlflow.storage import storage_of
 
 Changes = Mapping[str, Any] | Sequence[str]
 
 
 def run(
-    pipeline: str,
-    on: str = "local",
+    pipeline: Given,
+    on: Given = "local",
     set: Changes = (),
     *,
+    source: Any = None,
     fresh: bool = False,
     only: Literal["cross_validate", "search"] | None = None,
 ) -> dict[str, Any]:
     """Runs a pipeline on a site and returns what ``ddlflow run --json`` prints.
 
     Args:
-        pipeline: a name in pipelines/, a YAML file, or a folder with pipeline.yaml.
-        on: a name in conf/, or a YAML file.
+        pipeline: a name in pipelines/, a YAML file, a folder with pipeline.yaml, or the values of
+            such a file as a dict, whose sources may be tables.
+        on: a name in conf/, a YAML file, or the values of such a file as a dict.
         set: values on top of the files: ``{"train.epochs": 3}`` or ``["train.epochs=3"]``.
+        source: instead of data.source: a pandas, Polars or Arrow table (it is kept once under the
+            storage; the index of a pandas frame is no column), or a file, glob, folder or URL.
         fresh: do again what was done before.
         only: this stage alone, as ``ddlflow search`` and ``ddlflow cross-validate`` do.
 
@@ -43,42 +49,59 @@ def run(
     """
     from ddlflow.check import precheck
     from ddlflow.check.site import prefect_answers
+    from ddlflow.data.frames import is_frame
+    from ddlflow.tables import keeping, placed
+
+    changes = as_changes(set)
+
+    def given(place: Callable[[Any], str]) -> tuple[Given, list[str]]:
+        """The pipeline and the changes, with tables replaced by their places."""
+        values = plain(placed(pipeline, place)) if isinstance(pipeline, Mapping) else pipeline
+        if source is None:
+            return values, changes
+        where = place(source) if is_frame(source) else os.fspath(source)
+        return values, [*changes, f"data.source={json.dumps(where)}"]
+
+    plain_site = plain(on) if isinstance(on, Mapping) else on
+    first, wanted = given(lambda _: "a table")
+    plan = load(first, plain_site, wanted)  # all that is wrong is said before a table is written
+    _check_asked(plan, only)
+    with keeping(storage_of(plan.site)) as keep:
+        values, wanted = given(keep)
+        plan = load(values, plain_site, wanted)
+        precheck(plan)  # wrong input is said before Prefect takes its seconds
+        for finding in prefect_answers():
+            if finding.level == "error":
+                raise SpecError(finding.text)
+        return _run_flow(plan, values, plain_site, wanted, fresh=fresh, only=only)
+
+
+def _run_flow(
+    plan: Plan, pipeline: Given, on: Given, changes: list[str], **more: Any
+) -> dict[str, Any]:
+    """Runs the project's flow as a command that others know of."""
     from ddlflow.doctor import mend
     from ddlflow.report.screen import Screen
     from ddlflow.running import running
-    from ddlflow.storage import remove_empty, storage_of
 
-    changes = as_changes(set)
-    plan = load(pipeline, on, changes)
-    _check_asked(plan, only)
-    precheck(plan)  # wrong input is said before Prefect takes its seconds
-    for finding in prefect_answers():
-        if finding.level == "error":
-            raise SpecError(finding.text)
     screen = Screen()
     server = os.environ.get("PREFECT_API_URL")
     starts = "starts a server for this run (PREFECT_API_URL names one that runs already)"
     screen.say(f"prefect: {server or starts}")
     flow = load_flow()
     storage = storage_of(plan.site)
-    is_new = not storage.exists()
-    try:
-        with running(storage, f"run {pipeline} on {on}", flow.where()) as command:
-            for finding in mend(storage, flow):
-                screen.say(f"{finding.what}: {finding.text}")
-            result: dict[str, Any] = flow.run(
-                command.name,
-                pipeline=pipeline,
-                on=on,
-                changes=[hidden(change) for change in changes],  # Prefect keeps what it is given
-                fresh=fresh,
-                only=only,
-            )
-    except InputError:
-        if is_new:
-            remove_empty(storage)
-        raise
-    return result
+    what = f"run {called(pipeline)} on {called(on)}"
+    with running(storage, what, flow.where()) as command:
+        for finding in mend(storage, flow):
+            screen.say(f"{finding.what}: {finding.text}")
+        return flow.run(
+            command.name,
+            # Prefect keeps what it is given.
+            pipeline=hidden_values(pipeline) if isinstance(pipeline, Mapping) else str(pipeline),
+            on=hidden_values(on) if isinstance(on, Mapping) else str(on),
+            changes=[hidden(change) for change in changes],
+            **more,
+        )
 
 
 def _check_asked(plan: Plan, only: str | None) -> None:
@@ -103,63 +126,9 @@ def as_changes(changes: Changes) -> list[str]:
     return list(changes)
 
 
-def site(on: str = "local", set: Changes = ()) -> Site:
+def site(on: Given = "local", set: Changes = ()) -> Site:
     """A site by name or path."""
     return load_site(on, as_changes(set))
-
-
-def predict(
-    model: str,
-    source: str,
-    *,
-    out: str | Path,
-    on: str = "local",
-    keys: Sequence[str] = (),
-    set: Changes = (),
-    fresh: bool = False,
-    trust_code: bool = False,
-) -> dict[str, Any]:
-    """Predicts every row of a source with a trained model.
-
-    Args:
-        model: an MLflow model URI (``runs:/ID/model``, ``models:/NAME@ALIAS``) or a folder.
-        source: a file, glob, folder or URL; a relative path is looked up here, then in data_root.
-        out: the folder of the predictions, a Parquet file a range and ``_SUCCESS``.
-        on: the site.
-        keys: columns of the source to keep beside each prediction.
-        set: values on top of the site file.
-        fresh: replace what another model or source left in ``out``.
-        trust_code: run the Python code that the model brings, if it does.
-
-    Raises:
-        SpecError, DataError: the input is wrong, or the model brings code that is not trusted.
-    """
-    from ddlflow.infer.predict import infer
-    from ddlflow.report.screen import Screen
-    from ddlflow.session import Session, hashed
-    from ddlflow.tracking.fetch import fetch_model
-
-    where = load_site(on, as_changes(set))
-    with Session(site_plan(where, on), Screen()) as session, session.scratch() as fetched:
-        folder = fetch_model(model, where.tracking.uri, fetched)
-        session.keep_of(folder)
-        # Two commands may be given one folder, and --fresh empties it.
-        lock = session.storage / "predictions" / hashed(str(Path(out).absolute()))
-        with session.lease(lock, f"the predictions in {out}"):
-            done = infer(
-                folder,
-                str(Path(source).absolute()) if Path(source).exists() else source,
-                Path(out).absolute(),
-                keys=keys,
-                data_root=session.data_root,
-                threads=session.resources.threads,
-                map_over=session.map_over,
-                fresh=fresh,
-                trust_code=trust_code or where.trust_code,
-            )
-        for note in done["notes"]:
-            session.screen.say(f"note: {note}")
-    return {"predictions": str(out), **done}
 
 
 def make(
@@ -168,7 +137,7 @@ def make(
     *,
     out: str | Path,
     seed: int = 1,
-    on: str = "local",
+    on: Given = "local",
     set: Changes = (),
 ) -> dict[str, Any]:
     """Makes a source's rows as Parquet files under ``out``; the same bytes on any workers."""
@@ -177,7 +146,7 @@ def make(
     from ddlflow.session import Session
 
     parts = plan(use, rows, Path(out).absolute(), seed)
-    with Session(site_plan(load_site(on, as_changes(set)), on), Screen()) as session:
+    with Session(plan_of_site(on, as_changes(set)), Screen()) as session:
         written = list(session.map_over(write_part, parts, use))
     return {"rows": rows, "files": len(written), "out": str(out)}
 
@@ -206,9 +175,3 @@ def fetch_higgs(out: str | Path) -> list[Path]:
         "parquet", "rows", lambda on_event: to_parquet(archive, folder, on_event=on_event)
     )
     return written
-
-
-def site_plan(where: Site, on: str) -> Plan:
-    """A plan without a pipeline, for commands that only need a site."""
-    path = find(on, "conf", "site")
-    return Plan(None, where, path, path, path.parent)  # type: ignore[arg-type] # no stage reads it

@@ -4,6 +4,7 @@ Everything that is kept or printed goes through here: errors, logs, MLflow, Pref
 models. What is taken out is gone: a run of a signed URL is repeated with the URL given anew.
 """
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -83,6 +84,7 @@ def redacted_change(change: str) -> str:
 
 
 _hidden: dict[str, str] = {}  # changes as they are shown -> as they were given, in this process
+_hidden_values: dict[str, dict[str, Any]] = {}  # the same of nested settings, by their JSON
 
 
 def hidden(change: str) -> str:
@@ -96,6 +98,21 @@ def hidden(change: str) -> str:
 def revealed(change: str) -> str:
     """What `hidden` was given, in the same process; any other text as it is."""
     return _hidden.get(change, change)
+
+
+def hidden_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings without secrets, to pass through what is recorded."""
+    shown: dict[str, Any] = redacted_values(values)
+    if shown != values:
+        _hidden_values[json.dumps(shown, sort_keys=True)] = dict(values)
+    return shown
+
+
+def revealed_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What `hidden_values` was given, in the same process; any other settings as they are."""
+    if not _hidden_values:
+        return dict(values)
+    return _hidden_values.get(json.dumps(values, sort_keys=True, default=str), dict(values))
 
 
 def keep_out_of_logs() -> None:

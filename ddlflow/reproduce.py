@@ -27,6 +27,7 @@ from ddlflow.session import Session, Stage
 from ddlflow.spec.code import check_trusted
 from ddlflow.spec.load import Plan, load, load_site
 from ddlflow.spec.site import Site
+from ddlflow.tables import check_there
 from ddlflow.tracking.pending import send_pending
 from ddlflow.tracking.read import Reader, Recorded
 from ddlflow.tracking.run import open_run
@@ -136,6 +137,7 @@ def _again(
     plan, screen = session.plan, session.screen
     verdict = Verdict(recorded.run_id, "")
     verdict.differences += surroundings(session, reader, recorded, place)
+    check_there(plan.pipeline.data, recorded.run_id)
     prepared = stages.prepare(session)
     verdict.differences += data(session, reader, recorded, prepared, place)
     for difference in verdict.differences:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from prefect import flow, tags, task
+from prefect import flow, runtime, tags, task
 from prefect.artifacts import (
     create_progress_artifact,
     create_table_artifact,
@@ -34,6 +34,7 @@ from ddlflow.launch import Tell
 from ddlflow.record import Record, recorded, summary, sweep_summary
 from ddlflow.report.screen import Screen
 from ddlflow.session import Session, Stage
+from ddlflow.spec.given import called
 from ddlflow.spec.load import load
 from ddlflow.sweep.sampler import total_trials
 from ddlflow.trials import log_chosen, log_folds, log_search, trials
@@ -53,15 +54,21 @@ def run_stage(stage: Callable[..., Stage], *inputs: Any) -> Stage:
     return run(return_state=True).result()
 
 
+def run_name() -> str:
+    """What Prefect calls the flow run that is under way."""
+    parameters = runtime.flow_run.parameters
+    return f"{called(parameters['pipeline'])} on {called(parameters.get('on', 'local'))}"
+
+
 @flow(
     name="ddlflow",
-    flow_run_name="{pipeline} on {on}",
+    flow_run_name=run_name,
     persist_result=False,
     validate_parameters=False,
 )
 def pipeline(
-    pipeline: str,
-    on: str = "local",
+    pipeline: str | dict[str, Any],
+    on: str | dict[str, Any] = "local",
     changes: list[str] | None = None,
     fresh: bool = False,
     only: Literal["cross_validate", "search"] | None = None,
@@ -69,8 +76,8 @@ def pipeline(
     """Runs a pipeline on a site.
 
     Args:
-        pipeline: a name in pipelines/, or a path.
-        on: a name in conf/, or a path.
+        pipeline: a name in pipelines/, a path, or the values of such a file.
+        on: a name in conf/, a path, or the values of such a file.
         changes: ``KEY=VALUE`` settings on top of the files.
         fresh: do every stage's work again.
         only: this stage, and not the training of the final model.

@@ -22,8 +22,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LOW = {"errors", "spec", "redact", "owner", "entries", "lease"}
 NUMERICS = {"data", "models", "train", "sweep", "infer", "report"}
-COMPOSED = {"session", "stages", "launch", "record", "check", "commands", "project"}
+COMPOSED = {"session", "stages", "launch", "record", "check", "commands", "applying", "project"}
 COMPOSED |= {"compare", "reproduce", "differences", "audit", "storage", "failures", "holds"}
+COMPOSED |= {"tables"}
 COMPOSED |= {"flow", "running", "doctor", "pieces", "searching", "sweeping", "trials", "installed"}
 # Room -> the rooms beside itself that it may import.
 MAY_IMPORT = {
@@ -46,7 +47,7 @@ MAY_IMPORT = {
     "output": {"errors", "redact", "report"},
     "__main__": {"cli"},
     # Its three public names, when they are first used.
-    "__init__": {"commands", "infer"},
+    "__init__": {"commands", "applying"},
 }
 # Framework -> the files that may import it, as path prefixes under ddlflow/.
 ONLY_IN = {

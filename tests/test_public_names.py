@@ -30,9 +30,11 @@ def test_signatures() -> None:
     parameters = {
         name: list(inspect.signature(getattr(ddlflow, name)).parameters) for name in ddlflow.__all__
     }
-    assert parameters["run"] == ["pipeline", "on", "set", "fresh", "only"]
-    assert parameters["predict"] == ["model", "source", "out", "on", "keys", "set", "fresh"]
-    assert parameters["load_model"] == ["folder"]
+    assert parameters["run"] == ["pipeline", "on", "set", "source", "fresh", "only"]
+    assert parameters["predict"] == [
+        *("model", "source", "out", "on", "keys", "set", "fresh", "trust_code")
+    ]
+    assert parameters["load_model"] == ["model", "on", "set", "trust_code"]
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -15,8 +15,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ddlflow.errors import SpecError
-from ddlflow.redact import redacted_change, revealed
+from ddlflow.redact import redacted_change, revealed, revealed_values
 from ddlflow.spec.explain import Path_, dotted, explain, nearest
+from ddlflow.spec.given import Given, plain
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.spec.site import Site
 
@@ -92,17 +93,17 @@ def template_folder() -> Path:
     return inside if inside.is_dir() else package.parent
 
 
-def load(pipeline: str, on: str = "local", changes: Sequence[str] = ()) -> Plan:
-    """Reads a pipeline and a site by name or path, with ``KEY=VALUE`` changes on top.
+def load(pipeline: Given, on: Given = "local", changes: Sequence[str] = ()) -> Plan:
+    """Reads a pipeline and a site by name or path or as values, with ``KEY=VALUE`` changes on top.
 
     Raises:
         SpecError: naming every error of both files, a line each.
     """
-    pipeline_path = find(pipeline, "pipelines", "pipeline")
-    site_path = find(on, "conf", "site")
+    pipeline_path, pipeline_document = _given(pipeline, "pipelines", "pipeline")
+    site_path, site_document = _given(on, "conf", "site")
     documents: dict[type[BaseModel], _Document] = {
-        Pipeline: _read(pipeline_path),
-        Site: _read(site_path),
+        Pipeline: pipeline_document,
+        Site: site_document,
     }
     specs = _checked(documents, changes)
     places = {path: place for d in documents.values() for path, place in d.places.items() if path}
@@ -116,14 +117,32 @@ def load(pipeline: str, on: str = "local", changes: Sequence[str] = ()) -> Plan:
     )
 
 
-def load_site(on: str = "local", changes: Sequence[str] = ()) -> Site:
+def load_site(on: Given = "local", changes: Sequence[str] = ()) -> Site:
     """Reads a site alone, as `load` does.
 
     Raises:
         SpecError: naming every error, a line each.
     """
-    site: Site = _checked({Site: _read(find(on, "conf", "site"))}, changes)[Site]
+    site: Site = _checked({Site: _given(on, "conf", "site")[1]}, changes)[Site]
     return site
+
+
+def plan_of_site(on: Given = "local", changes: Sequence[str] = ()) -> Plan:
+    """A plan without a pipeline, for commands that only need a site."""
+    site, path = load_site(on, changes), Path.cwd() / "no pipeline"
+    return Plan(None, site, path, path, path.parent)  # type: ignore[arg-type] # no stage reads it
+
+
+def _given(given: Given, folder: str, what: str) -> tuple[Path, _Document]:
+    """The path and the content of a file; of values, a path in the current folder that names them.
+
+    Code that values name is looked up from that path: in the current folder.
+    """
+    if not isinstance(given, Mapping):
+        path = find(os.fspath(given), folder, what)
+        return path, _read(path)
+    name = f"the {what} given"
+    return Path.cwd() / name, _Document(plain(revealed_values(given)), {(): name})
 
 
 def _checked(

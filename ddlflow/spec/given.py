@@ -1,0 +1,26 @@
+"""Pipelines and sites that a script gives: by name, by path, or as nested values of Python."""
+
+import copy
+import os
+from collections.abc import Mapping
+from typing import Any
+
+Given = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def called(given: Given) -> str:
+    """What a pipeline or a site is called in a list of commands: its name, or its path."""
+    return str(given.get("name", "given")) if isinstance(given, Mapping) else os.fspath(given)
+
+
+def plain(value: Any) -> Any:
+    """Nested values as a YAML file has them: dicts and lists, texts and Python's own numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return value.tolist()
+    return copy.deepcopy(value)
