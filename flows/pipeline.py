@@ -6,6 +6,7 @@ Tasks pass small manifests, never data. A stage whose work stands shows as Cache
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow, runtime, tags, task
@@ -28,7 +29,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Completed, Crashed, State
 
 from ddlflow import stages, sweeping
-from ddlflow.check import precheck
+from ddlflow.check import precheck, recheck
+from ddlflow.data.manifest import Manifest
 from ddlflow.errors import DdlflowError
 from ddlflow.launch import Tell
 from ddlflow.record import Record, recorded, summary, sweep_summary
@@ -89,6 +91,8 @@ def pipeline(
     with Session(plan, Screen(), fresh=fresh) as session:
         precheck(plan)
         prepared = run_stage(stages.prepare, session)
+        for note in recheck(plan, Manifest.load(Path(prepared.folder))):
+            session.screen.say(f"note: {note}")
         with recorded(session, prepared) as record:
             swept = sweep(session, prepared, record, only)
             if only is not None:

@@ -5,16 +5,19 @@ it makes a folder, a run or a cluster.
 
 finding.py   what a look at one thing says, and where in the files an error was made
 inputs.py    what the pipeline says, held against the headers of its sources
+models.py    user code, tried on made rows of the data's shape
 search.py    what the search would try: names, ranges, every point of a grid
 table.py     the source's size, and its label in the first rows
+rows.py      what the counted rows mean; a small source is prepared to see
 site.py      storage, tracking, Prefect, device, workers
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
-from ddlflow.check import inputs, search, site, table
+from ddlflow.check import inputs, models, rows, search, site, table
 from ddlflow.check.finding import Finding, placed
+from ddlflow.data.manifest import Manifest
 from ddlflow.data.roles import Roles
 from ddlflow.errors import SpecError
 from ddlflow.spec.load import Plan, load, shown
@@ -26,10 +29,26 @@ def precheck(plan: Plan) -> None:
 
     Raises:
         SpecError: with all errors found, a line each.
+        DataError: the rows of a small source are not such as the pipeline needs.
     """
-    found = [finding.text for finding in _of_input(plan) if finding.level == "error"]
-    if found:
-        raise SpecError("\n".join(found))
+    _raise(_of_input(plan))
+    manifest = rows.small(plan)
+    if manifest is not None:
+        recheck(plan, manifest)
+        return
+    found = placed(plan, "source", "source", partial(table.table, plan))
+    _raise(found + placed(plan, "storage", "storage", partial(table.shards, plan)))
+
+
+def recheck(plan: Plan, manifest: Manifest) -> list[str]:
+    """Raises what a run would meet after its data is prepared; returns what to tell the user.
+
+    Raises:
+        SpecError: with all errors found, a line each.
+    """
+    found = [*_of_rows(plan, manifest), *_of_models(plan, models.counted(manifest))]
+    _raise(found)
+    return [one.text for one in found if one.level == "note" and one.what == "model"]
 
 
 def check(pipeline: str, on: str = "local", changes: Sequence[str] = ()) -> list[Finding]:
@@ -49,7 +68,31 @@ def check(pipeline: str, on: str = "local", changes: Sequence[str] = ()) -> list
     ):
         if not any(found.level == "error" and found.what in subjects for found in findings):
             findings += placed(plan, subjects[-1], subjects[-1], partial(look, plan))
+    if not errors(findings):
+        findings += _of_small(plan, findings)
     return findings + placed(plan, "prefect", "prefect", site.prefect_answers)
+
+
+def _of_small(plan: Plan, known: Sequence[Finding]) -> list[Finding]:
+    """What preparing a small source shows beyond what is known."""
+    found: list[Manifest] = []
+
+    def look() -> Iterator[Finding]:
+        manifest = rows.small(plan)
+        found.extend([] if manifest is None else [manifest])
+        yield from ()
+
+    findings = placed(plan, "source", "data.source", look)
+    for manifest in found:
+        findings += _of_rows(plan, manifest) + _of_models(plan, models.counted(manifest))
+    texts = {finding.text for finding in known}
+    return [finding for finding in findings if finding.level != "ok" and finding.text not in texts]
+
+
+def _raise(findings: Sequence[Finding]) -> None:
+    found = [finding.text for finding in findings if finding.level == "error"]
+    if found:
+        raise SpecError("\n".join(found))
 
 
 def errors(findings: Sequence[Finding]) -> int:
@@ -67,7 +110,6 @@ def _of_input(plan: Plan) -> list[Finding]:
     ]
     of_search = placed(plan, "search", "search", partial(search.settings, plan))
     found += of_search
-    user_code = "model" if isinstance(plan.pipeline.model, UserCode) else "train.objective"
     roles: list[Roles] = []
     found += placed(plan, "source", "data.source", partial(inputs.columns, plan, roles))
     for chosen in roles:
@@ -75,8 +117,19 @@ def _of_input(plan: Plan) -> list[Finding]:
             plan, "source", "data.test_source", partial(inputs.test_source, plan, chosen)
         )
         found += placed(plan, "source", "infer.source", partial(inputs.infer_source, plan, chosen))
-        found += placed(plan, "model", user_code, partial(inputs.model, plan, chosen))
-        if not errors(of_search):
-            found += placed(plan, "search", "search", partial(search.models, plan, chosen))
+        found += _of_models(plan, models.expected(plan, chosen), of_search=not errors(of_search))
         found += placed(plan, "report", "report.histogram", partial(inputs.report, plan, chosen))
     return found
+
+
+def _of_models(plan: Plan, shape: models.Shape, *, of_search: bool = True) -> list[Finding]:
+    """User code, and that of a search, tried with these numbers."""
+    user_code = "model" if isinstance(plan.pipeline.model, UserCode) else "train.objective"
+    found = placed(plan, "model", user_code, partial(models.model, plan, shape))
+    if of_search:
+        found += placed(plan, "search", "search", partial(search.models, plan, shape))
+    return found
+
+
+def _of_rows(plan: Plan, manifest: Manifest) -> list[Finding]:
+    return placed(plan, "source", "data.source", partial(rows.counted, plan, manifest))

@@ -9,11 +9,10 @@ from ddlflow.data.derive import WHERE, Derived, bind, only
 from ddlflow.data.prepare import known_types
 from ddlflow.data.roles import Roles, choose
 from ddlflow.data.source import Source
-from ddlflow.spec import code
 from ddlflow.spec.cv import MAX_FOLDS
 from ddlflow.spec.explain import nearest
 from ddlflow.spec.load import Plan
-from ddlflow.spec.pipeline import Made, UserCode, UserObjective
+from ddlflow.spec.pipeline import Made
 
 
 def train(plan: Plan) -> Iterator[Finding]:
@@ -133,48 +132,6 @@ def _lacking(found: Source, names: Sequence[str], key: str) -> Iterator[Finding]
         more = ", ..." if len(lacking) > 5 else ""
         text = f"{key} {found.location} lacks the columns {', '.join(lacking[:5])}{more}"
         yield Finding("source", "error", f"{text}. Add them there, or name another source.")
-
-
-def model(plan: Plan, roles: Roles) -> Iterator[Finding]:
-    """User code is found, bound to its arguments and tried on a few made rows."""
-    named = code.names(plan.pipeline)
-    if not named:
-        return
-    from ddlflow.models import build
-    from ddlflow.train.objectives import objective_for
-    from ddlflow.train.probe import check_model
-
-    spec, pipeline = plan.pipeline.model, plan.pipeline
-    loss = pipeline.train.objective
-    user_loss = None
-    if isinstance(loss, UserObjective):
-        user_loss = code.resolve(loss.use, plan.code_folder, "train.objective.use")
-    objective = objective_for(loss, user_loss)
-    # The classes are counted by prepare; three stand for them here.
-    classes = 3 if pipeline.labels == "multiclass" else 2
-    sizes = [5] * len(roles.categorical)
-    user_class = None
-    if isinstance(spec, UserCode):
-        user_class = code.resolve(spec.use, plan.code_folder)
-    net = build(
-        spec,
-        num_features=len(roles.numeric),
-        category_sizes=sizes,
-        num_outputs=objective.num_outputs(classes),
-        user_class=user_class,
-    )
-    unreached = check_model(
-        net,
-        objective,
-        num_features=len(roles.numeric),
-        category_sizes=sizes,
-        num_classes=classes,
-    )
-    size = sum(parameter.numel() for parameter in net.parameters())
-    yield Finding("model", "ok", f"{' and '.join(named.values())}: tried; {size:,} parameters.")
-    if unreached:
-        text = f"no gradient reaches {', '.join(unreached[:5])}: these stay as they start."
-        yield Finding("model", "note", text)
 
 
 def report(plan: Plan, roles: Roles) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from ddlflow.check import inputs
 from ddlflow.check.finding import Finding, counted
-from ddlflow.data.roles import Roles
+from ddlflow.check.models import Shape, model
 from ddlflow.errors import DdlflowError, SpecError
 from ddlflow.spec.explain import nearest
 from ddlflow.spec.load import Plan
@@ -96,7 +96,7 @@ def _summary(pipeline: Pipeline, search: Search) -> str:
     return f"{tried}; the {'highest' if better == 'higher' else 'lowest'} {metric} wins."
 
 
-def models(plan: Plan, roles: Roles) -> Iterator[Finding]:
+def models(plan: Plan, shape: Shape) -> Iterator[Finding]:
     """What settings mean beyond their section: user models are tried, slices fit into a batch."""
     from itertools import islice
 
@@ -112,11 +112,12 @@ def models(plan: Plan, roles: Roles) -> Iterator[Finding]:
         except SpecError:
             continue  # `settings` above has said so
         found = list(inputs.train(trial))
-        model = trial.pipeline.model
-        key = model.model_dump_json()
-        if isinstance(model, UserCode) and model != plan.pipeline.model and key not in seen:
+        section = trial.pipeline.model
+        key = section.model_dump_json()
+        is_new = section != plan.pipeline.model and key not in seen
+        if isinstance(section, UserCode) and is_new:
             seen.add(key)
-            found += _tried(trial, roles)
+            found += _tried(trial, shape)
         about = ", ".join(f"{name} {value!r:.40}" for name, value in point.items())
         for finding in found:
             if finding.level == "error" and finding.text not in seen:
@@ -125,9 +126,9 @@ def models(plan: Plan, roles: Roles) -> Iterator[Finding]:
             seen.add(finding.text)
 
 
-def _tried(trial: Plan, roles: Roles) -> list[Finding]:
+def _tried(trial: Plan, shape: Shape) -> list[Finding]:
     """What trying a trial's user model finds, or raises."""
     try:
-        return list(inputs.model(trial, roles))
+        return list(model(trial, shape))
     except DdlflowError as error:
         return [Finding("search", "error", str(error))]

@@ -15,6 +15,8 @@ from ddlflow.errors import SpecError
 from ddlflow.models.user import one_line
 from ddlflow.train.objectives import Objective
 
+HINT_ROWS, HINT_SPREAD, HINT_LEAST = 64, 10.0, 1e-6
+
 
 def check_objective(objective: Objective, *, num_classes: int | None = None) -> None:
     """Try a loss on two and three rows.
@@ -63,7 +65,8 @@ def check_model(
         objective: what it is trained for.
         num_features: columns of ``features``.
         category_sizes: codes of each categorical column.
-        num_classes: of the label, for multiclass.
+        num_classes: of the label, for multiclass; None: not counted yet, and the model's outputs
+            may be of any number.
         row_counts: rows of each trial slice; include 1 where a virtual rank may get one row.
 
     Returns:
@@ -75,7 +78,6 @@ def check_model(
             another shape or dtype than the objective needs, or no gradient reaches any of it;
             or the loss fails ``check_objective``.
     """
-    check_objective(objective, num_classes=num_classes)
     name = type(model).__qualname__
     trainable = {key: p for key, p in model.named_parameters() if p.requires_grad}
     if not trainable:
@@ -86,6 +88,10 @@ def check_model(
     except Exception as error:
         raise SpecError(f"{name} cannot be copied: {one_line(error)}.") from error
     reached: set[str] = set()
+    if objective.kind == "multiclass" and num_classes is None:
+        with _own_randomness(device):
+            num_classes = _width(trial, _inputs(2, num_features, category_sizes, device))
+    check_objective(objective, num_classes=num_classes)
     num_outputs = objective.num_outputs(num_classes)
     with _own_randomness(device):
         for num_rows in row_counts:
@@ -106,6 +112,56 @@ def check_model(
     return tuple(key for key in trainable if key not in reached)
 
 
+def looks_like(
+    model: nn.Module,
+    objective: Objective,
+    *,
+    num_features: int,
+    category_sizes: Sequence[int] = (),
+) -> str | None:
+    """What the outputs seem to be, with advice, where they seem to be no logits; else None."""
+    if objective.kind == "regression":
+        return None
+    device = next(model.parameters()).device
+    trial = copy.deepcopy(model).eval()
+    with _own_randomness(device), torch.no_grad():
+        features, *codes = _inputs(HINT_ROWS, num_features, category_sizes, device)
+        # Far apart, so that logits would leave 0 to 1.
+        outputs = trial(features * HINT_SPREAD, *codes).double()
+    least, greatest = float(outputs.min()), float(outputs.max())
+    if greatest - least < HINT_LEAST:
+        return None  # a last layer that starts at 0 says nothing
+    is_sum = objective.kind == "binary"  # else the classes' shares have to add up
+    if least >= 0 and greatest <= 1 and (is_sum or _all_one(outputs.sum(1))):
+        last = "sigmoid" if is_sum else "softmax"
+        return (
+            f"probabilities (all in 0 to 1); {objective.name} expects logits and learns badly from "
+            f"them. Leave the last {last} out: predictions are probabilities all the same."
+        )
+    if greatest <= 0 and (is_sum or _all_one(outputs.exp().sum(1))):
+        last = "logsigmoid" if is_sum else "log_softmax"
+        return (
+            f"log-probabilities; {objective.name} expects logits and normalises them itself. Leave "
+            f"the last {last} out."
+        )
+    return None
+
+
+def _all_one(sums: Tensor) -> bool:
+    return bool(torch.allclose(sums, torch.ones_like(sums), atol=1e-4))
+
+
+def _width(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """Columns of the outputs, 2 or more: what fewer, or an error, means is said by ``_outputs``."""
+    with torch.no_grad():
+        try:
+            outputs = model(*inputs)
+        except Exception:
+            return 2
+    columns = outputs.shape[1] if isinstance(outputs, Tensor) and outputs.dim() == 2 else 2
+    return max(2, int(columns))
+
+
 def _outputs(
     model: nn.Module, name: str, inputs: tuple[Tensor, ...], num_rows: int, num_outputs: int
 ) -> Tensor:
@@ -123,7 +179,11 @@ def _outputs(
             f"expected a float32 tensor of shape {expected}."
         )
     if list(outputs.shape) != expected or not outputs.is_floating_point():
-        advice = " Drop the last axis with squeeze(1)." if num_outputs == 1 else ""
+        advice = (
+            " Drop the last axis with squeeze(1)."
+            if num_outputs == 1
+            else f" The label has {num_outputs} classes: take num_outputs as an argument."
+        )
         raise SpecError(
             f"{name} gave {outputs.dtype} of shape {list(outputs.shape)} for {num_rows} row(s) "
             f"in {mode}; expected floating point of shape {expected}.{advice}"

@@ -9,7 +9,7 @@ from ddlflow.errors import SpecError
 from ddlflow.models.mlp import Mlp
 from ddlflow.spec.pipeline import UserObjective
 from ddlflow.train.objectives import objective_for
-from ddlflow.train.probe import check_model, check_objective
+from ddlflow.train.probe import check_model, check_objective, looks_like
 
 
 def user(function, like="binary"):
@@ -142,3 +142,41 @@ def test_multiclass_loss_is_tried_with_as_many_classes_as_there_are():
     check_objective(loss, num_classes=7)
     with pytest.raises(SpecError, match="raised on 2 row"):
         check_objective(loss, num_classes=6)
+
+
+@pytest.mark.parametrize(
+    ("last", "kind", "word"),
+    [
+        (torch.sigmoid, "binary", "probabilities"),
+        (F.logsigmoid, "binary", "log-probabilities"),
+        (lambda x: x, "binary", None),
+        (lambda x: x * 0, "binary", None),
+        (torch.sigmoid, "regression", None),
+        (lambda x: x.softmax(1), "multiclass", "probabilities"),
+        (lambda x: x.log_softmax(1), "multiclass", "log-probabilities"),
+        (torch.sigmoid, "multiclass", None),  # no shares of one whole
+        (lambda x: x, "multiclass", None),
+    ],
+)
+def test_outputs_that_are_no_logits_are_hinted_at(last, kind, word):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 4 if kind == "multiclass" else 1)
+
+        def forward(self, features):
+            outputs = self.layer(features)
+            return last(outputs if kind == "multiclass" else outputs.squeeze(1))
+
+    torch.manual_seed(0)
+    hint = looks_like(Own(), objective_for(kind), num_features=3)
+    assert (hint or "").startswith(word or "")
+    assert (hint is None) == (word is None)
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+def test_before_the_classes_are_counted_any_number_of_outputs_will_do(classes):
+    model = nn.Linear(3, classes)
+    assert check_model(model, objective_for("multiclass"), num_features=3) == ()
+    with pytest.raises(SpecError, match=r"expected floating point of shape \[2, 5\]"):
+        check_model(model, objective_for("multiclass"), num_features=3, num_classes=5)
