@@ -23,6 +23,7 @@ from torch import nn
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.rows import Standardisation
 from ddlflow.data.shard import map_shard, write_shard
+from ddlflow.data.statistics import empty
 from ddlflow.models.standardise import Standardise
 from ddlflow.spec.model import Mlp
 from ddlflow.spec.pipeline import Train
@@ -61,7 +62,7 @@ def _fold(paths: list[Path], held_out: int) -> FoldRows:
     features = np.concatenate([map_shard(path)["features"] for path in train]).astype(np.float64)
     buffers = Standardise(features.mean(0), features.var(0))
     scaling = Standardisation(buffers.mean.numpy(), buffers.scale.numpy(), False)
-    return FoldRows(train, (paths[held_out],), scaling)
+    return FoldRows(train, (paths[held_out],), scaling, empty(1, 0))
 
 
 def members(settings: int, batch_rows: int) -> list[Member]:

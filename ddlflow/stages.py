@@ -17,7 +17,7 @@ from ddlflow.spec.pipeline import Made, Training
 from ddlflow.storage import write_json
 
 # A stage's own version: raised when its result changes for the same settings.
-VERSION = {"source": 1, "prepare": 2, "train": 2, "evaluate": 1, "infer": 2}
+VERSION = {"source": 1, "prepare": 3, "train": 3, "evaluate": 2, "infer": 3}
 # What of the data section decides the shards alone, and so the digest of the prepared data.
 SHARDS_ALONE = {"source", "test_source", "split", "seed"}
 

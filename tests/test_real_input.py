@@ -154,11 +154,13 @@ def test_penalised_coefficients_are_scikit_learns(
     plain = LinearRegression().fit(standardised, diabetes.target)
     model = load_model(folder)
     assert model.columns.numeric == tuple(names)
-    found = model.predictor.net.weight.detach().numpy()[0]
+    # The net learned the label by its distance from the mean, in deviations.
+    found = model.predictor.net.weight.detach().double().numpy()[0] * diabetes.target.std()
     largest = np.abs(expected.coef_).max()
     np.testing.assert_allclose(found, expected.coef_, rtol=0, atol=0.01 * largest)
     np.testing.assert_array_equal(found == 0, expected.coef_ == 0)
-    intercept = float(model.predictor.net.bias.detach()[0])
+    bias = float(model.predictor.net.bias.detach()[0])
+    intercept = diabetes.target.mean() + bias * diabetes.target.std()
     assert intercept == pytest.approx(expected.intercept_, abs=0.01 * largest)
     # The fit without a penalty is far from that: it is the penalty that is compared.
     assert np.abs(expected.coef_ - plain.coef_).max() > 0.1 * largest

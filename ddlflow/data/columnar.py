@@ -36,6 +36,25 @@ def parquet_batches(
         )
 
 
+def parquet_extremes(
+    handle: pa.NativeFile, start: int, stop: int, columns: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """The least and the greatest value of columns in row groups [start, stop), where all say so."""
+    with pq.ParquetFile(handle) as file:
+        metadata = file.metadata
+    places = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
+    found: dict[str, tuple[float, float]] = {}
+    for name in columns:
+        if name not in places:
+            continue
+        groups = range(start, stop)
+        known = [metadata.row_group(i).column(places[name]).statistics for i in groups]
+        if all(one is not None and one.has_min_max for one in known):
+            low, high = min(one.min for one in known), max(one.max for one in known)
+            found[name] = float(low), float(high)
+    return found
+
+
 def arrow_layout(handle: pa.NativeFile) -> tuple[pa.Schema, tuple[int, ...]]:
     """The schema, and the rows of each record batch."""
     file = pa.ipc.open_file(handle)

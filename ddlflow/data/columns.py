@@ -13,10 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ddlflow.data.convert import numbers_of, text_or_whole, whole_of, words_of
+from ddlflow.data.convert import text_or_whole, whole_of, words_of
 from ddlflow.data.derive import read_by
 from ddlflow.data.known import as_parsed, read_back
 from ddlflow.data.matrix import Float32, interleave
+from ddlflow.data.numbers import float_values, plain
+from ddlflow.data.offsets import Number
 from ddlflow.data.roles import Labels
 from ddlflow.data.schema import meant
 from ddlflow.errors import DataError
@@ -41,11 +43,14 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """The label: ``classes`` in the order of their indices; none for a regression."""
+    """The label: ``classes`` in the order of their indices, none for a regression, whose
+    ``offset`` is taken off before it becomes float32.
+    """
 
     name: str
     kind: Labels
     classes: tuple[Value, ...] = ()
+    offset: Number = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,11 @@ class Encoded:
     """A batch of n rows as numbers.
 
     Attributes:
-        features: float32 [n, F], C-contiguous; missing and infinite values are NaN.
+        features: float32 [n, F], C-contiguous, less the columns' offsets; missing and infinite
+            values are NaN.
         categories: int32 [n, C]; None where C is 0.
-        label: float32 [n] (binary, regression) or int64 [n] (multiclass); None if not asked for.
+        label: float32 [n] (binary; regression, less its offset) or int64 [n] (multiclass); None if
+            not asked for.
         missing: by column, how many values were null or NaN.
         infinite: by numeric column, how many were infinite (so is what float32 cannot hold).
         unseen: by category, how many values are not in its vocabulary.
@@ -79,6 +86,8 @@ class Columns:
         label: the label.
         types: what the columns that the model reads were in the source (``known.written``).
         derive: the features that are computed, with their expressions, and what these read.
+        offsets: what is taken off a numeric feature before it becomes float32, where that would
+            not resolve it (``ddlflow.data.offsets``).
     """
 
     numeric: tuple[str, ...]
@@ -86,6 +95,7 @@ class Columns:
     label: Label
     types: Mapping[str, str] = field(default_factory=dict)
     derive: Mapping[str, str] = field(default_factory=dict)
+    offsets: dict[str, Number] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, dicts and scalars."""
@@ -100,11 +110,10 @@ class Columns:
                 Category(c["name"], c["kind"], tuple(c["values"]), c["rest"])
                 for c in value["categories"]
             ),
-            label=Label(
-                value["label"]["name"], value["label"]["kind"], tuple(value["label"]["classes"])
-            ),
+            label=Label(**value["label"] | {"classes": tuple(value["label"]["classes"])}),
             types=value["types"],
             derive=value["derive"],
+            offsets=dict(value["offsets"]),
         )
 
     @property
@@ -143,7 +152,10 @@ class Columns:
             DataError: a column is missing, or holds what cannot be turned into numbers.
         """
         rows = batch.num_rows
-        arrays = [float_values(_column(batch, name), name) for name in self.numeric]
+        arrays = [
+            float_values(_column(batch, name), name, self.offsets.get(name, 0))
+            for name in self.numeric
+        ]
         missing: dict[str, int] = {}
         infinite: dict[str, int] = {}
         unseen: dict[str, int] = {}
@@ -169,46 +181,13 @@ class Columns:
         return Encoded(features, codes, label, missing, infinite, unseen)
 
 
-def float_values(array: pa.Array, name: str) -> Float32:
-    """A numeric column as float32 [n]: null is NaN, infinities stay.
-
-    Whole numbers above 2^24 and decimals are rounded to the nearest float32.
-
-    Raises:
-        DataError: the column is no number.
-    """
-    with np.errstate(over="ignore"):  # beyond float32: infinite, and counted as such
-        converted: Float32 = number_values(array, name).astype(np.float32, copy=False)
-    return converted
-
-
-def number_values(array: pa.Array, name: str) -> npt.NDArray[Any]:
-    """As ``float_values``, in the type that the column has: without a copy where it has no null."""
-    array = numbers_of(_plain(array), name)
-    type_ = array.type
-    if pa.types.is_boolean(type_):
-        array = array.cast(pa.uint8())
-    elif pa.types.is_decimal(type_):
-        array = array.cast(pa.float64())
-    elif pa.types.is_null(type_):
-        return np.full(len(array), np.nan, dtype=np.float32)
-    elif not (pa.types.is_integer(type_) or pa.types.is_floating(type_)):
-        shown = next((repr(v) for v in array.slice(0, 100).to_pylist() if v is not None), type_)
-        raise DataError(
-            f"Column {name} holds {shown} (type {type_}), where numbers are expected. "
-            "Give the numbers, or leave the value out if it is missing."
-        )
-    values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
-    return values
-
-
 def category_codes(array: pa.Array, category: Category) -> npt.NDArray[np.int32]:
     """Codes int32 [n] of a categorical column.
 
     Raises:
         DataError: a column of another type, of which it is not plain what its values are.
     """
-    array = _plain(array)
+    array = plain(array)
     if category.kind == "text":
         values = words_of(array, category.name, category.values)
     else:
@@ -225,7 +204,7 @@ def category_values(array: pa.Array, name: str, kind: str) -> pa.Array:
     Raises:
         DataError: a category of whole numbers holds something else.
     """
-    array = _plain(array)
+    array = plain(array)
     return text_or_whole(array, is_text=True) if kind == "text" else whole_of(array, name)
 
 
@@ -236,7 +215,7 @@ def label_values(array: pa.Array, label: Label) -> npt.NDArray[Any]:
         DataError: a label that is missing, or of no known class.
     """
     if label.kind == "regression":
-        return float_values(array, label.name)
+        return float_values(array, label.name, label.offset)
     keys = label_keys(array)
     if pa.types.is_null(keys.type):
         raise DataError(f"Label {label.name} is missing in every row.")
@@ -262,7 +241,7 @@ def label_values(array: pa.Array, label: Label) -> npt.NDArray[Any]:
 
 def label_keys(array: pa.Array) -> pa.Array:
     """A class label in one of four types: bool, int64, float64 or text."""
-    array = _plain(array)
+    array = plain(array)
     type_ = array.type
     if pa.types.is_boolean(type_) or pa.types.is_string(type_) or pa.types.is_null(type_):
         return array
@@ -273,7 +252,7 @@ def label_keys(array: pa.Array) -> pa.Array:
 
 def missing_mask(array: pa.Array) -> npt.NDArray[np.bool_]:
     """True [n] where a value is null or NaN."""
-    mask: npt.NDArray[np.bool_] = pc.is_null(_plain(array), nan_is_null=True).to_numpy(
+    mask: npt.NDArray[np.bool_] = pc.is_null(plain(array), nan_is_null=True).to_numpy(
         zero_copy_only=False
     )
     return mask
@@ -281,10 +260,6 @@ def missing_mask(array: pa.Array) -> npt.NDArray[np.bool_]:
 
 def _shown(classes: tuple[Value, ...]) -> str:
     return ", ".join(str(c) for c in classes[:10]) + (", ..." if len(classes) > 10 else "")
-
-
-def _plain(array: pa.Array) -> pa.Array:
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:

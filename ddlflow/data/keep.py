@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ddlflow.data.columns import float_values, missing_mask
+from ddlflow.data.columns import missing_mask
+from ddlflow.data.numbers import float_values
 from ddlflow.data.roles import Roles
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data

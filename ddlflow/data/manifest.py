@@ -44,11 +44,19 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The exact statistics of all shards of one split and part (``fold``, as a shard's)."""
+    """The exact statistics of all shards of one split and part (``fold``, as a shard's).
+
+    Attributes:
+        split: train, validation or test.
+        fold: the part.
+        statistics: of the numeric features, and the rows of each class.
+        label: of a regression's label, as of one feature; None where the label is a class.
+    """
 
     split: SplitName
     fold: int | None
     statistics: Statistics
+    label: Statistics | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +159,18 @@ class Manifest:
 
     def fold_statistics(self, fold: int) -> Statistics:
         """Exact statistics of the rows that a fold trains on: what standardises its model."""
-        return self._merged(lambda g: g.split == "train" and g.fold in self.folds[fold].train)
+        return self._merged(self._in_fold(fold))
+
+    def label_statistics(self, split: SplitName = "train", fold: int | None = None) -> Statistics:
+        """Exact statistics of a regression's label, as of one feature.
+
+        Args:
+            split: whose rows.
+            fold: of the rows that this fold trains on instead.
+        """
+        wanted = self._in_fold(fold) if fold is not None else lambda group: group.split == split
+        found = (group.label for group in self.groups if wanted(group))
+        return merge((label for label in found if label is not None), empty(1, 0))
 
     def rows(self, split: SplitName) -> int:
         """The rows of a split."""
@@ -160,6 +179,9 @@ class Manifest:
     def statistics(self, split: SplitName) -> Statistics:
         """Exact statistics of a split's rows, all folds together."""
         return self._merged(lambda group: group.split == split)
+
+    def _in_fold(self, fold: int) -> Callable[[Group], bool]:
+        return lambda group: group.split == "train" and group.fold in self.folds[fold].train
 
     def _merged(self, wanted: Callable[[Group], bool]) -> Statistics:
         start = empty(len(self.columns.numeric), len(self.columns.label.classes))
@@ -176,10 +198,7 @@ class Manifest:
             "tensors": self._tensors(),
             "columns": self.columns.to_json(),
             "shards": [asdict(shard) for shard in self.shards],
-            "groups": [
-                {"split": g.split, "fold": g.fold, "statistics": g.statistics.to_json()}
-                for g in self.groups
-            ],
+            "groups": [_group_json(group) for group in self.groups],
             "folds": [asdict(fold) for fold in self.folds],
         }
         return value | {name: getattr(self, name) for name in ABOUT}
@@ -219,10 +238,7 @@ class Manifest:
             manifest = cls(
                 columns=Columns.from_json(value["columns"]),
                 shards=tuple(Shard(**shard) for shard in value["shards"]),
-                groups=tuple(
-                    Group(g["split"], g["fold"], Statistics.from_json(g["statistics"]))
-                    for g in value["groups"]
-                ),
+                groups=tuple(_group_of(group) for group in value["groups"]),
                 source=value["source"],
                 settings=value["settings"],
                 dropped=value["dropped"],
@@ -243,3 +259,14 @@ class Manifest:
         if damaged:
             raise DataError(f"{path} is damaged: its digest does not fit its shards. {again}")
         return manifest
+
+
+def _group_json(group: Group) -> dict[str, Any]:
+    label = None if group.label is None else group.label.to_json()
+    statistics = group.statistics.to_json()
+    return {"split": group.split, "fold": group.fold, "statistics": statistics, "label": label}
+
+
+def _group_of(value: dict[str, Any]) -> Group:
+    label = None if value["label"] is None else Statistics.from_json(value["label"])
+    return Group(value["split"], value["fold"], Statistics.from_json(value["statistics"]), label)

@@ -11,6 +11,7 @@ from ddlflow.data.columns import Category, Columns, Label, Value
 from ddlflow.data.derive import needed
 from ddlflow.data.keep import REASONS, Lost, check_refused
 from ddlflow.data.known import kept
+from ddlflow.data.offsets import Number, offset_of
 from ddlflow.data.pieces import Quotas, RangeTask
 from ddlflow.data.scan import MAX_CLASSES, ScanTask, category_kind, check_vocabulary
 from ddlflow.errors import DataError
@@ -19,8 +20,17 @@ Json = dict[str, Any]
 Int64 = npt.NDArray[np.int64]
 
 
+def points_of(scanned: list[Json]) -> dict[str, list[Number]]:
+    """Values of the columns that may need an offset, over all ranges."""
+    found: dict[str, list[Number]] = {}
+    for result in scanned:
+        for name, points in result["points"].items():
+            found.setdefault(name, []).extend(points)
+    return found
+
+
 def learn(scans: list[ScanTask], scanned: list[Json]) -> tuple[Columns, Lost]:
-    """What the first pass found: vocabularies, classes, and what is left out.
+    """What the first pass found: vocabularies, classes, offsets, and what is left out.
 
     Raises:
         DataError: refused values, no row, unknown splits, a label with one value alone, or
@@ -58,13 +68,16 @@ def learn(scans: list[ScanTask], scanned: list[Json]) -> tuple[Columns, Lost]:
             f"Split column {task.roles.split} holds {', '.join(unknown[:5])}; "
             "allowed are train, validation and test."
         )
-    label = Label(task.roles.label, task.labels, _classes(task, counts))
+    offsets = {name: offset_of(points) for name, points in points_of(scanned).items()}
+    offset = offsets.pop(task.roles.label, 0)
+    label = Label(task.roles.label, task.labels, _classes(task, counts), offset)
     categories = tuple(_category(name, scans, scanned) for name in task.roles.categorical)
     derived, own = needed(task.roles.features, task.source.derived)
     schema = task.source.schema
     types = kept({name: schema[name] for name in [*task.roles.features, *own]})
     derive = {column.name: column.sql for column in derived}
-    columns = Columns(task.roles.numeric, categories, label, types, derive)
+    shifted = {name: offset for name, offset in offsets.items() if offset}
+    columns = Columns(task.roles.numeric, categories, label, types, derive, shifted)
     by_column = {reason: dict(found) for reason, found in named.items() if found}
     return columns, Lost(dict(dropped), by_column, dict(missing))
 

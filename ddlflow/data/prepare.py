@@ -24,7 +24,7 @@ from ddlflow.data.keep import Lost
 from ddlflow.data.known import Types, as_parsed
 from ddlflow.data.losses import losses
 from ddlflow.data.manifest import FORMAT, NAME, Fold, Group, Manifest, Shard, SplitName
-from ddlflow.data.plan import learn, range_tasks
+from ddlflow.data.plan import learn, points_of, range_tasks
 from ddlflow.data.roles import Labels, Roles, choose
 from ddlflow.data.scan import ScanTask, scan_range
 from ddlflow.data.schema import kind_of, meant
@@ -32,6 +32,7 @@ from ddlflow.data.source import Source, open_source, ranges
 from ddlflow.data.statistics import Statistics, empty, merge
 from ddlflow.data.storage import is_temporary, remove_leftovers, writing
 from ddlflow.data.tally import tally_range
+from ddlflow.data.unresolved import unresolved
 from ddlflow.data.write import write_range
 from ddlflow.errors import DataError, InputError
 from ddlflow.redact import redacted_values
@@ -86,9 +87,9 @@ def prepare(
         written = list(map(write_range, tasks, "write"))
         sizes = [sum(piece["rows"] for piece in result["pieces"]) for result in scanned]
         manifest = _manifest(spec, sources, columns, written, lost)
-        manifest = replace(
-            manifest, warnings=(*roles.notes, *manifest.warnings), range_rows=tuple(sizes)
-        )
+        blind = unresolved(manifest, points_of(scanned))
+        warnings = (*roles.notes, *manifest.warnings, *blind)
+        manifest = replace(manifest, warnings=warnings, range_rows=tuple(sizes))
         if cv is not None:
             manifest = replace(manifest, cv=cv.dealing(labels), folds=folds)
             manifest = replace(manifest, warnings=(*manifest.warnings, *judge(manifest)))
@@ -152,9 +153,11 @@ def _manifest(
     groups = []
     by_group: dict[tuple[SplitName, int | None], list[Json]] = {}
     for shard, result in zip(shards, found, strict=True):
-        by_group.setdefault((shard.split, shard.fold), []).append(result["statistics"])
+        by_group.setdefault((shard.split, shard.fold), []).append(result)
     for (name, part), results in by_group.items():
-        groups.append(Group(name, part, merge(map(Statistics.from_json, results), start)))
+        merged = merge((Statistics.from_json(r["statistics"]) for r in results), start)
+        labels = [Statistics.from_json(r["label"]) for r in results if "label" in r]
+        groups.append(Group(name, part, merged, merge(labels, empty(1, 0)) if labels else None))
     together = merge((group.statistics for group in groups), start)
     gone = (together.missing + together.infinite).tolist()
     replaced = dict(zip(columns.numeric, gone, strict=True)) | lost.missing

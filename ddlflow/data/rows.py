@@ -1,6 +1,6 @@
 """The rows of some shards, one after the other: mapped, standardised as they are copied."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,13 +36,19 @@ class Rows:
     Args:
         paths: the shards' files.
         standardisation: put on features as they are copied; none: they stay as they are.
+        label: what labels become as they are copied; none: they stay as they are.
 
     Attributes:
         rows: how many there are.
         columns: the names that the shards have, of `COLUMNS`.
     """
 
-    def __init__(self, paths: Sequence[Path], standardisation: Standardisation | None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        standardisation: Standardisation | None,
+        label: Callable[[Array], Array] | None = None,
+    ) -> None:
         self._shards = [map_shard(path) for path in paths]
         for shard in self._shards:  # models are called with features first, even with none of them
             shard.setdefault("features", np.empty((len(shard["label"]), 0), np.float32))
@@ -51,6 +57,7 @@ class Rows:
         self.rows = int(self._starts[-1])
         self.columns = [name for name in COLUMNS if self._shards and name in self._shards[0]]
         self._standardisation = standardisation
+        self._label = label
         if standardisation is not None:
             # Tiled to a block's length: an operation on flat arrays of one length runs at memory
             # speed, one that broadcasts 28 columns runs at half of it (measured).
@@ -65,8 +72,8 @@ class Rows:
     def read(self, start: int, stop: int, out: Arrays, at: int) -> None:
         """Copies rows [start, stop) to ``out[column][at:]``, for each column that ``out`` has.
 
-        Features are standardised. ``row``, the rows' numbers in the source, is no training column,
-        but can be read alone.
+        Features and labels are standardised. ``row``, the rows' numbers in the source, is no
+        training column, but can be read alone.
         """
         shard = int(np.searchsorted(self._starts, start, side="right")) - 1
         while start < stop:
@@ -77,6 +84,8 @@ class Rows:
                 target = column[at : at + end - start]
                 if name == "features" and self._standardisation is not None:
                     self._standardise(source, target)
+                elif name == "label" and self._label is not None:
+                    np.copyto(target, self._label(source))
                 else:
                     np.copyto(target, source)
             at += end - start

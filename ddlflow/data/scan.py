@@ -17,14 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ddlflow.data.columns import (
-    Value,
-    category_values,
-    float_values,
-    label_keys,
-    missing_mask,
-)
+from ddlflow.data import columnar
+from ddlflow.data.columns import Value, category_values, label_keys, missing_mask
+from ddlflow.data.files import open_file, reading
 from ddlflow.data.keep import keep, needs_features
+from ddlflow.data.numbers import number_values
+from ddlflow.data.offsets import Number, is_wide, looked_at, may_need, thinned
 from ddlflow.data.roles import Labels, Roles
 from ddlflow.data.schema import kind_of
 from ddlflow.data.source import Range, Source, read
@@ -85,8 +83,8 @@ def scan_range(task: ScanTask) -> dict[str, Any]:
 
     Returns:
         JSON: pieces (rows, kept, classes as [value, count], extent of a regression's label),
-        categories, missing (rows without a category, by feature), splits, dropped, columns
-        (that rows were dropped for), refused.
+        categories, missing (rows without a category, by feature), splits, points (values of the
+        columns that may need an offset), dropped, columns (that rows were dropped for), refused.
 
     Raises:
         DataError: a damaged file, a value that does not fit, too many classes or categories.
@@ -102,7 +100,9 @@ def scan_range(task: ScanTask) -> dict[str, Any]:
     missing: Counter[str] = Counter()
     columns: dict[str, Counter[str]] = {}
     refused: dict[str, Counter[str]] = {}
-    for batch in _spooling(task):
+    wide = _wide(task)
+    points: dict[str, list[Number]] = {name: [] for name in wide}
+    for batch in _spooling(task, wide):
         kept = keep(batch, task.roles, task.spec, task.labels)
         dropped.update(kept.dropped)
         for counts_of, found in ((columns, kept.columns), (refused, kept.refused)):
@@ -119,6 +119,9 @@ def scan_range(task: ScanTask) -> dict[str, Any]:
         for name, counts in vocabularies.items():
             _count(task, batch, name, counts)
             missing[name] += int(np.count_nonzero(missing_mask(batch.column(name))))
+        for name in wide:
+            seen = number_values(looked_at(batch.column(name)), name)
+            points[name] = thinned(points[name], seen)
         if task.roles.split is not None and not task.is_test:
             names = batch.column(task.roles.split).cast(pa.string())
             splits.update({str(name): count for name, count in _value_counts(names)})
@@ -128,6 +131,7 @@ def scan_range(task: ScanTask) -> dict[str, Any]:
         "categories": {n: [list(c), list(c.values())] for n, c in vocabularies.items()},
         "missing": dict(missing),
         "splits": dict(splits),
+        "points": points,
         "dropped": dict(dropped),
         "columns": {reason: dict(found) for reason, found in columns.items()},
         "refused": {reason: dict(found) for reason, found in refused.items()},
@@ -141,35 +145,50 @@ def category_kind(schema: dict[str, pa.DataType], name: str) -> str:
     return "text" if kind_of(schema[name]) == "text" else "integer"
 
 
-def _columns(task: ScanTask) -> list[str]:
+def _wide(task: ScanTask) -> list[str]:
+    """The columns that may need an offset: of a Parquet file its own statistics tell most apart."""
+    if task.is_test:
+        return []
+    target = [task.roles.label] if task.labels == "regression" else []
+    schema = task.source.schema
+    wide = [name for name in [*task.roles.numeric, *target] if is_wide(schema[name])]
+    known = _extremes(task, wide) if wide else {}
+    return [name for name in wide if may_need(known.get(name), schema[name])]
+
+
+def _extremes(task: ScanTask, columns: list[str]) -> dict[str, tuple[float, float]]:
+    """The least and the greatest value of columns in the range, where the file itself says so."""
+    source, part = task.source, task.part
+    file = source.files[part.file]
+    inside = [name for name in columns if name in source.names]
+    if source.dialect.format != "parquet" or not inside:
+        return {}
+    with reading(file.path), open_file(source.address, file) as handle:
+        return columnar.parquet_extremes(handle, part.start, part.stop, inside)
+
+
+def _columns(task: ScanTask, wide: list[str]) -> list[str]:
     """The columns that this pass reads."""
     keys = task.roles.keys(is_test=task.is_test)
-    if task.spool is not None or needs_features(task.spec):
-        return [*keys, *(name for name in task.roles.numeric if name not in keys)]
-    return keys
+    reads_all = task.spool is not None or needs_features(task.spec)
+    return list(dict.fromkeys([*keys, *(task.roles.numeric if reads_all else wide)]))
 
 
-def _spooling(task: ScanTask) -> Iterator[pa.RecordBatch]:
-    """The range's pieces; those of a text format are also written to the spool."""
-    batches = read(task.source, task.part, _columns(task))
+def _spooling(task: ScanTask, wide: list[str]) -> Iterator[pa.RecordBatch]:
+    """The range's pieces; those of a text format are also written to the spool, as parsed."""
+    batches = read(task.source, task.part, _columns(task, wide))
     if task.spool is None:
         yield from batches
         return
-    as_float = {*task.roles.numeric} - {task.roles.by}  # times are compared as they are
     with replacing(task.spool) as temporary, ExitStack() as stack:
         writer = None
         for batch in batches:
-            arrays = [
-                pa.array(float_values(column, name)) if name in as_float else column
-                for name, column in zip(batch.schema.names, batch.columns, strict=True)
-            ]
-            parsed = pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
             if writer is None:
                 sink = stack.enter_context(pa.OSFile(str(temporary), "wb"))
-                writer = stack.enter_context(pa.ipc.new_file(sink, parsed.schema))
+                writer = stack.enter_context(pa.ipc.new_file(sink, batch.schema))
             with writing(task.spool):
-                writer.write_batch(parsed)
-            yield parsed
+                writer.write_batch(batch)
+            yield batch
         if writer is None:
             temporary.touch()
 
@@ -210,7 +229,7 @@ def _extent(task: ScanTask, batch: pa.RecordBatch) -> list[float]:
     """The least and the largest label of a piece of a regression; nothing where there is none."""
     if task.labels != "regression":
         return []
-    label = float_values(batch.column(task.roles.label), task.roles.label)
+    label = number_values(batch.column(task.roles.label), task.roles.label)
     finite = label[np.isfinite(label)]
     return [float(finite.min()), float(finite.max())] if finite.size else []
 

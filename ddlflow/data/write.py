@@ -9,8 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ddlflow.data import matrix, split
-from ddlflow.data.columns import category_codes, number_values
+from ddlflow.data.columns import Columns, category_codes
 from ddlflow.data.dealing import Dealing, parts_of
+from ddlflow.data.numbers import number_values
 from ddlflow.data.pieces import Piece, RangeTask, pieces
 from ddlflow.data.shard import write_shard
 from ddlflow.data.statistics import Statistics, of_column
@@ -37,7 +38,8 @@ def write_range(task: RangeTask) -> dict[str, Any]:
     """Writes a range's shards.
 
     Returns:
-        JSON: shards (path, split, fold, rows, sha256, statistics), in order.
+        JSON: shards (path, split, fold, rows, sha256, statistics, label: of a regression its
+        statistics), in order.
 
     Raises:
         DataError: a value that does not fit.
@@ -69,7 +71,7 @@ def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[dict[
     order, bounds = _order(task, piece, _cell_of(task, piece), len(cells))
 
     buffers.reserve(batch.num_rows, len(columns.numeric))
-    features, facts = _features(batch, columns.numeric, order, bounds, buffers)
+    features, facts = _features(batch, columns, order, bounds, buffers)
     tensors: dict[str, npt.NDArray[Any]] = {"features": features} if columns.numeric else {}
     if columns.categories:
         codes = [category_codes(batch.column(c.name), c)[order] for c in columns.categories]
@@ -93,6 +95,7 @@ def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[dict[
         shards.append(
             {"path": path, "split": name, "fold": part, "rows": rows, "sha256": sha256}
             | {"statistics": statistics.to_json()}
+            | ({} if num_classes else {"label": _of_label(found["label"]).to_json()})
         )
     return shards
 
@@ -121,13 +124,13 @@ def _cell_of(task: RangeTask, piece: Piece) -> npt.NDArray[np.unsignedinteger[An
 
 def _features(
     batch: pa.RecordBatch,
-    names: tuple[str, ...],
+    columns: Columns,
     order: npt.NDArray[np.intp],
     bounds: npt.NDArray[np.intp],
     buffers: _Buffers,
 ) -> tuple[matrix.Float32, npt.NDArray[np.float64]]:
     """The rows in the given order, and the facts [7, cells, F] of each cell's columns."""
-    rows = batch.num_rows
+    names, rows = columns.numeric, batch.num_rows
     cells = len(bounds) - 1
     facts = np.empty((7, cells, len(names)))
     scratch, pairs = buffers.pairs[-1, :rows], buffers.pairs[:-1, :rows]
@@ -135,18 +138,26 @@ def _features(
         pair = pairs[first // 2]
         for lane, name in enumerate(names[first : first + 2]):
             with np.errstate(over="ignore"):  # beyond float32: infinite, as in float_values
-                matrix.lanes(scratch)[:, lane] = number_values(batch.column(name), name)
+                matrix.lanes(scratch)[:, lane] = _numbers(batch, name, columns)
         np.take(scratch, order, out=pair, mode="clip")
-        for lane in range(len(names[first : first + 2])):
+        for lane, name in enumerate(names[first : first + 2]):
             column = matrix.lanes(pair)[:, lane]
             values = column.copy()  # contiguous: the passes over it are several times faster
             for cell in range(cells):
-                facts[:, cell, first + lane] = of_column(values[bounds[cell] : bounds[cell + 1]])
+                here = slice(bounds[cell], bounds[cell + 1])
+                facts[:, cell, first + lane] = own = of_column(values[here])
+                if own[3] == own[4]:  # one value in float32: is it one in the source?
+                    truth = _numbers(batch, name, columns)[order[here]][np.isfinite(values[here])]
+                    facts[3:5, cell, first + lane] = truth.min(), truth.max()
             if facts[-1, :, first + lane].any():
                 column[:] = values  # where infinities are NaN now
     features = buffers.features[:rows]
     matrix.spread(pairs, features)
     return features, facts
+
+
+def _numbers(batch: pa.RecordBatch, name: str, columns: Columns) -> npt.NDArray[Any]:
+    return number_values(batch.column(name), name, columns.offsets.get(name, 0))
 
 
 def _order(
@@ -162,6 +173,12 @@ def _order(
         return shuffled[np.argsort(of, kind="stable")], np.concatenate([[0], ends])
     cells = [shuffled[of == cell] for cell in range(num_cells)]
     return np.concatenate(cells), np.cumsum([0, *map(len, cells)])
+
+
+def _of_label(label: npt.NDArray[np.float32]) -> Statistics:
+    """The statistics of a regression's label [n], as of one feature."""
+    facts = np.array(of_column(label.copy()), dtype=np.float64)[:, None]
+    return _statistics(len(label), facts, np.zeros(0, dtype=np.int64))
 
 
 def _statistics(rows: int, facts: npt.NDArray[np.float64], class_counts: Int64) -> Statistics:

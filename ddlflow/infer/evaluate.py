@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from ddlflow.data.manifest import Manifest, Shard, SplitName
+from ddlflow.data.offsets import Number
 from ddlflow.data.shard import map_shard
 from ddlflow.data.verified import verified
 from ddlflow.infer.model import PASS_ROWS, load_model
 from ddlflow.infer.predict import Map
 from ddlflow.train.histogram import FeatureHistogram, histogram_edges, histogram_range
-from ddlflow.train.validation import empty_scores
+from ddlflow.train.validation import empty_scores, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def evaluate(
         Task(str(model_folder), str(dataset), manifest.digest, shard, feature, threads)
         for shard in manifest.shards_of(split)
     ]
-    scores = empty_scores(dataset, manifest)
+    scores = empty_scores(manifest)
     histogram = _histogram(manifest, feature) if feature else None
     for scored in map_over(score_shard, tasks, "evaluate"):
         scores.merge_packed(scored["scores"])
@@ -55,9 +56,23 @@ def evaluate(
             histogram.counts += torch.tensor(scored["histogram"])
     return {
         "metrics": scores.compute(),
-        "curves": scores.curves(),
-        "histogram": histogram.curves() if histogram is not None else None,
+        "curves": _in_source(scores.curves(), manifest.label.offset),
+        "histogram": None
+        if histogram is None
+        else _shifted(histogram.curves(), manifest.columns.offsets.get(feature or "", 0)),
     }
+
+
+def _in_source(curves: dict[str, Any], offset: Number) -> dict[str, Any]:
+    """A regression's plane of true and predicted values in the source's units."""
+    if offset:
+        curves["predicted_against_true"] = _shifted(curves["predicted_against_true"], offset)
+    return curves
+
+
+def _shifted(drawn: dict[str, Any], offset: Number) -> dict[str, Any]:
+    """What is drawn over an axis of the shards' numbers, over one of the source's."""
+    return drawn | {"edges": [edge + offset for edge in drawn["edges"]]}
 
 
 def score_shard(task: Task) -> dict[str, Any]:
@@ -66,7 +81,7 @@ def score_shard(task: Task) -> dict[str, Any]:
     dataset = Path(task.dataset)
     manifest = _manifest(task.dataset, task.digest)
     model = load_model(Path(task.model), trust_code=True)  # it is this pipeline's own
-    scores = empty_scores(dataset, manifest)
+    scores = empty_scores(manifest)
     (path,) = verified(dataset, [task.shard])
     columns = map_shard(path)
     rows = len(columns["label"])
@@ -78,8 +93,8 @@ def score_shard(task: Task) -> dict[str, Any]:
             inputs = [part[name] for name in ("features", "categories") if name in part]
             if "features" not in part:
                 inputs.insert(0, torch.empty(len(part["label"]), 0))
-            outputs = model.predictor(*inputs)
-            scores.update(outputs, part["label"], model.objective.loss_sum(outputs, part["label"]))
+            outputs = model.predictor.outputs(*inputs)
+            score(scores, model.objective, model.predictor.label, outputs, part["label"])
     result: dict[str, Any] = {"scores": scores.packed(), "histogram": None}
     if task.feature is not None:
         histogram = _histogram(manifest, task.feature)

@@ -22,6 +22,7 @@ from ddlflow.data.frames import batches, is_pandas, table_of
 from ddlflow.data.source import Source, open_source
 from ddlflow.errors import DataError, DdlflowError, SpecError
 from ddlflow.models import build
+from ddlflow.models.label_scale import LabelScale
 from ddlflow.models.standardise import Predictor, Standardise
 from ddlflow.redact import redacted
 from ddlflow.spec.code import check_trusted, resolve
@@ -204,7 +205,8 @@ def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
         user_class=resolve(spec.use, code) if isinstance(spec, UserCode) else None,
     )
     num = len(columns.numeric)
-    predictor = Predictor(Standardise(np.zeros(num), np.ones(num)), net)
+    label = LabelScale(**described["label_scale"])
+    predictor = Predictor(Standardise(np.zeros(num), np.ones(num)), net, label)
     try:
         predictor.load_state_dict(weights)
     except RuntimeError as error:

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from ddlflow.models.label_scale import AS_IT_IS, LabelScale
+
 
 class Standardise(nn.Module):
     """Each feature minus its mean, divided by its deviation; a missing value becomes the mean.
@@ -47,20 +49,30 @@ class Standardise(nn.Module):
 
 
 class Predictor(nn.Module):
-    """A trained model as a whole: raw features in, raw outputs out.
+    """A trained model as a whole: raw features in; logits or a number in the label's units out.
 
     Args:
         standardise: with the statistics of the rows trained on.
         net: from ``ddlflow.models.build``.
+        label: how a regression's net learned the label.
     """
 
-    def __init__(self, standardise: Standardise, net: nn.Module) -> None:
+    def __init__(
+        self, standardise: Standardise, net: nn.Module, label: LabelScale = AS_IT_IS
+    ) -> None:
         super().__init__()
         self.standardise = standardise
         self.net = net
+        self.label = label
 
     def forward(self, features: Tensor, categories: Tensor | None = None) -> Tensor:
-        """Float32 [n, F] as read and codes [n, C] (if the model has any) to the net's outputs."""
+        """Float32 [n, F] as encoded and codes [n, C] (if the model has any) to logits as the net
+        gives them, or to float64 predictions in the units of the source's label.
+        """
+        return self.label.to_source(self.outputs(features, categories))
+
+    def outputs(self, features: Tensor, categories: Tensor | None = None) -> Tensor:
+        """As ``forward``, but in the numbers that the net learned."""
         standardised = self.standardise(features)
         outputs: Tensor = (
             self.net(standardised) if categories is None else self.net(standardised, categories)

@@ -113,5 +113,4 @@ class Pipeline(Section):
     @property
     def labels(self) -> ObjectiveName:
         """How labels are read: the objective's kind."""
-        objective = self.train.objective
-        return objective.like if isinstance(objective, UserObjective) else objective
+        return self.train.labels

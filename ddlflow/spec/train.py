@@ -75,7 +75,10 @@ class Schedule(Section):
 
 
 class Penalty(Section):
-    """Added to the mean loss: l1 * sum|w| + l2 * sum w^2 over weights (biases are left alone)."""
+    """Added to the mean loss: l1 * sum|w| + l2 * sum w^2 over weights (biases are left alone).
+
+    Where the label is standardised, the weights count in the label's units.
+    """
 
     l1: NonNegativeFloat = 0.0
     l2: NonNegativeFloat = 0.0
@@ -93,6 +96,10 @@ class Train(Section):
     """One training."""
 
     objective: ObjectiveName | UserObjective
+    # regression: the net learns the label by its distance from the mean of the training rows, in
+    # deviations; predictions, losses and metrics keep the label's units. auto: for the built-in
+    # loss; one of your own gets the label as it is, or with true outputs and labels standardised.
+    standardise_label: Literal["auto"] | bool = "auto"
     # auto: as many as the table needs. With validation rows it ends when they no longer improve
     # (early_stopping), and the best epoch is kept; without them after a number of steps.
     epochs: Literal["auto"] | PositiveInt = "auto"
@@ -127,6 +134,28 @@ class Train(Section):
     def _off_is_a_word(cls, value: Any) -> Any:
         """YAML takes a bare ``off`` for false."""
         return "off" if value is False else value
+
+    @property
+    def labels(self) -> ObjectiveName:
+        """How labels are read: the objective's kind."""
+        spec = self.objective
+        return spec.like if isinstance(spec, UserObjective) else spec
+
+    @property
+    def standardises_label(self) -> bool:
+        """Whether the net learns standardised labels."""
+        if self.standardise_label == "auto":
+            return self.objective == "regression"
+        return self.standardise_label
+
+    @model_validator(mode="after")
+    def _classes_have_no_mean(self) -> "Train":
+        if self.standardise_label is True and self.labels != "regression":
+            raise ValueError(
+                f"standardise_label is true, and objective {self.labels} reads the label as "
+                "classes. Remove standardise_label, or set objective: regression"
+            )
+        return self
 
     @model_validator(mode="after")
     def _slices_are_one_story(self) -> "Train":

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from ddlflow.data.columns import Label
 from ddlflow.data.rows import Rows
 from ddlflow.data.storage import replacing
-from ddlflow.sweep.member import Member, Prepared, first_net, objective_of
+from ddlflow.sweep.member import Member, Prepared, first_net, label_scale_of, objective_of
 from ddlflow.train import predictions
 from ddlflow.train.state import Tensors
 
@@ -36,6 +37,7 @@ def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, fold
     net.load_state_dict(tensors)
     net = net.to(prepared.device).eval()
     predicted = objective_of(member.train, prepared.code).predictions
+    label = label_scale_of(member, prepared)
     found: dict[str, list[Any]] = {"row": [], "label": []}
     buffer = rows.empty(PASS_ROWS) | {"row": np.empty(PASS_ROWS, np.int64)}
     with torch.inference_mode():
@@ -46,24 +48,27 @@ def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, fold
             found["row"].append(part.pop("row").copy())
             found["label"].append(part.pop("label").copy())
             inputs = (torch.from_numpy(array).to(prepared.device) for array in part.values())
-            for name, values in predicted(net(*inputs)).items():
+            for name, values in predicted(label.to_source(net(*inputs))).items():
                 # A copy: a model may give a view of its inputs, which the next pass overwrites.
                 found.setdefault(name, []).append(values.cpu().numpy().copy())
-    table = _table(found, prepared.manifest.label.classes, member.fold)
+    table = _table(found, prepared.manifest.label, member.fold)
     path = folder / f"predictions-{member.fold}.parquet"
     with replacing(path) as temporary:
         pq.write_table(table, temporary)
     return path
 
 
-def _table(found: dict[str, list[Any]], classes: tuple[Any, ...], fold: int) -> pa.Table:
+def _table(found: dict[str, list[Any]], label: Label, fold: int) -> pa.Table:
+    classes, offset = label.classes, label.offset
     values = {name: np.concatenate(parts) for name, parts in found.items()}
     columns: dict[str, pa.Array] = {
         "row": pa.array(values["row"]),
         "fold": pa.array(np.full(len(values["row"]), fold, np.int32)),
     }
-    label = values["label"]
+    own = values["label"]
     columns["label"] = (
-        pa.array(classes).take(pa.array(label.astype(np.int64))) if classes else pa.array(label)
+        pa.array(classes).take(pa.array(own.astype(np.int64)))
+        if classes
+        else pa.array(own.astype(np.float64) + offset)
     )
     return pa.table(columns | predictions.columns(values, classes))

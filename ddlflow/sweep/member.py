@@ -10,12 +10,15 @@ from torch import nn
 
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.rows import Standardisation
+from ddlflow.data.statistics import Statistics
 from ddlflow.data.verified import verified
 from ddlflow.errors import TrainingError
 from ddlflow.models import build
+from ddlflow.models.label_scale import LabelScale
 from ddlflow.spec.code import resolve
 from ddlflow.spec.pipeline import Model, Training, UserCode
 from ddlflow.train.gradients import seed_random
+from ddlflow.train.label import label_scale
 from ddlflow.train.objectives import Objective, objective_for
 from ddlflow.train.training import standardisation_of
 
@@ -50,11 +53,13 @@ class FoldRows:
         train: the shards trained on.
         validation: the shards scored after each epoch; there may be none.
         standardisation: by the statistics of the rows trained on.
+        label: statistics of their labels, where these are numbers.
     """
 
     train: tuple[Path, ...]
     validation: tuple[Path, ...]
     standardisation: Standardisation
+    label: Statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,14 @@ def whole(folder: Path, manifest: Manifest) -> FoldRows:
         train=tuple(verified(folder, manifest.shards_of("train"))),
         validation=tuple(verified(folder, manifest.shards_of("validation"))),
         standardisation=standardisation_of(manifest),
+        label=manifest.label_statistics("train"),
     )
+
+
+def label_scale_of(member: Member, prepared: Prepared) -> LabelScale:
+    """How a member's net learns the label."""
+    fold = prepared.folds[member.fold]
+    return label_scale(member.train, prepared.manifest, fold.label)
 
 
 def objective_of(train: Training, code: Path | None) -> Objective:

@@ -82,4 +82,5 @@ def _rows_of(folder: Path, manifest: Manifest, fold: int | None) -> FoldRows:
         train=tuple(verified(folder, train)),
         validation=tuple(verified(folder, validation)),
         standardisation=standardisation_by(manifest, manifest.fold_statistics(fold)),
+        label=manifest.label_statistics(fold=fold),
     )

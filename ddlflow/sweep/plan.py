@@ -39,9 +39,10 @@ def plan_stacks(
 ) -> list[Group]:
     """Groups members by what parts stacks.
 
-    That is the shape and kind of the model, the kind of optimizer, the objective, the rows of a
-    batch and the precision. Numbers may differ: lr, weight decay, momentum, betas, eps, dropout,
-    penalties, schedule, clipping, early stopping, epochs, seed, fold.
+    That is the shape and kind of the model, the kind of optimizer, the objective and whether its
+    label is standardised, the rows of a batch and the precision. Numbers may differ: lr, weight
+    decay, momentum, betas, eps, dropout, penalties, schedule, clipping, early stopping, epochs,
+    seed, fold.
 
     Args:
         members: of one data set.
@@ -91,6 +92,7 @@ def _key(member: Member, net: nn.Module) -> str:
     return json.dumps(
         [
             resolved(objective) if isinstance(objective, UserCode) else objective,
+            train.standardises_label,
             train.batch_rows,
             train.precision,
             kind_of(train.optimizer),

@@ -5,12 +5,13 @@ import copy
 import torch
 from torch import Tensor
 
+from ddlflow.models.label_scale import LabelScale
 from ddlflow.sweep.member import Prepared
 from ddlflow.sweep.program import Inputs, Program
 from ddlflow.sweep.streams import Pool
 from ddlflow.train.metrics import Scores, metric_names
 from ddlflow.train.objectives import Objective
-from ddlflow.train.validation import empty_scores
+from ddlflow.train.validation import empty_scores, score
 
 
 class Scoring:
@@ -21,6 +22,7 @@ class Scoring:
         pool: its rows.
         fold: whose validation rows.
         objective: of the models.
+        label: how the nets learn the label.
         ones: whether features get a last column of ones.
     """
 
@@ -31,11 +33,12 @@ class Scoring:
         fold: int | None,
         objective: Objective,
         *,
+        label: LabelScale,
         ones: bool,
     ) -> None:
         self._pool, self._fold = pool, fold
-        self._empty = empty_scores(prepared.folder, prepared.manifest)
-        self._objective = objective
+        self._empty = empty_scores(prepared.manifest)
+        self._objective, self._label = objective, label
         self._ones = ones
         num_outputs = objective.num_outputs(len(prepared.manifest.label.classes))
         self._more = [num_outputs] if num_outputs > 1 else []
@@ -53,8 +56,7 @@ class Scoring:
             program.outputs(Inputs(first, last, spread, part.categories), outputs)
             for model, own in enumerate(scores):
                 own.sums.zero_()
-                loss = self._objective.loss_sum(outputs[model], labels)
-                own.update(outputs[model], labels, loss)
+                score(own, self._objective, self._label, outputs[model], labels)
                 sums[model].append(own.sums.clone())  # the next piece zeroes it
         if not sums[0]:
             return [{} for _ in range(models)]

@@ -15,12 +15,14 @@ from torch import nn
 from ddlflow.data.batches import Batches
 from ddlflow.data.order import num_steps
 from ddlflow.data.rows import Rows
+from ddlflow.spec.pipeline import Training
 from ddlflow.sweep.member import (
     Member,
     Prepared,
     Result,
     check_settings,
     first_net,
+    label_scale_of,
     objective_of,
     settings_of,
 )
@@ -30,7 +32,7 @@ from ddlflow.train import precision
 from ddlflow.train.gradients import Gradients
 from ddlflow.train.loop import EVENT_EVERY_S, READ_EVERY_STEPS, Stopped
 from ddlflow.train.optimizers import make_optimizer
-from ddlflow.train.penalty import add_penalty_gradient, penalised, stop_at_zero
+from ddlflow.train.penalty import add_penalty_gradient, penalised, penalty_on, stop_at_zero
 from ddlflow.train.reduction import Reduction
 from ddlflow.train.schedules import factor, is_constant
 from ddlflow.train.state import State, Tensors, copied
@@ -59,14 +61,15 @@ class Solo:
         self._emit, self._must_stop = emit, must_stop
         self.epoch = 0
         self.results: dict[str, Result] = {}
-        self._standing = Standing(member)
+        label = label_scale_of(member, prepared)
+        self._standing = Standing(member, label.loss_unit)
         self._best: Tensors | None = None
         objective = objective_of(spec, prepared.code)
         self._net = first_net(member.model, spec, prepared).to(device)
         optimizer = make_optimizer(spec.optimizer, self._net.parameters(), device=device)
         self._state = State(self._net, optimizer)
         fold = prepared.folds[member.fold]
-        rows = Rows(fold.train, fold.standardisation)
+        rows = Rows(fold.train, fold.standardisation, label.of_array)
         self._rows = rows.rows
         self._batches = Batches(
             rows,
@@ -84,13 +87,15 @@ class Solo:
             rows=Rows(fold.validation, fold.standardisation),
             net=self._net,
             objective=objective,
-            empty=empty_scores(prepared.folder, prepared.manifest),
+            empty=empty_scores(prepared.manifest),
             rank=0,
             world=1,
             group=None,
             device=device,
+            label=label,
         )
-        self._step = _step_of(self._net, optimizer, member, num_steps(self._rows, spec.batch_rows))
+        spec = spec.model_copy(update={"penalty": penalty_on(label, spec.penalty)})
+        self._step = _step_of(self._net, optimizer, spec, num_steps(self._rows, spec.batch_rows))
         self._told = time.monotonic()
 
     @property
@@ -190,10 +195,9 @@ class Solo:
 
 
 def _step_of(
-    net: nn.Module, optimizer: torch.optim.Optimizer, member: Member, per_epoch: int
+    net: nn.Module, optimizer: torch.optim.Optimizer, spec: Training, per_epoch: int
 ) -> Callable[[int], None]:
     """What the loop does between the gradient and the next batch, given the step's number."""
-    spec = member.train
     weights = penalised(net) if spec.penalty.l1 or spec.penalty.l2 else []
     scheduled, total = not is_constant(spec.schedule), per_epoch * spec.epochs
 

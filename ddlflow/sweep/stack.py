@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -18,30 +17,19 @@ from ddlflow.sweep.member import (
     Result,
     check_settings,
     first_nets,
+    label_scale_of,
     objective_of,
-    resolved,
     settings_of,
 )
 from ddlflow.sweep.program import Noise, Program, matrix
 from ddlflow.sweep.scoring import Scoring
+from ddlflow.sweep.stacked import Stacked, learning, place, rates_of
 from ddlflow.sweep.standing import ADVICE, Standing
 from ddlflow.sweep.streams import Pool
 from ddlflow.sweep.trained import Emit
 from ddlflow.sweep.update import Update
 from ddlflow.train.loop import EVENT_EVERY_S, Stopped
 from ddlflow.train.state import copied
-
-
-@dataclass(slots=True)
-class _Model:
-    """A member in its stack."""
-
-    standing: Standing
-    net: nn.Module
-    stream: tuple[int | None, int]  # fold and seed
-    rows: int
-    rates: tuple[float, ...]  # of its dropout layers
-    best: Tensor | None = None  # its row at its best epoch
 
 
 class Stack:
@@ -78,22 +66,36 @@ class Stack:
         self._program = program_of(nets[0])
         ones = self._program.wants_ones
         keys = {(member.fold, member.train.seed) for member in members}
-        self._streams = {(fold, seed): pool.stream(fold, seed, ones=ones) for fold, seed in keys}
+        # Members of a stack standardise alike (``plan``), so the fold alone decides.
+        labels = {member.fold: label_scale_of(member, prepared) for member in members}
+        self._streams = {
+            (fold, seed): pool.stream(fold, seed, ones=ones, label=labels[fold])
+            for fold, seed in keys
+        }
+        units = {fold: label.loss_unit for fold, label in labels.items()}
         self._models = [
-            _Model(Standing(member), net, key, self._streams[key].rows, _rates(net))
+            Stacked(
+                Standing(member, units[member.fold]),
+                net,
+                key,
+                self._streams[key].rows,
+                rates_of(net),
+            )
             for member, net in zip(members, nets, strict=True)
             for key in [(member.fold, member.train.seed)]
         ]
-        self._models.sort(key=_place)
-        folds = {member.fold for member in members}
-        self._scorings = {k: Scoring(prepared, pool, k, self._objective, ones=ones) for k in folds}
+        self._models.sort(key=place)
+        self._scorings = {
+            fold: Scoring(prepared, pool, fold, self._objective, label=label, ones=ones)
+            for fold, label in labels.items()
+        }
         self._weights = matrix(len(members), self._program.numbers, self._device)
         self._grads = torch.zeros_like(self._weights)
         with torch.no_grad():
             for model, row in zip(self._models, self._weights, strict=True):
                 self._program.pack(model.net, row)
         self._update = Update(
-            [model.standing.member.train for model in self._models],
+            [learning(model, labels[model.stream[0]]) for model in self._models],
             [num_steps(model.rows, self._batch_rows) for model in self._models],
             self._weights,
             self._grads,
@@ -282,15 +284,3 @@ class Stack:
         streams = [self._streams[key] for key, _ in runs]
         sizes = [size for _, size in runs]
         self._feed = Feed(streams, sizes, self._batch_rows, [0] * len(runs))
-
-
-def _rates(net: nn.Module) -> tuple[float, ...]:
-    return tuple(layer.p for layer in dropout.layers(net))
-
-
-def _place(model: _Model) -> tuple[Any, ...]:
-    """Where a member stands in its stack: streams with most rows first, a fold's side by side."""
-    fold, seed = model.stream
-    optimizer = resolved(model.standing.member.train.optimizer)
-    alike = str(sorted((k, v) for k, v in optimizer.items() if k in {"betas", "eps"}))
-    return -model.rows, -1 if fold is None else fold, seed, model.rates, alike

@@ -16,6 +16,7 @@ class Standing:
 
     Attributes:
         member: which.
+        loss_unit: makes its net's losses those of the label's units.
         epoch: epochs done.
         steps: optimizer steps done.
         loss_sum: of the epoch so far, over ``loss_rows`` rows.
@@ -28,6 +29,7 @@ class Standing:
     """
 
     member: Member
+    loss_unit: float = 1.0
     epoch: int = 0
     steps: int = 0
     loss_sum: float = 0.0
@@ -46,7 +48,7 @@ class Standing:
                 step = self.loss_rows // max(rows, 1) + 1
                 self.fail(f"The loss is {loss} at epoch {self.epoch + 1}, step {step}. {ADVICE}")
                 return
-            self.loss_sum += loss
+            self.loss_sum += loss * self.loss_unit
             self.loss_rows += rows
             self.steps += 1
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ddlflow.data import order
 from ddlflow.data.rows import COLUMNS, Arrays, Rows
 from ddlflow.data.shard import map_shard
+from ddlflow.models.label_scale import AS_IT_IS, LabelScale
 from ddlflow.sweep.member import FoldRows, Prepared
 from ddlflow.train.validation import PIECE_ROWS
 
@@ -84,7 +85,7 @@ class Part:
         features: float32 [n, F] or, where the stack wants them, [n, F + 1] with a last column of
             ones: the bias of a first layer is then one more row of its weights.
         categories: [n, C] or None.
-        label: [n].
+        label: [n]; of training rows as the net learns it, of validation rows as it is.
     """
 
     features: Tensor
@@ -98,15 +99,24 @@ class Stream:
     Args:
         table: with the fold's shards among its own.
         fold: whose rows, and how they are standardised.
+        label: how the nets learn the label.
         seed: of the order.
         ones: whether features get a last column of ones.
         device: where the rows are wanted.
     """
 
     def __init__(
-        self, table: Table, fold: FoldRows, seed: int, *, ones: bool, device: torch.device
+        self,
+        table: Table,
+        fold: FoldRows,
+        label: LabelScale,
+        seed: int,
+        *,
+        ones: bool,
+        device: torch.device,
     ) -> None:
         self._table = table
+        self._label = label
         self._seed = seed
         self._ones = ones
         shards = [table.paths.index(path) for path in fold.train]
@@ -135,7 +145,7 @@ class Stream:
         return Part(
             features=self._scaling(columns["features"], ones=self._ones),
             categories=columns.get("categories"),
-            label=columns["label"],
+            label=self._label.of_labels(columns["label"]),
         )
 
 
@@ -180,9 +190,12 @@ class Pool:
         self._table = Table(list(paths), self._device)
         self._held: dict[tuple[int | None, bool], list[Part]] = {}
 
-    def stream(self, fold: int | None, seed: int, *, ones: bool) -> Stream:
+    def stream(
+        self, fold: int | None, seed: int, *, ones: bool, label: LabelScale = AS_IT_IS
+    ) -> Stream:
         """The training rows of a fold in the order of a seed."""
-        return Stream(self._table, self._folds[fold], seed, ones=ones, device=self._device)
+        rows = self._folds[fold]
+        return Stream(self._table, rows, label, seed, ones=ones, device=self._device)
 
     def validation(self, fold: int | None, *, ones: bool) -> Iterator[Part]:
         """The validation rows of a fold, in the pieces of ``ddlflow.train.validation``."""

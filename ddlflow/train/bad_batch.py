@@ -24,7 +24,11 @@ def name_rows(
     wanted = _indices(int(starts[-1]), batch_rows=batch_rows, seed=seed, epoch=epoch, step=step)
     which = np.searchsorted(starts, wanted, side="right") - 1
     at = [(shards[s], int(i - starts[s])) for s, i in zip(which, wanted, strict=True)]
-    extremes = np.array([abs(float(shard["label"][i])) for shard, i in at])
+    extremes = np.abs([float(shard["label"][i]) for shard, i in at])
+    if manifest.label.kind == "regression":
+        known = manifest.label_statistics(split)
+        labels = np.array([float(shard["label"][i]) for shard, i in at])
+        extremes = np.abs(labels - known.mean[0]) / np.sqrt(max(float(known.variance[0]), 1e-30))
     columns = np.full(len(at), -1)
     if manifest.feature_names:
         statistics = manifest.statistics(split)
@@ -36,9 +40,14 @@ def name_rows(
     named = []
     for k in np.argsort(-extremes, kind="stable")[:NAMED]:
         shard, i = at[k]
-        name = manifest.feature_names[columns[k]] if columns[k] >= 0 else manifest.label.name
-        value = shard["features"][i][columns[k]] if columns[k] >= 0 else shard["label"][i]
-        named.append(f"row {int(shard['row'][i])} ({name} = {float(value):.6g})")
+        name, offset = manifest.label.name, manifest.label.offset
+        value = float(shard["label"][i])
+        if columns[k] >= 0:
+            name = manifest.feature_names[columns[k]]
+            value = float(shard["features"][i][columns[k]])
+            offset = manifest.columns.offsets.get(name, 0)
+        shown = f"{value + offset:.15g}" if offset else f"{value:.6g}"  # as the source has it
+        named.append(f"row {int(shard['row'][i])} ({name} = {shown})")
     return f"Of the batch's {len(at)} rows the most extreme in the source are {', '.join(named)}."
 
 

@@ -1,7 +1,7 @@
 """A trained model as a folder: weights, what made it, and what reading its inputs needs.
 
-model.json    format, model section, labels, columns with vocabularies and expressions, versions,
-              digest
+model.json    format, model section, labels and their scale, columns with vocabularies and
+              expressions, versions, digest
 weights.pt    the state of ``Predictor`` (standardise + net); tensors alone
 code/         the user's modules, where the pipeline names any
 train.json    the epochs' history and the digest trail
@@ -22,6 +22,7 @@ from ddlflow.data.batches import mark
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.rows import Rows
 from ddlflow.data.storage import remove_leftovers, temporary_for
+from ddlflow.models.label_scale import LabelScale
 from ddlflow.models.standardise import Predictor, Standardise
 from ddlflow.spec.code import digest_of
 from ddlflow.train.digests import digest
@@ -42,7 +43,9 @@ def rows_mark(rows: Rows) -> int:
     return total % 2**64
 
 
-def save_model(job: Job, manifest: Manifest, rows: Rows, state: State) -> dict[str, Any]:
+def save_model(
+    job: Job, manifest: Manifest, rows: Rows, state: State, label: LabelScale
+) -> dict[str, Any]:
     """Writes ``job.model_folder`` as a whole (by rename) and returns the training's result.
 
     With early stopping these are the best epoch's weights, else the last ones.
@@ -50,7 +53,8 @@ def save_model(job: Job, manifest: Manifest, rows: Rows, state: State) -> dict[s
     if state.best is not None:
         state.net.load_state_dict(state.best["tensors"])
     statistics = manifest.statistics("train")
-    predictor = Predictor(Standardise(statistics.mean, statistics.variance), state.net.cpu())
+    standardise = Standardise(statistics.mean, statistics.variance)
+    predictor = Predictor(standardise, state.net.cpu(), label)
     model_digest = digest(state.net)
     last = state.best["epoch"] if state.best else state.epoch
     row: dict[str, float] = state.history[last - 1] if state.history else {}
@@ -75,6 +79,7 @@ def save_model(job: Job, manifest: Manifest, rows: Rows, state: State) -> dict[s
         "model": job.model,
         "objective": job.train["objective"],
         "labels": job.labels,
+        "label_scale": label.to_json(),
         "columns": manifest.columns.to_json(),
         "data": job.data,
         "missing": dict(zip(manifest.feature_names, missing.tolist(), strict=True)),

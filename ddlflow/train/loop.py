@@ -53,6 +53,7 @@ class Surroundings:
     rows: int
     virtual_ranks: int
     mine: int  # virtual ranks of this rank
+    loss_unit: float = 1.0  # makes the net's loss one in the label's units
 
 
 def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (design section 10)
@@ -175,7 +176,7 @@ def read_losses(state: State, around: Surroundings) -> None:
     for k, (loss, (_, rows)) in enumerate(zip(losses, state.unread, strict=True)):
         if not math.isfinite(loss):
             raise not_finite(f"The loss is {loss}", state, around, state.step - len(losses) + k)
-        state.loss_sum += loss
+        state.loss_sum += loss * around.loss_unit
         state.loss_rows += rows
     state.unread.clear()
 

@@ -17,13 +17,16 @@ scikit-learn minimises half the mean squared error, so on standardised features
     ElasticNet(alpha, l1_ratio)     l1 = 2 * alpha * l1_ratio, l2 = alpha * (1 - l1_ratio)
     Lasso(alpha)                    l1 = 2 * alpha
     Ridge(alpha), a sum of errors   l2 = alpha / rows
+also where the net learns standardised labels: see ``penalty_on``.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ddlflow.models.label_scale import LabelScale
 from ddlflow.spec.pipeline import Penalty
 
 NORMS = (
@@ -47,6 +50,16 @@ def penalised(module: nn.Module) -> list[nn.Parameter]:
                 if parameter.dim() >= 2 and parameter.requires_grad:
                     found[parameter] = None
     return list(found)
+
+
+def penalty_on(label: LabelScale, penalty: Penalty) -> Penalty:
+    """The penalty of weights that learn a standardised label.
+
+    They are 1 / deviation of what they would be in the label's units, and the loss is 1 /
+    deviation squared of it: l2 * w^2 shrinks as the loss does, l1 * |w| does not.
+    """
+    unit = math.sqrt(label.loss_unit)
+    return penalty.model_copy(update={"l1": penalty.l1 / unit})
 
 
 @torch.no_grad()

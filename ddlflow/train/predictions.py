@@ -36,7 +36,7 @@ def columns(found: Mapping[str, np.ndarray], classes: Sequence[Any]) -> dict[str
         classes: as in `names`.
     """
     if not classes:
-        return {PREDICTION: pa.array(found["prediction"])}
+        return {PREDICTION: pa.array(found["prediction"].astype(np.float64))}
     if "probability" in found:
         scores = {PROBABILITY: pa.array(found["probability"])}
         index = (found["probability"] >= 0.5).astype(np.int64)

@@ -18,6 +18,7 @@ from ddlflow.data.statistics import Statistics
 from ddlflow.data.verified import verified
 from ddlflow.errors import CheckpointError, TrainingError
 from ddlflow.models import build
+from ddlflow.models.label_scale import AS_IT_IS, LabelScale
 from ddlflow.models.standardise import Standardise
 from ddlflow.spec.code import resolve
 from ddlflow.spec.pipeline import UserCode
@@ -29,10 +30,12 @@ from ddlflow.train.digests import digest
 from ddlflow.train.export import save_model
 from ddlflow.train.gradients import Gradients, seed_random
 from ddlflow.train.job import Job
+from ddlflow.train.label import label_scale
 from ddlflow.train.ledger import Ledger
 from ddlflow.train.loop import Stopped, Surroundings, train
 from ddlflow.train.objectives import Objective, objective_for
 from ddlflow.train.optimizers import make_optimizer
+from ddlflow.train.penalty import penalty_on
 from ddlflow.train.precision import LossOf
 from ddlflow.train.pulse import Pulse
 from ddlflow.train.reduction import Reduction
@@ -84,16 +87,19 @@ def run(
 
     mine = virtual_ranks_of(rank, world, job.virtual_ranks)
     standardisation = standardisation_of(manifest)
-    rows = _rows(folder, manifest, "train", standardisation, pulse)
+    label = label_scale(spec, manifest, manifest.label_statistics("train"))
+    spec = spec.model_copy(update={"penalty": penalty_on(label, spec.penalty)})
+    rows = _rows(folder, manifest, "train", standardisation, pulse, label=label)
     validation = Validation(
         rows=_rows(folder, manifest, "validation", standardisation, pulse),
         net=net,
         objective=objective,
-        empty=empty_scores(folder, manifest),
+        empty=empty_scores(manifest),
         rank=rank,
         world=world,
         group=group,
         device=device,
+        label=label,
     )
     loss_of = precision.loss_of(net, objective, spec.precision, job.device)
     promised = spec.determinism != "off"  # which alone does not promise equal last bits
@@ -124,6 +130,7 @@ def run(
         rows=rows.rows,
         virtual_ranks=job.virtual_ranks,
         mine=len(mine),
+        loss_unit=label.loss_unit,
     )
     try:
         train(state, spec, around)
@@ -134,7 +141,7 @@ def run(
     if rank > 0:
         return {}
     fence.check(job.checkpoints, attempt)
-    return patiently(lambda: save_model(job, manifest, rows, state))
+    return patiently(lambda: save_model(job, manifest, rows, state, label))
 
 
 def _writer(job: Job, attempt: int, say: Say, emit: Callable[[dict[str, Any]], None]) -> Writer:
@@ -265,9 +272,11 @@ def _rows(
     split: SplitName,
     standardisation: Standardisation,
     pulse: Pulse,
+    *,
+    label: LabelScale = AS_IT_IS,
 ) -> Rows:
     """Maps a split's rows. Their shards may have to be read first, to see that they are whole."""
     pulse.resting = True
     paths = verified(folder, manifest.shards_of(split))
     pulse.begin()
-    return Rows(paths, standardisation)
+    return Rows(paths, standardisation, label.of_array)

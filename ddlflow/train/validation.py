@@ -1,17 +1,15 @@
 """The validation metrics after an epoch: each rank scores a share, all get the same bits."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from ddlflow.data.batches import Tensors
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.rows import Rows
-from ddlflow.data.shard import map_shard
-from ddlflow.data.verified import verified
+from ddlflow.models.label_scale import AS_IT_IS, LabelScale
 from ddlflow.train.metrics import Scores, metric_names, scores_for
 from ddlflow.train.objectives import Objective
 
@@ -33,6 +31,7 @@ class Validation:
         world: how many ranks there are.
         group: the process group; None where the world is 1.
         device: where to compute.
+        label: how the net learns the label; the rows have it as it is.
     """
 
     rows: Rows
@@ -43,6 +42,7 @@ class Validation:
     world: int
     group: dist.ProcessGroup | None
     device: torch.device
+    label: LabelScale = AS_IT_IS
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
@@ -66,7 +66,7 @@ class Validation:
             labels = columns.pop("label")
             outputs = self.net(*columns.values())
             scores.sums.zero_()
-            scores.update(outputs, labels, self.objective.loss_sum(outputs, labels))
+            score(scores, self.objective, self.label, outputs, labels)
             sums[piece] = scores.sums
         counts = scores.counts
         if self.world > 1:
@@ -85,12 +85,26 @@ class Validation:
         return dict(zip(names, values.tolist(), strict=True))
 
 
-def empty_scores(folder: Path, manifest: Manifest) -> Scores:
+def score(
+    scores: Scores, objective: Objective, label: LabelScale, outputs: Tensor, labels: Tensor
+) -> None:
+    """Adds rows to scores, in the label's units.
+
+    Args:
+        scores: to add to.
+        objective: its loss sees what the net learns.
+        label: how the net learns the label.
+        outputs: of the net.
+        labels: as the shards hold them.
+    """
+    loss = objective.loss_sum(outputs, label.of_labels(labels))
+    scores.update(label.to_labels(outputs), labels, loss.double() * label.loss_unit)
+
+
+def empty_scores(manifest: Manifest) -> Scores:
     """Scores for the label of a data set; a regression's plots span its training labels."""
     label = manifest.label
     if label.kind != "regression":
         return scores_for(label.kind, len(label.classes))
-    paths = verified(folder, manifest.shards_of("train"))
-    labels = [map_shard(path)["label"] for path in paths]
-    low, high = min(float(part.min()) for part in labels), max(float(part.max()) for part in labels)
-    return scores_for(label.kind, label_range=(low, high))
+    known = manifest.label_statistics("train")
+    return scores_for(label.kind, label_range=(float(known.minimum[0]), float(known.maximum[0])))

@@ -27,7 +27,7 @@ COLUMNS = {
         "probability_10": pa.float32(),
         "probability_20": pa.float32(),
     },
-    "regression": {"prediction": pa.float32()},
+    "regression": {"prediction": pa.float64()},
 }
 
 

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from ddlflow.data.prepare import prepare
 from ddlflow.data.rows import Standardisation
 from ddlflow.data.shard import map_shard
+from ddlflow.data.statistics import Statistics, of_column
 from ddlflow.models.standardise import Standardise
 from ddlflow.spec.pipeline import Data, Model, Split, Training
 from ddlflow.sweep.member import FoldRows, Member, Prepared, Result, whole
@@ -53,7 +54,11 @@ def fold_of(folder: Path, shards: Sequence[Path], fold: int, folds: int) -> Fold
     scaling = Standardisation(
         buffers.mean.numpy(), buffers.scale.numpy(), bool(np.isnan(rows).any())
     )
-    return FoldRows(train, held_out, scaling)
+    labels = np.concatenate([p["label"] for p in parts]).astype(np.float32)
+    facts = np.array(of_column(labels))[:, None]
+    none = np.zeros(0, np.int64)
+    label = Statistics(len(labels), *facts, none)  # type: ignore[arg-type]
+    return FoldRows(train, held_out, scaling, label)
 
 
 @dataclass
