@@ -38,7 +38,8 @@ def project(tmp_path: Path) -> Path:
             "carrier": rng.choice(["AA", "BB", "CC"], 600),
         }
     )
-    table["delayed"] = np.where(table["distance"] + rng.normal(0, 200, 600) > 1_000, "yes", "no")
+    table["arr_delay"] = table["distance"] / 10 - 85 + rng.normal(0, 20, 600)
+    table.loc[::20, "arr_delay"] = np.nan
     (tmp_path / "data/flights").mkdir(parents=True)
     table.to_parquet(tmp_path / "data/flights/part.parquet")
     return tmp_path
@@ -61,7 +62,8 @@ def test_the_first_pipeline_is_right(project: Path) -> None:
     (project / "pipelines/flights.yaml").write_text(block("yaml", "name: flights"))
     said = ddlflow(project, "check", "flights")
     assert "All is well" in said
-    assert "1 numeric and 1 categorical" in said
+    assert "2 numeric and 1 categorical" in said
+    assert "No features, as label late is computed from the same columns: arr_delay" in said
 
 
 def test_a_model_of_ones_own_is_found_and_tried(project: Path) -> None:

@@ -55,7 +55,7 @@ def test_late_flights_are_told_as_well_as_by_boosted_trees(
 ) -> None:
     where = "data.where=arr_delay is not null and flight % 2 = 0"  # half of them, for time's sake
     plan = load(
-        str(PROJECT / "pipelines/flights.yaml"),
+        str(PROJECT / "pipelines/nycflights.yaml"),
         str(PROJECT / "conf/local.yaml"),
         [
             f"data.split={split}",
