@@ -145,6 +145,7 @@ class Record:
 
     def model(self, prepared: Stage, trained: Stage) -> str:
         """Logs the model with a signature and an input example; returns its URI or folder."""
+        from ddlflow.data.derive_dates import without_zones
         from ddlflow.data.source import ranges, read
         from ddlflow.infer.model import load_model
         from ddlflow.tracking.model import log_model
@@ -154,7 +155,7 @@ class Record:
         location = inferred_source(self.session, prepared)
         found = model.open(location, self.session.data_root)
         first = next(iter(read(found, ranges(found)[0], model.inputs)))
-        example = first.slice(0, EXAMPLE_ROWS).to_pandas()
+        example = without_zones(first.slice(0, EXAMPLE_ROWS)).to_pandas()
         uri = log_model(
             self.run,
             folder,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ddlflow.data.derive_dates import part_of, parts
 from ddlflow.data.derive_sql import computed, names_read, shown, without_nan
@@ -225,6 +226,9 @@ def _as_type(array: pa.Array, type_: pa.DataType, name: str, key: str) -> pa.Arr
             "value stands for is not plain. Give the column as text."
         )
     try:
+        if pa.types.is_time(type_) and kind_of(array.type) == "text":
+            array = pc.binary_join_element_wise("1970-01-01 ", array.cast(pa.string()), "")
+            array = array.cast(pa.timestamp(type_.unit))  # from text to a time there is no cast
         return without_nan(array).cast(type_)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(

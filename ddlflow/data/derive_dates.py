@@ -32,6 +32,22 @@ def parts(name: str, type_: pa.DataType, how: str) -> dict[str, str]:
     return {f"{name}.{part}": f"{function}({quoted})" for part, function in functions.items()}
 
 
+def without_zones(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch with dates and times in the types that MLflow's signatures know.
+
+    Timestamps in UTC without a zone, days as timestamps, times of day as text: read again, each
+    gives the value that it was.
+    """
+    arrays = []
+    for array in batch.columns:
+        if pa.types.is_time(array.type):
+            array = array.cast(pa.string())  # noqa: PLW2901 - the same in another type
+        elif is_date(array.type):
+            array = array.cast(pa.timestamp("us"))  # noqa: PLW2901 - likewise
+        arrays.append(array)
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+
+
 def part_of(name: str) -> str:
     """The column that a name may be a part of: ``time`` of ``time.hour``, else the name itself."""
     column, _, part = name.rpartition(".")

@@ -1,5 +1,6 @@
 """A model whose features are derived: applied to tables that have what these are derived from."""
 
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from ddlflow.data.derive_dates import without_zones
 from ddlflow.errors import DataError
 from ddlflow.infer.model import load_model
 from ddlflow.infer.predict import infer
@@ -124,3 +126,30 @@ def test_what_is_missing_or_of_another_kind_is_said(made: Trained, tmp_path: Pat
     with pytest.raises(DataError, match=r"derive\.rush: the source has a column rush already"):
         predicted(made, str(tmp_path / "u.parquet"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_example_of_a_model_with_dates_fits_a_signature(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """MLflow knows no zones, days and times of day: what is logged is read as what it was."""
+    import mlflow.models
+
+    root, rows = tmp_path_factory.mktemp("dates"), 300
+    moments = [datetime(2013, 1, 1) + timedelta(hours=7 * i) for i in range(rows)]
+    source = pa.table(
+        {
+            "zoned": pa.array(moments, pa.timestamp("ns", "America/New_York")),
+            "day": pa.array([m.date() for m in moments], pa.date32()),
+            "clock": pa.array([m.time() for m in moments], pa.time64("us")),
+            "short": pa.array([m.time() for m in moments], pa.time32("s")),
+            "y": [m.hour > 11 for m in moments],
+        }
+    )
+    pq.write_table(source, root / "t.parquet")
+    made = fit(root, source, Data(source="t.parquet", label="y", rare_below=1), "binary")
+    model = load_model(made.folder)
+    (batch,) = source.select(model.inputs).combine_chunks().to_batches()
+    example = without_zones(batch).to_pandas()
+    signature = mlflow.models.infer_signature(example)
+    mlflow.models.validate_schema(example, signature.inputs)
+    assert model.predict_frame(example).equals(model.predict(batch).to_pandas())
