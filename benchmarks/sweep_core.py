@@ -29,7 +29,7 @@ from ddlflow.spec.model import Mlp
 from ddlflow.spec.pipeline import Train
 from ddlflow.sweep.member import FoldRows, Member, Prepared
 from ddlflow.sweep.plan import plan_stacks
-from ddlflow.sweep.run import Piece, cut, run_stack
+from ddlflow.sweep.run import Piece, cut, start
 from ddlflow.sweep.streams import Pool
 from ddlflow.train.metrics import scores_for
 
@@ -121,6 +121,15 @@ def seconds(work: Callable[[], object]) -> float:
     return CLOCK() - began
 
 
+def train(piece: Piece, data: Prepared, pool: Pool | None = None) -> None:
+    """Trains a piece to its end, as a worker does."""
+    torch.set_flush_denormal(piece.fused)
+    trained = start(piece, data, pool=pool)
+    while trained.alive:
+        trained.run_epoch()
+    torch.set_flush_denormal(False)
+
+
 def measure(data: Prepared, settings: int, batch_rows: int, turns: int) -> None:
     """One line of the table: in each turn all stacks, then one training a fold of the others."""
     everyone = members(settings, batch_rows)
@@ -128,7 +137,7 @@ def measure(data: Prepared, settings: int, batch_rows: int, turns: int) -> None:
     others: dict[str, Callable[[Member], float]] = {
         "expert": lambda member: expert(data, member, score=False),
         "expert, scored": lambda member: expert(data, member, score=True),
-        "solo": lambda member: seconds(lambda: run_stack(Piece((member,), False, ""), data)),
+        "solo": lambda member: seconds(lambda: train(Piece((member,), False, ""), data)),
     }
     size = 0
 
@@ -138,10 +147,10 @@ def measure(data: Prepared, settings: int, batch_rows: int, turns: int) -> None:
         (group,) = plan_stacks(everyone, data)
         for piece in cut(group, data):
             size = len(piece.members)
-            run_stack(piece, data, pool=pool)
+            train(piece, data, pool=pool)
 
     took: dict[str, list[float]] = {name: [] for name in ("stacks", *others)}
-    run_stack(Piece((some[0],), False, ""), data)  # what is imported once
+    train(Piece((some[0],), False, ""), data)  # what is imported once
     for _ in range(turns):
         took["stacks"].append(seconds(stacks) / len(everyone))
         for name, one in others.items():

@@ -19,7 +19,7 @@ class Head:
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
-        self.is_built_in = objective.row_losses is not None
+        self.is_built_in = objective.is_built_in
         self._sums: Callable[[Tensor, Tensor], Tensor] = torch.func.vmap(objective.loss_sum)
 
     def gradient(self, outputs: Tensor, labels: Tensor, share: float, out: Tensor) -> Tensor | None:

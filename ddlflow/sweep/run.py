@@ -1,17 +1,14 @@
 """Trains the members of a sweep in this process: fused where that is faster, else one by one."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
-import torch
 from torch import nn
 
 from ddlflow.sweep.feasible import made_inputs, program_of
-from ddlflow.sweep.member import Member, Prepared, Result, objective_of
+from ddlflow.sweep.member import Member, Prepared, objective_of
 from ddlflow.sweep.plan import Fuse, Group
 from ddlflow.sweep.program import Program
 from ddlflow.sweep.size import choose
@@ -19,9 +16,6 @@ from ddlflow.sweep.solo import Solo
 from ddlflow.sweep.stack import Stack
 from ddlflow.sweep.streams import Pool
 from ddlflow.sweep.trained import Emit, Trained
-from ddlflow.train import checkpoint
-
-SAVE_EVERY_S = 5.0  # a shorter piece of work is done again faster than it is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,51 +86,3 @@ def start(
         return program_of(net, objective, example, prepared.device)
 
     return Stack(members, prepared, pool, program, emit=emit, must_stop=must_stop)
-
-
-def run_stack(
-    piece: Piece,
-    prepared: Prepared,
-    *,
-    pool: Pool | None = None,
-    checkpoints: Path | None = None,
-    emit: Emit = lambda event: None,
-    must_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Result]:
-    """Trains the members of a piece to their ends.
-
-    Args:
-        piece: from ``cut``.
-        prepared: the data set.
-        pool: see ``start``.
-        checkpoints: a folder of the piece's own: a killed stack goes on from its last epoch there.
-        emit: see ``Stack``.
-        must_stop: see ``Stack``.
-
-    Returns:
-        What came of each member, by its id.
-
-    Raises:
-        Stopped: it was asked to stop; what was saved stands.
-        TrainingError: the checkpoint is of other settings.
-    """
-    torch.set_flush_denormal(piece.fused)  # numbers too small to matter take many times as long
-    try:
-        trained = start(piece, prepared, pool=pool, emit=emit, must_stop=must_stop)
-        return _to_the_end(trained, checkpoints)
-    finally:
-        torch.set_flush_denormal(False)
-
-
-def _to_the_end(trained: Trained, checkpoints: Path | None) -> dict[str, Result]:
-    """From the last checkpoint, if there is one."""
-    saved = None if checkpoints is None else checkpoint.latest(checkpoints)
-    if saved is not None:
-        trained.restore(saved)
-    last_save = time.monotonic()
-    while trained.alive:
-        trained.run_epoch()
-        if checkpoints is not None and time.monotonic() - last_save >= SAVE_EVERY_S:
-            last_save = time.monotonic()
-            checkpoint.write(checkpoints, trained.epoch, trained.snapshot())
-    return trained.results

@@ -24,7 +24,7 @@ from ddlflow.sweep.halving import Better, goes_on
 from ddlflow.sweep.held_out import write_predictions
 from ddlflow.sweep.member import Prepared, Result
 from ddlflow.sweep.place import Where, member_of, prepared_at
-from ddlflow.sweep.run import SAVE_EVERY_S, Piece, start
+from ddlflow.sweep.run import Piece, start
 from ddlflow.sweep.trained import Trained
 from ddlflow.train import checkpoint
 
@@ -33,6 +33,7 @@ Json = dict[str, Any]
 # only says so: a piece that kills its workers must not end the sweep.
 TRIES = 3
 STACK_TRIES = 2  # then its members are tried apart: one of them may do it, or all are too large
+SAVE_EVERY_S = 5.0  # a shorter piece of work is done again faster than it is written
 APART = "apart.json"  # in the folder of a stack that failed, and why
 log = logging.getLogger(__name__)
 

@@ -33,27 +33,18 @@ class Objective:
         name: for messages: a built-in name or ``module:function``.
         kind: how labels are read and which metrics and predictions there are.
         loss: the function behind ``loss_sum``.
-        row_losses: gives [n] in one call; None where ``loss`` may only know sums.
+        is_built_in: whether ``loss`` is one of ddlflow's own, whose gradient has a formula.
     """
 
     name: str
     kind: ObjectiveName
     loss: Loss
-    row_losses: Loss | None = None
+    is_built_in: bool = False
 
     def loss_sum(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The loss of all rows together, a scalar that gradients flow through."""
         loss = self.loss(outputs, labels)
         return loss if loss.dim() == 0 else loss.sum()
-
-    def loss_rows(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each row, [n], without gradients: to name the rows where it is not finite."""
-        with torch.no_grad():
-            if self.row_losses is not None:
-                return self.row_losses(outputs, labels)
-            slices = (slice(i, i + 1) for i in range(len(outputs)))
-            losses = [self.loss_sum(outputs[one], labels[one]) for one in slices]
-            return torch.stack(losses) if losses else outputs.new_empty(0)
 
     def num_outputs(self, num_classes: int | None) -> int:
         """How many outputs the model must have: the classes where there are many, else one."""
@@ -126,7 +117,7 @@ def objective_for(
             name=spec,
             kind=spec,
             loss=partial(function, reduction="sum"),
-            row_losses=partial(function, reduction="none"),
+            is_built_in=True,
         )
     if user_function is None:
         raise SpecError(f"train.objective is {spec.use}, which has not been resolved to code.")

@@ -63,18 +63,6 @@ def penalty_on(label: LabelScale, penalty: Penalty) -> Penalty:
 
 
 @torch.no_grad()
-def penalty_value(parameters: Sequence[Tensor], penalty: Penalty) -> Tensor:
-    """l1 * sum|w| + l2 * sum w^2 over ``parameters``, a scalar on their device."""
-    value = torch.zeros((), device=parameters[0].device if parameters else None)
-    for weight in parameters:
-        if penalty.l1 > 0:
-            value += penalty.l1 * weight.abs().sum()
-        if penalty.l2 > 0:
-            value += penalty.l2 * weight.square().sum()
-    return value
-
-
-@torch.no_grad()
 def add_penalty_gradient(parameters: Sequence[Tensor], penalty: Penalty) -> list[Tensor]:
     """Add the penalty's gradient to ``.grad``, in place; a missing gradient counts as zero.
 

@@ -19,7 +19,8 @@ from ddlflow.models.standardise import Standardise
 from ddlflow.spec.pipeline import Data, Model, Split, Training
 from ddlflow.sweep.member import FoldRows, Member, Prepared, Result, whole
 from ddlflow.sweep.plan import Group, plan_stacks
-from ddlflow.sweep.run import Piece, run_stack
+from ddlflow.sweep.run import Piece, start
+from ddlflow.train import checkpoint
 
 ROWS = 1100
 FEATURES = {"numbers": ["a", "b", "c"], "all": ["a", "b", "c", "town", "day"], "codes": ["town"]}
@@ -61,6 +62,19 @@ def fold_of(folder: Path, shards: Sequence[Path], fold: int, folds: int) -> Fold
     return FoldRows(train, held_out, scaling, label)
 
 
+def to_the_end(
+    piece: Piece, prepared: Prepared, *, checkpoints: Path | None = None, **more: Any
+) -> dict[str, Result]:
+    """Trains a piece epoch by epoch, as a worker does, from its last checkpoint if there is one."""
+    trained = start(piece, prepared, **more)
+    saved = None if checkpoints is None else checkpoint.latest(checkpoints)
+    if saved is not None:
+        trained.restore(saved)
+    while trained.alive:
+        trained.run_epoch()
+    return trained.results
+
+
 @dataclass
 class Ground:
     """A prepared data set, and what is done on it."""
@@ -76,26 +90,29 @@ class Ground:
         section = MODEL.validate_python(model or {"use": "mlp", "hidden": [8]})
         return Member(id_, section, Training(**(standard | train)), fold)
 
+    def train(self, piece: Piece, **more: Any) -> dict[str, Result]:
+        return to_the_end(piece, self.prepared, **more)
+
     def groups(self, members: Sequence[Member]) -> list[Group]:
         return plan_stacks(members, self.prepared)
 
     def fused(self, members: Sequence[Member]) -> dict[str, Result]:
         (group,) = self.groups(members)
         assert group.apart is None
-        return run_stack(Piece(group.members, True, ""), self.prepared)
+        return to_the_end(Piece(group.members, True, ""), self.prepared)
 
     def apart(self, members: Sequence[Member]) -> dict[str, Result]:
         found: dict[str, Result] = {}
         for member in members:
-            found |= run_stack(Piece((member,), False, ""), self.prepared)
+            found |= to_the_end(Piece((member,), False, ""), self.prepared)
         return found
 
 
 def made(root: Path, labels: str, features: str) -> Ground:
     (root / "t").mkdir()
     rows = table(labels)
-    for k, start in enumerate(range(0, ROWS, 190)):  # a shard each
-        pq.write_table(rows.slice(start, 190), root / "t" / f"{k}.parquet")
+    for k, first in enumerate(range(0, ROWS, 190)):  # a shard each
+        pq.write_table(rows.slice(first, 190), root / "t" / f"{k}.parquet")
     spec = Data(
         source="t",
         label="y",

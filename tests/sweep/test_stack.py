@@ -9,7 +9,7 @@ import torch
 
 from ddlflow.errors import TrainingError
 from ddlflow.sweep.member import Member, Result
-from ddlflow.sweep.run import Piece, run_stack, start
+from ddlflow.sweep.run import Piece, start
 from ddlflow.train import checkpoint
 from ddlflow.train.loop import Stopped
 
@@ -215,12 +215,12 @@ def test_a_saved_stack_goes_on_to_the_same_bits(
         for k in range(count)
     )
     piece = Piece(members, fused, "")
-    expected = run_stack(piece, ground().prepared)
+    expected = ground().train(piece)
     first = start(piece, ground().prepared)
     for _ in range(3):
         first.run_epoch()
     checkpoint.write(tmp_path, first.epoch, first.snapshot())
-    again = run_stack(piece, ground().prepared, checkpoints=tmp_path)
+    again = ground().train(piece, checkpoints=tmp_path)
     assert again.keys() == expected.keys()
     for id_, result in again.items():
         assert result.tensors is not None
@@ -240,7 +240,7 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(
     checkpoint.write(tmp_path, 1, first.snapshot())
     other = ground().member("m", epochs=2, optimizer={"use": "adam", "lr": 0.5})
     with pytest.raises(TrainingError, match="other settings of train"):
-        run_stack(Piece((other,), True, ""), ground().prepared, checkpoints=tmp_path)
+        ground().train(Piece((other,), True, ""), checkpoints=tmp_path)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -248,9 +248,8 @@ def test_it_stops_when_asked_and_tells_of_epochs(ground: Callable[..., Any], fus
     events: list[dict[str, Any]] = []
     piece = Piece((ground().member("m", epochs=3, batch_rows=4),), fused, "")
     with pytest.raises(Stopped):
-        run_stack(
+        ground().train(
             piece,
-            ground().prepared,
             emit=events.append,
             must_stop=lambda: any(event["event"] == "epoch" for event in events),
         )

@@ -8,7 +8,7 @@ import pytest
 
 from ddlflow.errors import SpecError
 from ddlflow.sweep.plan import plan_stacks
-from ddlflow.sweep.run import Piece, run_stack
+from ddlflow.sweep.run import Piece
 
 MODULE = "own_of_test_vmapped"
 CODE = '''
@@ -164,7 +164,7 @@ def test_what_has_to_be_trained_apart_is_and_says_why(
     assert group.apart is not None
     assert why in group.apart
     assert "\n" not in group.apart
-    result = run_stack(Piece(group.members, False, group.apart), own.prepared)["m"]
+    result = own.train(Piece(group.members, False, group.apart))["m"]
     assert result.status == "done"
     with pytest.raises(SpecError, match="fuse is always, but m has to be trained apart"):
         plan_stacks([member], own.prepared, fuse="always")

@@ -50,19 +50,6 @@ def test_labels_of_any_dtype(kind, dtype):
     assert torch.equal(as_read, objective.loss_sum(outputs, whole.double()))
 
 
-@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
-def test_row_losses_add_up_and_name_the_bad_row(kind):
-    objective = objective_for(kind)
-    outputs, labels = made(kind)
-    outputs[7] = float("nan")
-    rows = objective.loss_rows(outputs.requires_grad_(), labels)
-    assert torch.nonzero(~torch.isfinite(rows)).tolist() == [[7]]
-    assert not rows.requires_grad
-    rest = torch.arange(ROWS) != 7
-    total = objective.loss_sum(outputs[rest], labels[rest])
-    assert rows[rest].sum().item() == pytest.approx(total.item(), rel=1e-5)
-
-
 def test_predictions():
     outputs, _ = made("multiclass")
     many = objective_for("multiclass").predictions(outputs)
@@ -94,8 +81,6 @@ def test_user_function_with_arguments(shape):
     assert objective.name == "m:f"
     assert objective.kind == "regression"
     torch.testing.assert_close(objective.loss_sum(outputs, labels), rows.sum())
-    assert torch.equal(objective.loss_rows(outputs, labels), rows)
-    assert objective.loss_rows(outputs[:0], labels[:0]).shape == (0,)
 
 
 def test_user_function_whose_arguments_do_not_fit():

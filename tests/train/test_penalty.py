@@ -10,7 +10,7 @@ from ddlflow.models.mlp import Mlp
 from ddlflow.spec.pipeline import Adam, Penalty, Schedule, Sgd
 from ddlflow.train.objectives import objective_for
 from ddlflow.train.optimizers import make_optimizer
-from ddlflow.train.penalty import add_penalty_gradient, penalised, penalty_value, stop_at_zero
+from ddlflow.train.penalty import add_penalty_gradient, penalised, stop_at_zero
 from ddlflow.train.schedules import factor
 
 RAW, TARGET = load_diabetes(return_X_y=True)
@@ -91,7 +91,8 @@ def test_logistic_regression_equals_scikit_learns():
         loss = loss_sum(model(features), torch.tensor(labels)) / rows
         loss.backward()
         add_penalty_gradient(weights, penalty)
-        return loss.detach() + penalty_value(weights, penalty)
+        squares = sum(weight.detach().square().sum() for weight in weights)
+        return loss.detach() + penalty.l2 * squares
 
     optimizer.step(mean_loss)
     found = model.weight.detach().numpy()
@@ -119,8 +120,6 @@ def test_gradient_is_that_of_the_value():
     add_penalty_gradient(weights, penalty)
     torch.testing.assert_close(weights[0].grad, expected[0])
     torch.testing.assert_close(weights[1].grad, expected[1] + 1)
-    by_hand = sum((0.3 * w.abs() + 0.7 * w**2).sum() for w in weights)
-    torch.testing.assert_close(penalty_value(weights, penalty), by_hand.detach())
 
 
 def test_a_weight_at_zero_feels_only_what_exceeds_l1():
@@ -146,4 +145,3 @@ def test_without_l1_nothing_is_cut():
     weight.neg_()
     stop_at_zero([weight], signs)
     assert weight.item() == -1.0
-    assert penalty_value([], Penalty(l2=0.5)).item() == 0.0
