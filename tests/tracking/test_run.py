@@ -1,3 +1,4 @@
+import fcntl
 import math
 import signal
 import subprocess
@@ -10,7 +11,6 @@ import pytest
 from ddlflow.errors import SpecError, TrackingError
 from ddlflow.tracking import open_run, send_pending
 from ddlflow.tracking.read import Reader
-from ddlflow.tracking.spool import locked
 
 # MLflow 3.17 calls what SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -286,7 +286,8 @@ def test_a_slow_store_is_waited_for_so_that_the_id_told_is_the_one_that_works(
 ):
     """A busy machine: the database is held by another for longer than a glance."""
     database = Path(uri.removeprefix("sqlite:///"))
-    held = locked(database.with_name(f"{database.name}.lock"), wait=True)
+    held = database.with_name(f"{database.name}.lock").open("ab")
+    fcntl.flock(held, fcntl.LOCK_EX)
     threading.Timer(7.0, held.close).start()
     with begin(uri, tmp_path / "a", said) as run:
         told = run.id_for_people(wait_s=60.0)
