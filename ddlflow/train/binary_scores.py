@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddlflow.train.scores import Scores, ratio
+from ddlflow.train.scores import HEAD, UNIT, Scores, ratio
 
 STEPS = 2048  # bins of an octave of |logit| + 1: the upper 11 bits of a float32's mantissa
 OCTAVES = 8  # up to |logit| = 2**8 - 1; whatever is beyond shares the last bin
@@ -32,23 +32,37 @@ BINS = 2 * HALF
 class BinaryScores(Scores):
     """counts: a histogram of the logit for negative rows, one for positive rows, unscored."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, weighted: bool = False) -> None:
+        self.unit = UNIT if weighted else 1
         self.counts = torch.zeros(2 * BINS + 1, dtype=torch.int64)
-        self.sums = torch.zeros(3, dtype=torch.float64)  # loss, log loss, squared error
+        self.sums = torch.zeros(HEAD + 2, dtype=torch.float64)  # log loss, squared error
 
     @torch.no_grad()
-    def update(self, outputs: Tensor, labels: Tensor, loss_sum: Tensor | float) -> None:
+    def update(
+        self,
+        outputs: Tensor,
+        labels: Tensor,
+        loss_sum: Tensor | float,
+        weights: Tensor | None = None,
+        loss_weight: Tensor | float | None = None,
+    ) -> None:
         logit, label = outputs.reshape(-1).float(), labels.reshape(-1).float()
         index = _bin_of_logit(logit) + BINS * (label > 0.5)
         log_loss = F.binary_cross_entropy_with_logits(logit, label, reduction="none")
         squared = (torch.sigmoid(logit) - label).square()
         self._add(
+            len(logit),
             torch.where(logit.isfinite(), index, 2 * BINS),
-            [loss_sum, log_loss.sum(dtype=torch.float64), squared.sum(dtype=torch.float64)],
+            weights,
+            (loss_sum, loss_weight),
+            [self._total(log_loss, weights), self._total(squared, weights)],
         )
 
+    def predicted_classes(self) -> int:
+        return sum(rows > 0 for rows in torch.tensor(self.confusion()).sum(0).tolist())
+
     def compute(self) -> dict[str, float]:
-        scored = float(self.counts[:-1].sum())
+        scored = float(self._of_rows(self.counts[:-1].sum()))
         (tn, fp), (fn, tp) = self.confusion()
         auroc, average_precision = self._areas()
         return self._finish(
@@ -58,10 +72,9 @@ class BinaryScores(Scores):
                 "average_precision": average_precision,
                 "accuracy": ratio(tp + tn, scored),
                 "f1": ratio(2 * tp, 2 * tp + fp + fn),
-                "log_loss": ratio(float(self.sums[1]), scored),
-                "brier": ratio(float(self.sums[2]), scored),
+                "log_loss": ratio(float(self.sums[HEAD]), scored),
+                "brier": ratio(float(self.sums[HEAD + 1]), scored),
             },
-            rows=float(self.counts.sum()),
         )
 
     def curves(self) -> dict[str, Any]:
@@ -69,7 +82,7 @@ class BinaryScores(Scores):
         from torchmetrics.classification import BinaryPrecisionRecallCurve, BinaryROC
 
         by_class = self.by_class()
-        negatives, positives = (int(n) for n in by_class.sum(1))
+        negatives, positives = by_class.sum(1).tolist()
         result: dict[str, Any] = {"kind": "binary", "roc": None, "precision_recall": None}
         if negatives and positives:
             fpr, tpr, threshold = self._from_counts(BinaryROC)
@@ -89,10 +102,10 @@ class BinaryScores(Scores):
         }
 
     def by_class(self) -> Tensor:
-        """Rows of each class in each bin of the logit: int64 [2, BINS], on the CPU."""
-        return self.counts[:-1].cpu().reshape(2, BINS)
+        """Rows of each class in each bin of the logit: [2, BINS], on the CPU."""
+        return self._of_rows(self.counts[:-1].cpu()).reshape(2, BINS)
 
-    def confusion(self) -> list[list[int]]:
+    def confusion(self) -> list[list[Any]]:
         """Rows by true (first) and predicted class; positive where the probability is >= 0.5."""
         by_class = self.by_class()
         return torch.stack([by_class[:, :HALF].sum(1), by_class[:, HALF:].sum(1)], 1).tolist()
@@ -161,7 +174,7 @@ def _thinned(fpr: Tensor, tpr: Tensor, steps: int = 400) -> Tensor:
 def _score_histogram(by_class: Tensor, bins: int = 50) -> dict[str, Any]:
     """Rows of each class over the probability in equal steps."""
     cell = (_probability_of_bins() * bins).long().clamp(max=bins - 1)
-    counts = torch.zeros(2, bins, dtype=torch.int64).index_add_(1, cell, by_class)
+    counts = torch.zeros(2, bins, dtype=by_class.dtype).index_add_(1, cell, by_class)
     return _lists(edges=torch.linspace(0, 1, bins + 1, dtype=torch.float64), counts=counts)
 
 
@@ -189,7 +202,8 @@ def _reliability(by_class: Tensor, groups: int = 20) -> dict[str, Any]:
     predicted = by_group(rows * _probability_of_bins())[filled] / size
     observed = by_group(by_class[1].double())[filled] / size
     error = ratio(float(((predicted - observed).abs() * size).sum()), float(total))
-    return _lists(predicted=predicted, observed=observed, rows=size.long()) | {"error": error}
+    shown = size.to(by_class.dtype)
+    return _lists(predicted=predicted, observed=observed, rows=shown) | {"error": error}
 
 
 def _lists(**tensors: Tensor) -> dict[str, Any]:

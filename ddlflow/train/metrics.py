@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddlflow.train.binary_scores import BinaryScores
-from ddlflow.train.scores import BETTER, NAN, Kind, Scores, metric_names, ratio
+from ddlflow.train.scores import BETTER, HEAD, NAN, UNIT, Kind, Scores, metric_names, ratio
 
 __all__ = [
     "BETTER",
@@ -30,7 +30,11 @@ PLANE = RESIDUAL_BINS + 3  # where that plane begins in a regression's counts
 
 
 def scores_for(
-    kind: Kind, num_classes: int = 2, *, label_range: tuple[float, float] = (0.0, 1.0)
+    kind: Kind,
+    num_classes: int = 2,
+    *,
+    label_range: tuple[float, float] = (0.0, 1.0),
+    weighted: bool = False,
 ) -> Scores:
     """Empty scores.
 
@@ -40,14 +44,15 @@ def scores_for(
         label_range: a regression label's least and greatest value, from the manifest. Plots alone
             depend on it (and the rounding of R2, where the label's mean is far from 0). Only
             scores of the same range may be merged.
+        weighted: whether rows have weights.
     """
     match kind:
         case "binary":
-            return BinaryScores()
+            return BinaryScores(weighted=weighted)
         case "multiclass":
-            return MulticlassScores(num_classes)
+            return MulticlassScores(num_classes, weighted=weighted)
         case "regression":
-            return RegressionScores(*label_range)
+            return RegressionScores(*label_range, weighted=weighted)
         case _:
             assert_never(kind)
 
@@ -55,21 +60,35 @@ def scores_for(
 class MulticlassScores(Scores):
     """counts: the confusion matrix [C, C] by true and predicted class, unscored."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, weighted: bool = False) -> None:
+        self.unit = UNIT if weighted else 1
         self.num_classes = num_classes
         self.counts = torch.zeros(num_classes**2 + 1, dtype=torch.int64)
-        self.sums = torch.zeros(2, dtype=torch.float64)  # loss, log loss
+        self.sums = torch.zeros(HEAD + 1, dtype=torch.float64)  # log loss
 
     @torch.no_grad()
-    def update(self, outputs: Tensor, labels: Tensor, loss_sum: Tensor | float) -> None:
+    def update(
+        self,
+        outputs: Tensor,
+        labels: Tensor,
+        loss_sum: Tensor | float,
+        weights: Tensor | None = None,
+        loss_weight: Tensor | float | None = None,
+    ) -> None:
         logits = outputs.float()
         log_loss = F.cross_entropy(logits, labels, reduction="none")
         index = labels * self.num_classes + logits.argmax(1)
         self._add(
+            len(labels),
             # One sum a row instead of C tests: a sum is finite only if all its terms are.
             torch.where(logits.sum(1).isfinite(), index, self.num_classes**2),
-            [loss_sum, log_loss.sum(dtype=torch.float64)],
+            weights,
+            (loss_sum, loss_weight),
+            [self._total(log_loss, weights)],
         )
+
+    def predicted_classes(self) -> int:
+        return int((self.confusion().sum(0) > 0).sum())
 
     def compute(self) -> dict[str, float]:
         matrix = self.confusion().double()
@@ -81,9 +100,8 @@ class MulticlassScores(Scores):
             {
                 "accuracy": ratio(float(hits.sum()), scored),
                 "f1_macro": ratio(float(f1.sum()), len(f1)),
-                "log_loss": ratio(float(self.sums[1]), scored),
+                "log_loss": ratio(float(self.sums[HEAD]), scored),
             },
-            rows=float(self.counts.sum()),
         )
 
     def curves(self) -> dict[str, Any]:
@@ -91,7 +109,8 @@ class MulticlassScores(Scores):
         return {"kind": "multiclass", "confusion": self.confusion().tolist()}
 
     def confusion(self) -> Tensor:
-        return self.counts[:-1].cpu().reshape(self.num_classes, self.num_classes)
+        counts = self._of_rows(self.counts[:-1].cpu())
+        return counts.reshape(self.num_classes, self.num_classes)
 
 
 class RegressionScores(Scores):
@@ -106,17 +125,25 @@ class RegressionScores(Scores):
         high: its greatest.
     """
 
-    def __init__(self, low: float, high: float) -> None:
+    def __init__(self, low: float, high: float, *, weighted: bool = False) -> None:
+        self.unit = UNIT if weighted else 1
         if not high > low:  # a constant label still has a plot
             low, high = low - 0.5, low + 0.5
         self.low, self.high = low, high
         self.counts = torch.zeros(PLANE + (GRID + 2) ** 2 + 1, dtype=torch.int64)
-        # loss; residual squared and absolute; label - center, also squared. The center is there so
+        # residual squared and absolute; label - center, also squared. The center is there so
         # that R2 of a label far from 0 keeps its digits.
-        self.sums = torch.zeros(5, dtype=torch.float64)
+        self.sums = torch.zeros(HEAD + 4, dtype=torch.float64)
 
     @torch.no_grad()
-    def update(self, outputs: Tensor, labels: Tensor, loss_sum: Tensor | float) -> None:
+    def update(
+        self,
+        outputs: Tensor,
+        labels: Tensor,
+        loss_sum: Tensor | float,
+        weights: Tensor | None = None,
+        loss_weight: Tensor | float | None = None,
+    ) -> None:
         # In float64: a residual is the difference of two numbers that may be large.
         predicted, true = outputs.reshape(-1).double(), labels.reshape(-1).double()
         residual, offset = predicted - true, true - self._center()
@@ -126,11 +153,20 @@ class RegressionScores(Scores):
         plane = torch.where(scored, PLANE + row * (GRID + 2) + column, len(self.counts) - 1)
         bins = torch.where(scored, _cell(residual, -span, span, RESIDUAL_BINS), PLANE - 1)
         sums = [residual.square(), residual.abs(), offset, offset.square()]
-        self._add(torch.cat([bins, plane]), [loss_sum, *(values.sum() for values in sums)])
+        self._add(
+            len(true),
+            torch.cat([bins, plane]),
+            None if weights is None else weights.repeat(2),
+            (loss_sum, loss_weight),
+            [self._total(values, weights) for values in sums],
+        )
+
+    def predicted_classes(self) -> None:
+        return None
 
     def compute(self) -> dict[str, float]:
-        scored = float(self.counts[PLANE:-1].sum())
-        _, squared, absolute, offset, offset_squared = self.sums.tolist()
+        scored = float(self._of_rows(self.counts[PLANE:-1].sum()))
+        squared, absolute, offset, offset_squared = self.sums[HEAD:].tolist()
         mse = ratio(squared, scored)
         # Not torchmetrics' R2: it takes any sum of squares below 1e-4 for 0, whatever the label's
         # unit, so that a bad model of a label in small units would score 1.
@@ -144,12 +180,11 @@ class RegressionScores(Scores):
                 "mae": ratio(absolute, scored),
                 "r2": NAN if constant else 1 - squared / spread,
             },
-            rows=scored + float(self.counts[-1]),
         )
 
     def curves(self) -> dict[str, Any]:
         """Residuals over the range that holds 99 % of them; rows over (true, predicted)."""
-        counts = self.counts.cpu()
+        counts = self._of_rows(self.counts.cpu())
         plane = counts[PLANE:-1].reshape(GRID + 2, GRID + 2)
         inside = plane[1:-1, 1:-1]
         edges = torch.linspace(self.low, self.high, GRID + 1, dtype=torch.float64)

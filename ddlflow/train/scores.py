@@ -4,6 +4,9 @@ A score keeps two tensors: ``counts`` (int64: adding them is exact in any order)
 (float64: whoever adds several adds them in one fixed order). Ranks reduce them, workers send them
 packed, and ``compute`` turns them into numbers at the end; no prediction is ever kept.
 
+Rows may have weights: whole numbers of ``UNIT`` parts of a mean row, so that adding them up is
+exact in any order too. ``counts`` is then in these parts.
+
 A row whose output (or, in a regression, whose label) is not finite is counted as unscored: with one
 such row every metric but the loss is nan, and ``compute`` adds ``unscored_rows`` to say why. A
 metric that the rows do not define (AUROC of one class, R2 of a constant label, anything of no rows)
@@ -17,6 +20,10 @@ from torch import Tensor
 
 Kind = Literal["binary", "multiclass", "regression"]
 NAN = float("nan")
+# Parts of a row of mean weight. A weight is rounded by half a part, 3e-8 of a mean row, and so are
+# the metrics at most; 2^39 rows of mean weight can be counted.
+UNIT = 1 << 24
+HEAD = 4  # the sums that all kinds have: loss, weight of the loss, rows, unscored rows
 
 BETTER: dict[str, Literal["higher", "lower"]] = {
     "loss": "lower",
@@ -49,13 +56,23 @@ class Scores(Protocol):
 
     Attributes:
         counts: int64 [n]; the last entry counts unscored rows.
-        sums: float64 [m]; the first entry is the loss summed over rows.
+        sums: float64 [m]; the first are the loss summed over rows, the sum of its weights, the
+            rows, and those that could not be scored.
+        unit: what a row of mean weight counts: ``UNIT`` where rows have weights, else 1.
     """
 
     counts: Tensor
     sums: Tensor
+    unit: int = 1
 
-    def update(self, outputs: Tensor, labels: Tensor, loss_sum: Tensor | float) -> None:
+    def update(
+        self,
+        outputs: Tensor,
+        labels: Tensor,
+        loss_sum: Tensor | float,
+        weights: Tensor | None = None,
+        loss_weight: Tensor | float | None = None,
+    ) -> None:
         """Adds rows, without waiting for the device.
 
         Args:
@@ -63,7 +80,13 @@ class Scores(Protocol):
                 predictions [n] or [n, 1] (regression).
             labels: float32 0 or 1 [n], int64 class [n], float32 [n].
             loss_sum: the objective summed over these rows.
+            weights: int64 [n] parts of ``UNIT``, where rows have weights.
+            loss_weight: the sum of the weights in ``loss_sum``; None: of one a row.
         """
+        ...
+
+    def predicted_classes(self) -> int | None:
+        """How many classes are the likeliest of some row; None for a regression."""
         ...
 
     def compute(self) -> dict[str, float]:
@@ -115,21 +138,43 @@ class Scores(Protocol):
                 f"of {len(self.counts)} and {len(self.sums)}: both have to be of one kind of label"
             )
 
-    def _add(self, index: Tensor, sums: list[Tensor | float]) -> None:
-        """Counts each index [n] once and adds the sums, on the device of the index."""
+    def _total(self, values: Tensor, weights: Tensor | None) -> Tensor:
+        """The sum over rows [n], in float64."""
+        if weights is None:
+            return values.sum(dtype=torch.float64)
+        return (values.double() * weights).sum() / UNIT
+
+    def _of_rows(self, counts: Tensor) -> Tensor:
+        """Counts in rows: as they are, or in rows of mean weight, float64."""
+        return counts if self.unit == 1 else counts.double() / self.unit
+
+    def _add(
+        self,
+        rows: int,
+        index: Tensor,
+        weights: Tensor | None,
+        loss: tuple[Tensor | float, Tensor | float | None],
+        sums: list[Tensor],
+    ) -> None:
+        """Counts each index [n] by its weight and adds the sums, on the device of the index."""
+        unscored = (index == len(self.counts) - 1).sum()
+        head = [loss[0], float(rows) if loss[1] is None else loss[1], float(rows), unscored]
         device = index.device
         if self.counts.device != device:
             self.counts, self.sums = self.counts.to(device), self.sums.to(device)
         # Not torch.bincount: on CUDA that waits for the device to learn the greatest index.
-        self.counts.scatter_add_(0, index, torch.ones_like(index))
+        self.counts.scatter_add_(0, index, torch.ones_like(index) if weights is None else weights)
         self.sums += torch.stack(
-            [torch.as_tensor(value, dtype=torch.float64, device=device).detach() for value in sums]
+            [
+                torch.as_tensor(value, dtype=torch.float64, device=device).detach()
+                for value in [*head, *sums]
+            ]
         )
 
-    def _finish(self, kind: Kind, metrics: dict[str, float], rows: float) -> dict[str, float]:
+    def _finish(self, kind: Kind, metrics: dict[str, float]) -> dict[str, float]:
         """Adds the loss and the numbers of rows; nan where a row could not be scored."""
-        unscored = float(self.counts[-1])
-        metrics["loss"] = ratio(float(self.sums[0]), rows)
+        loss, weight, rows, unscored = self.sums[:HEAD].tolist()
+        metrics["loss"] = ratio(loss, weight)
         result = {
             name: NAN if unscored and name != "loss" else metrics[name] for name in NAMES[kind]
         }
