@@ -10,10 +10,11 @@ from typing import Any
 from ddlflow.engines import Failure, GangJob, GangResult
 from ddlflow.errors import EngineError
 from ddlflow.failures import describe, error_of, is_final, is_same, plural
-from ddlflow.session import Session
+from ddlflow.session import Session, Stage
 from ddlflow.spec.pipeline import Training
 from ddlflow.spec.site import Engine
 from ddlflow.storage import write_json
+from ddlflow.train.auto import resolve, said
 from ddlflow.train.job import Job
 from ddlflow.train.world import fitting_world
 
@@ -36,6 +37,17 @@ class Setup:
     most: int
     virtual_ranks: int
     threads: int
+
+
+def settled(session: Session, prepared: Stage) -> Training:
+    """The train section with numbers for ``auto``: from here on the session's own, and said."""
+    pipeline, rows = session.plan.pipeline, prepared.value["rows"]
+    found = resolve(pipeline.train, rows["train"], rows["validation"])
+    line = said(pipeline.train, found)
+    if line is not None:
+        session.screen.say(line)
+        session.use(pipeline.model_copy(update={"train": found}))
+    return found
 
 
 def setup(session: Session, spec: Training, folder: Path, rows: int, num_parameters: int) -> Setup:

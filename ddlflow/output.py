@@ -64,10 +64,13 @@ def show_run(result: dict[str, Any]) -> None:
         for stage in result["stages"]
     ]
     screen.table("", ["stage", "time"], rows)
+    baseline = result["baseline"]
     metrics = [
-        (name, f"{value:.4f}") for name, value in result["metrics"].items() if name != "rows"
+        (name, f"{value:.4f}", f"{baseline[name]:.4f}" if name in baseline else "")
+        for name, value in result["metrics"].items()
+        if name != "rows"
     ]
-    screen.table("", ["metric", "value"], metrics)
+    screen.table("", ["metric", "value", "baseline"], metrics)
     _show_swept(screen, result)
     screen.say("")
     screen.facts(

@@ -125,6 +125,7 @@ class Record:
         scored = json.loads((Path(evaluated.folder) / "scores.json").read_text())
         split = evaluated.value["split"]
         metrics = {f"{split}_{k}": v for k, v in scored["metrics"].items()}
+        metrics |= {f"baseline_{k}": v for k, v in scored["baseline"].items()}
         self.run.log_metrics(metrics, step=trained.value["epochs"])
         report = self.folder / "report"
         stopping = pipeline.train.early_stopping
@@ -133,6 +134,7 @@ class Record:
             history=trained.value["history"],
             kind=pipeline.labels,
             metrics=scored["metrics"],
+            baseline=scored["baseline"],
             curves=scored["curves"],
             classes=prepared.value["classes"] or None,
             histogram=scored["histogram"],
@@ -253,6 +255,8 @@ def summary(
         "run_id": record.run_id,
         "stages": _times(stages),
         "metrics": evaluated.value["metrics"],
+        "baseline": evaluated.value["baseline"],
+        "notes": evaluated.value["notes"],
         "rows_per_s": rows_per_s(trained),
         "model_digest": trained.value["model_digest"],
         "model_uri": model_uri,

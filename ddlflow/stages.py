@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ddlflow.errors import DataError, SpecError
-from ddlflow.launch import Tell, launch, setup
+from ddlflow.launch import Tell, launch, settled, setup
 from ddlflow.redact import redacted, redacted_values
 from ddlflow.session import Session, Stage, hashed
 from ddlflow.spec import code
-from ddlflow.spec.pipeline import Made, Training
+from ddlflow.spec.pipeline import Made
 from ddlflow.storage import write_json
 
 # A stage's own version: raised when its result changes for the same settings.
-VERSION = {"source": 1, "prepare": 3, "train": 3, "evaluate": 2, "infer": 3}
+VERSION = {"source": 1, "prepare": 3, "train": 3, "evaluate": 3, "infer": 3}
 # What of the data section decides the shards alone, and so the digest of the prepared data.
 SHARDS_ALONE = {"source", "test_source", "split", "seed"}
 
@@ -106,19 +106,6 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
     return done
 
 
-def settled(session: Session, prepared: Stage) -> Training:
-    """The train section with numbers for ``auto``: from here on the session's own, and said."""
-    from ddlflow.train.auto import resolve, said
-
-    pipeline, rows = session.plan.pipeline, prepared.value["rows"]
-    found = resolve(pipeline.train, rows["train"], rows["validation"])
-    line = said(pipeline.train, found)
-    if line is not None:
-        session.screen.say(line)
-        session.use(pipeline.model_copy(update={"train": found}))
-    return found
-
-
 def train(
     session: Session,
     prepared: Stage,
@@ -138,6 +125,7 @@ def train(
     Raises:
         TrainingError: a rank failed; the same command goes on from the last checkpoint.
     """
+    from ddlflow.infer.baseline import kept_notes
     from ddlflow.train.job import Job
     from ddlflow.train.training import num_parameters
 
@@ -192,6 +180,8 @@ def train(
     if done.cached:
         for row in done.value["history"]:
             tell({"event": "epoch", **row})
+    for note in kept_notes(done.value):
+        session.screen.say(f"note: {note}")
     return done
 
 
@@ -208,9 +198,10 @@ def _check_train(session: Session, rows: dict[str, int]) -> None:
 def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
     """Scores the model on the test split, or on the validation split where there is no test."""
     from ddlflow.data.manifest import SplitName
+    from ddlflow.infer.baseline import notes
     from ddlflow.infer.evaluate import evaluate as score
 
-    pipeline = session.plan.pipeline
+    pipeline, spec = session.plan.pipeline, session.plan.pipeline.train
     rows = prepared.value["rows"]
     order: tuple[SplitName, ...] = ("test", "validation", "train")
     split = next(name for name in order if rows[name])
@@ -233,9 +224,13 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
             map_over=session.map_over,
         )
         write_json(folder / "scores.json", scored)
-        return {"split": split, "metrics": scored["metrics"]}
+        kept = {name: scored[name] for name in ("metrics", "baseline", "predicted_classes")}
+        return {"split": split, **kept, "notes": notes(pipeline.labels, spec, split, **kept)}
 
-    return session.stage("evaluate", settings, work)
+    evaluated = session.stage("evaluate", settings, work)
+    for note in evaluated.value["notes"]:
+        session.screen.say(f"note: {note}")
+    return evaluated
 
 
 def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:

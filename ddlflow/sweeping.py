@@ -10,7 +10,7 @@ from ddlflow.check.search import too_late
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.storage import load_json
 from ddlflow.errors import SpecError, TrainingError
-from ddlflow.launch import Tell
+from ddlflow.launch import Tell, settled
 from ddlflow.searching import TABLE, Searching
 from ddlflow.session import Session, Stage
 from ddlflow.spec import code
@@ -37,7 +37,7 @@ def cross_validate(session: Session, prepared: Stage) -> Stage:
     Raises:
         TrainingError: a fold's training failed, with its reason.
     """
-    train = stages.settled(session, prepared)
+    train = settled(session, prepared)
     pipeline = session.plan.pipeline
     assert pipeline.cv is not None
     wants_rows = pipeline.cv.predictions
@@ -77,7 +77,7 @@ def search(session: Session, prepared: Stage, tell: Tell = lambda event: None) -
         TrainingError: no trial was trained to its end.
         SpecError: pruning begins after the last epoch.
     """
-    train = stages.settled(session, prepared)
+    train = settled(session, prepared)
     pipeline = session.plan.pipeline
     spec = pipeline.search
     assert spec is not None

@@ -160,7 +160,11 @@ def publish(result: dict[str, Any]) -> None:
     create_table_artifact(table=rows, key="stages", description="Stages of the run")
     where = f"MLflow run {result['run_id']} ({result['page']})"
     if "metrics" in result:
-        metrics = [{"metric": name, "value": value} for name, value in result["metrics"].items()]
+        beside = result["baseline"]
+        metrics = [
+            {"metric": name, "value": value, "baseline": beside.get(name, "")}
+            for name, value in result["metrics"].items()
+        ]
         create_table_artifact(
             table=metrics, key="metrics", description=f"{where}, {result['model_uri']}"
         )

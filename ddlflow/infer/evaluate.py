@@ -11,6 +11,7 @@ from ddlflow.data.manifest import Manifest, Shard, SplitName
 from ddlflow.data.offsets import Number
 from ddlflow.data.shard import map_shard
 from ddlflow.data.verified import verified
+from ddlflow.infer.baseline import constant_outputs, of_names, repeated
 from ddlflow.infer.model import PASS_ROWS, load_model
 from ddlflow.infer.predict import Map
 from ddlflow.train.histogram import FeatureHistogram, histogram_edges, histogram_range
@@ -25,6 +26,7 @@ class Task:
     dataset: str
     digest: str  # of the data set
     shard: Shard
+    constant: tuple[float, ...]  # the outputs of the baseline
     feature: str | None  # to draw a histogram of
     threads: int
 
@@ -41,21 +43,24 @@ def evaluate(
     """Scores a model on a split of a data set.
 
     Returns:
-        ``metrics``, and ``curves`` and ``histogram`` for the report.
+        ``metrics``, ``baseline`` (the metrics of a model without features), how many classes are
+        predicted, and ``curves`` and ``histogram`` for the report.
     """
     manifest = Manifest.load(dataset)
-    tasks = [
-        Task(str(model_folder), str(dataset), manifest.digest, shard, feature, threads)
-        for shard in manifest.shards_of(split)
-    ]
-    scores = empty_scores(manifest)
+    constant = tuple(constant_outputs(manifest).tolist())
+    where = (str(model_folder), str(dataset), manifest.digest)
+    tasks = [Task(*where, shard, constant, feature, threads) for shard in manifest.shards_of(split)]
+    scores, baseline = (empty_scores(manifest) for _ in range(2))
     histogram = _histogram(manifest, feature) if feature else None
     for scored in map_over(score_shard, tasks, "evaluate"):
         scores.merge_packed(scored["scores"])
+        baseline.merge_packed(scored["baseline"])
         if histogram is not None:
             histogram.counts += torch.tensor(scored["histogram"])
     return {
         "metrics": scores.compute(),
+        "baseline": of_names(manifest.label.kind, baseline.compute()),
+        "predicted_classes": scores.predicted_classes(),
         "curves": _in_source(scores.curves(), manifest.label.offset),
         "histogram": None
         if histogram is None
@@ -81,7 +86,8 @@ def score_shard(task: Task) -> dict[str, Any]:
     dataset = Path(task.dataset)
     manifest = _manifest(task.dataset, task.digest)
     model = load_model(Path(task.model), trust_code=True)  # it is this pipeline's own
-    scores = empty_scores(manifest)
+    scores, baseline = (empty_scores(manifest) for _ in range(2))
+    constant = model.predictor.label.of_labels(torch.tensor(task.constant))
     (path,) = verified(dataset, [task.shard])
     columns = map_shard(path)
     rows = len(columns["label"])
@@ -93,14 +99,16 @@ def score_shard(task: Task) -> dict[str, Any]:
             inputs = [part[name] for name in ("features", "categories") if name in part]
             if "features" not in part:
                 inputs.insert(0, torch.empty(len(part["label"]), 0))
-            outputs = model.predictor.outputs(*inputs)
-            score(scores, model.objective, model.predictor.label, outputs, part["label"])
-    result: dict[str, Any] = {"scores": scores.packed(), "histogram": None}
+            labels, learnt = part["label"], (model.objective, model.predictor.label)
+            score(scores, *learnt, model.predictor.outputs(*inputs), labels)
+            score(baseline, *learnt, repeated(constant, len(labels)), labels)
+    result: dict[str, Any] = {"scores": scores.packed(), "baseline": baseline.packed()}
+    result["histogram"] = None
     if task.feature is not None:
         histogram = _histogram(manifest, task.feature)
         column = manifest.feature_names.index(task.feature)
-        values, labels = columns["features"][:, column].copy(), columns["label"].copy()
-        histogram.update(torch.from_numpy(values), torch.from_numpy(labels))
+        values, of_rows = columns["features"][:, column].copy(), columns["label"].copy()
+        histogram.update(torch.from_numpy(values), torch.from_numpy(of_rows))
         result["histogram"] = histogram.counts.tolist()
     return result
 

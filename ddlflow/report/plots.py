@@ -61,6 +61,7 @@ def write_report(
     history: list[dict[str, Any]],
     kind: Kind,
     metrics: dict[str, float],
+    baseline: dict[str, float],
     curves: dict[str, Any],
     classes: list[str] | None,
     histogram: dict[str, Any] | None,
@@ -76,6 +77,7 @@ def write_report(
             and "val_<metric>".
         kind: how labels are read.
         metrics: `Scores.compute()` of the rows judged.
+        baseline: the same of a model without features.
         curves: `Scores.curves()` of them. What the rows do not define (the ROC of one class) is
             not drawn.
         classes: names of the classes in the order of their numbers; none for a regression.
@@ -114,14 +116,18 @@ def write_report(
     files += [folder / "metrics.json", folder / "report.md"]
     numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     files[-2].write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    files[-1].write_text(markdown(title, metrics, list(plots)), encoding="utf-8")
+    files[-1].write_text(markdown(title, metrics, baseline, list(plots)), encoding="utf-8")
     return files
 
 
-def markdown(title: str, metrics: dict[str, float], plots: list[str]) -> str:
+def markdown(
+    title: str, metrics: dict[str, float], baseline: dict[str, float], plots: list[str]
+) -> str:
     """report.md: the metrics as a table, then the plots, which lie beside it."""
-    lines = [f"# {title}", "", "| metric | value |", "|---|---:|"]
-    lines += [f"| {WORDS.get(name, name)} | {shown(value)} |" for name, value in metrics.items()]
+    lines = [f"# {title}", "", "| metric | value | baseline |", "|---|---:|---:|"]
+    for name, value in metrics.items():
+        beside = shown(baseline[name]) if name in baseline else ""
+        lines.append(f"| {WORDS.get(name, name)} | {shown(value)} | {beside} |")
     for name in plots:
         lines += ["", f"## {CAPTIONS[name]}", "", f"![{CAPTIONS[name]}]({name}.png)"]
     return "\n".join(lines) + "\n"

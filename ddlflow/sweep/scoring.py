@@ -9,9 +9,9 @@ from ddlflow.models.label_scale import LabelScale
 from ddlflow.sweep.member import Prepared
 from ddlflow.sweep.program import Inputs, Program
 from ddlflow.sweep.streams import Pool
-from ddlflow.train.metrics import Scores, metric_names
+from ddlflow.train.metrics import Scores
 from ddlflow.train.objectives import Objective
-from ddlflow.train.validation import empty_scores, score
+from ddlflow.train.validation import after_epoch, empty_scores, score, told_after_epochs
 
 
 class Scoring:
@@ -64,5 +64,5 @@ class Scoring:
 
     def _computed(self, scores: Scores, sums: list[Tensor]) -> dict[str, float]:
         scores.load(scores.counts.cpu(), torch.stack(sums).cpu().sum(0))
-        computed = scores.compute()
-        return {name: computed[name] for name in metric_names(self._objective.kind)}
+        computed = after_epoch(scores)
+        return {name: computed[name] for name in told_after_epochs(self._objective.kind)}

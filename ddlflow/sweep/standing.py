@@ -6,6 +6,7 @@ from typing import Any
 
 from ddlflow.sweep.member import Member, Result, Status
 from ddlflow.train.metrics import BETTER
+from ddlflow.train.validation import row_of
 
 ADVICE = "Lower train.optimizer.lr, set train.clip_norm, or look at its rows."
 
@@ -68,7 +69,7 @@ class Standing:
             "loss": self.loss_sum / self.loss_rows,
             "lr": lr,
             "rows_per_s": rows_per_s,
-            **{f"val_{name}": value for name, value in metrics.items()},
+            **row_of(metrics),
         }
         self.history.append(row)
         self.loss_sum, self.loss_rows = 0.0, 0

@@ -20,6 +20,7 @@ from ddlflow.train.pulse import Pulse
 from ddlflow.train.replicas import Replicas
 from ddlflow.train.schedules import factor, is_constant
 from ddlflow.train.state import State, copied
+from ddlflow.train.validation import row_of
 from ddlflow.train.writer import Writer
 
 # Losses are read from the device after so many steps, or seconds: a read waits for the device.
@@ -223,7 +224,7 @@ def end_epoch(state: State, spec: Training, metrics: dict[str, float], rows_per_
         "loss": state.loss_sum / state.loss_rows,
         "lr": state.optimizer.param_groups[0]["lr"],
         "rows_per_s": rows_per_s,
-        **{f"val_{name}": value for name, value in metrics.items()},
+        **row_of(metrics),
     }
     state.history.append(row)
     state.epoch, state.step, state.loss_sum, state.loss_rows = state.epoch + 1, 0, 0.0, 0

@@ -10,12 +10,13 @@ from ddlflow.data.batches import Tensors
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.rows import Rows
 from ddlflow.models.label_scale import AS_IT_IS, LabelScale
-from ddlflow.train.metrics import Scores, metric_names, scores_for
+from ddlflow.train.metrics import Kind, Scores, metric_names, scores_for
 from ddlflow.train.objectives import Objective
 
 # Fixed pieces, dealt to the ranks in turn. Their sums are added in the pieces' order, so the
 # metrics do not depend on the world; counts are whole numbers, exact in any order.
 PIECE_ROWS = 65_536
+PREDICTED = "predicted_classes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,11 @@ class Validation:
             dist.all_reduce(counts, group=self.group)
             dist.all_reduce(sums, group=self.group)  # each piece is zero on all ranks but one
         # Rank 0 alone computes and tells the others: torchmetrics takes a second to import.
-        names = metric_names(self.objective.kind)
+        names = told_after_epochs(self.objective.kind)
         values = torch.zeros(len(names), dtype=torch.float64, device=self.device)
         if self.rank == 0:
             scores.load(counts.cpu(), sums.cpu().sum(0))
-            computed = scores.compute()
+            computed = after_epoch(scores)
             values.copy_(torch.tensor([computed[name] for name in names], dtype=torch.float64))
         if self.world > 1:
             dist.broadcast(values, src=0, group=self.group)
@@ -99,6 +100,22 @@ def score(
     """
     loss = objective.loss_sum(outputs, label.of_labels(labels))
     scores.update(label.to_labels(outputs), labels, loss.double() * label.loss_unit)
+
+
+def told_after_epochs(kind: Kind) -> list[str]:
+    """The names of what is told of the validation rows after each epoch."""
+    return [*metric_names(kind), *([PREDICTED] if kind != "regression" else [])]
+
+
+def after_epoch(scores: Scores) -> dict[str, float]:
+    """The metrics, and how many classes are predicted of any row."""
+    predicted = scores.predicted_classes()
+    return scores.compute() | ({} if predicted is None else {PREDICTED: float(predicted)})
+
+
+def row_of(metrics: dict[str, float]) -> dict[str, float]:
+    """What an epoch's row of history has of its validation."""
+    return {name if name == PREDICTED else f"val_{name}": v for name, v in metrics.items()}
 
 
 def empty_scores(manifest: Manifest) -> Scores:
