@@ -140,7 +140,8 @@ def _find(filesystem: Any, path: str, is_glob: bool) -> tuple[str, list[tuple[st
         if isinstance(filesystem, LocalFileSystem):
             depth = None if "**" in path else path.count("/") - root.count("/")
             matches = re.compile(glob_translate(path)).match
-            return root, [(p, info) for p, info in _walk(root or "/", depth) if matches(p)]
+            walked = _walk(root or "/", depth) if Path(root or "/").is_dir() else iter(())
+            return root, [(p, info) for p, info in walked if matches(p)]
         found = filesystem.glob(path, detail=True)
         files = [(p, info) for p, info in found.items() if info["type"] == "file"]
         return root, [_sized(filesystem, p, info) for p, info in files]

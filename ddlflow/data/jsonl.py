@@ -55,8 +55,8 @@ def types_of_file(
     dialect: Dialect,
     where: str,
     is_wanted: Callable[[str], bool],
-) -> tuple[Types, bytes]:
-    """The columns of all rows of a file, and its first block.
+) -> Types:
+    """The columns of all rows of a file.
 
     Args:
         blocks: of the whole file.
@@ -68,9 +68,8 @@ def types_of_file(
         DataError: rows that are no JSON, or a wanted column of several types, with the line.
     """
     types: Types = {}
-    first, line = b"", 0
+    line = 0
     for block in blocks:
-        first = first or block
         refuse_other_encodings(block, where, line, dialect)
         passage = Passage(where, line, block, dialect)
         try:
@@ -87,7 +86,7 @@ def types_of_file(
             merged = _row_by_row(passage, types, is_wanted)
         types |= {name: type_ for name, type_ in merged.items() if type_ is not None}
         line += block.count(b"\n") or block.count(b"\r")
-    return {n: pa.string() if n in dialect.text else type_ for n, type_ in types.items()}, first
+    return {n: pa.string() if n in dialect.text else type_ for n, type_ in types.items()}
 
 
 def joined(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:

@@ -1,11 +1,11 @@
 """What one file of a source says of itself: its columns, their types, its parts."""
 
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import pyarrow as pa
 
 from ddlflow.data import columnar, jsonl, lines, noted, text
-from ddlflow.data.derive import expressions, read_by
 from ddlflow.data.dialect import Dialect
 from ddlflow.data.encoding import refuse_other_encodings
 from ddlflow.data.files import File, open_file
@@ -55,7 +55,7 @@ def layout(address: str, file: File, dialect: Dialect, spec: Data, *, is_first: 
             schema, units = look(handle)
             return Layout(schema, units, noted.index_of_frame(schema))
         if dialect.format == "jsonl":
-            return _of_json(handle, file, dialect, spec)
+            return _of_json(handle, address, file, dialect, spec)
         return _of_csv(handle, file, dialect, spec, is_first)
 
 
@@ -78,24 +78,37 @@ def _of_csv(
     return Layout(rows.schema, index=noted.index_of_text(rows), notes=tuple(notes))
 
 
-def _of_json(handle: pa.NativeFile, file: File, dialect: Dialect, spec: Data) -> Layout:
-    """Every row may bring a key: so all of the file is read."""
-    whole = (0, file.size)
-    where = f"{file.path}, {lines.unit_of(handle, file.name, file.size, dialect)}"
-    blocks = lines.blocks(handle, file.name, whole, dialect, text.SCHEMA_BYTES)
-
-    read = read_by(expressions(spec))
-
-    def is_wanted(name: str) -> bool:
-        return name == spec.label or name in read or is_feature(name, spec)
-
-    types, first = jsonl.types_of_file(blocks, dialect, where, is_wanted)
+def _of_json(
+    handle: pa.NativeFile, address: str, file: File, dialect: Dialect, spec: Data
+) -> Layout:
+    # All stages of a command ask for it; a file without a stamp may be another one by then.
+    look = _json_types if file.stamp else _json_types.__wrapped__
+    types = look(address, file, dialect, spec.model_dump_json())
+    first = lines.first_block(handle, file.name, file.size, dialect, text.SCHEMA_BYTES)
     if not first.strip():
         raise _empty(file)
-    wanted = {name: type_ for name, type_ in types.items() if is_wanted(name)}
+    wanted = {name: type_ for name, type_ in types.items() if _is_wanted(name, spec)}
+    where = f"{file.path}, {lines.unit_of(handle, file.name, file.size, dialect)}"
     rows = jsonl.parse(first, dialect, wanted)
     refuse_strays(rows, Passage(where, 0, first, dialect), spec)
     return Layout(pa.schema(list(types.items())))
+
+
+@lru_cache(maxsize=4096)
+def _json_types(
+    address: str, file: File, dialect: Dialect, spec_json: str
+) -> dict[str, pa.DataType]:
+    """The columns of a file of JSON. Every row may bring a key: so all of it is read."""
+    spec = Data.model_validate_json(spec_json)
+    with open_file(address, file) as handle:
+        where = f"{file.path}, {lines.unit_of(handle, file.name, file.size, dialect)}"
+        whole = (0, file.size)
+        blocks = lines.blocks(handle, file.name, whole, dialect, text.SCHEMA_BYTES)
+        return jsonl.types_of_file(blocks, dialect, where, partial(_is_wanted, spec=spec))
+
+
+def _is_wanted(name: str, spec: Data) -> bool:
+    return name == spec.label or is_feature(name, spec)
 
 
 def _empty(file: File) -> DataError:
