@@ -1,7 +1,7 @@
 """What one file of a source says of itself: its columns, their types, its parts."""
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import pyarrow as pa
 
@@ -10,7 +10,6 @@ from ddlflow.data.dialect import Dialect
 from ddlflow.data.encoding import refuse_other_encodings
 from ddlflow.data.files import File, open_file
 from ddlflow.data.misfit import Passage
-from ddlflow.data.schema import is_feature
 from ddlflow.data.stray import refuse_strays
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
@@ -31,6 +30,25 @@ class Layout:
     units: tuple[int, ...] = ()
     index: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Tells the label and the features, by name: ``is_feature`` as a value that can be a key."""
+
+    label: str
+    only: frozenset[str] | None
+    never: frozenset[str | None]
+
+    @classmethod
+    def of(cls, spec: Data) -> "_Wanted":
+        is_all = spec.features == "all"
+        only = None if is_all else frozenset(spec.features)
+        return cls(spec.label, only, frozenset([spec.split.column, *(spec.exclude * is_all)]))
+
+    def __call__(self, name: str) -> bool:
+        is_named = self.only is None or name in self.only
+        return name == self.label or (is_named and name not in self.never)
 
 
 def layout(address: str, file: File, dialect: Dialect, spec: Data, *, is_first: bool) -> Layout:
@@ -83,32 +101,28 @@ def _of_json(
 ) -> Layout:
     # All stages of a command ask for it; a file without a stamp may be another one by then.
     look = _json_types if file.stamp else _json_types.__wrapped__
-    types = look(address, file, dialect, spec.model_dump_json())
+    wanted = _Wanted.of(spec)
+    types = look(address, file, dialect, wanted)
     first = lines.first_block(handle, file.name, file.size, dialect, text.SCHEMA_BYTES)
     if not first.strip():
         raise _empty(file)
-    wanted = {name: type_ for name, type_ in types.items() if _is_wanted(name, spec)}
+    used = {name: type_ for name, type_ in types.items() if wanted(name)}
     where = f"{file.path}, {lines.unit_of(handle, file.name, file.size, dialect)}"
-    rows = jsonl.parse(first, dialect, wanted)
+    rows = jsonl.parse(first, dialect, used)
     refuse_strays(rows, Passage(where, 0, first, dialect), spec)
     return Layout(pa.schema(list(types.items())))
 
 
 @lru_cache(maxsize=4096)
 def _json_types(
-    address: str, file: File, dialect: Dialect, spec_json: str
+    address: str, file: File, dialect: Dialect, wanted: _Wanted
 ) -> dict[str, pa.DataType]:
     """The columns of a file of JSON. Every row may bring a key: so all of it is read."""
-    spec = Data.model_validate_json(spec_json)
     with open_file(address, file) as handle:
         where = f"{file.path}, {lines.unit_of(handle, file.name, file.size, dialect)}"
         whole = (0, file.size)
         blocks = lines.blocks(handle, file.name, whole, dialect, text.SCHEMA_BYTES)
-        return jsonl.types_of_file(blocks, dialect, where, partial(_is_wanted, spec=spec))
-
-
-def _is_wanted(name: str, spec: Data) -> bool:
-    return name == spec.label or is_feature(name, spec)
+        return jsonl.types_of_file(blocks, dialect, where, wanted)
 
 
 def _empty(file: File) -> DataError:

@@ -354,6 +354,16 @@ def test_keys_that_come_late_in_json(tmp_path: Path, frame: pd.DataFrame) -> Non
         _same(found, frame[["price", "y"]])
 
 
+def test_a_file_of_json_that_was_rewritten_is_looked_at_again(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    for values in ([1, 2], ["u", "v"], [1.5, None]):
+        rows = [{"y": i % 2, "a": values[i % 2]} for i in range(100)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert [row["a"] for row in _read(path).replace({np.nan: None}).to_dict("records")] == (
+            values * 50
+        )
+
+
 def test_values_of_several_types_in_json(tmp_path: Path, frame: pd.DataFrame) -> None:
     rows = _records(frame)
     for at, value in ((7, 1.5), (310, "many"), (311, True), (312, None), (313, 15)):
