@@ -6,7 +6,7 @@ is written last; without it the predictions are not complete. Row order is the s
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ddlflow.data.row_splits import RowSplits, row_splits
-from ddlflow.data.source import Range, Source, ranges, read
+from ddlflow.data.source import Range, Source, ranges
 from ddlflow.data.storage import is_temporary, remove_leftovers, temporary_for
 from ddlflow.errors import DataError, InputError, SpecError
 from ddlflow.infer import unfamiliar
+from ddlflow.infer.as_written import as_written
 from ddlflow.infer.model import TrainedModel, load_model
 from ddlflow.redact import redacted
 from ddlflow.spec.explain import nearest
@@ -191,7 +192,9 @@ def _write_range(task: Task, path: Path) -> bool:
     rows = 0
     writer: pq.ParquetWriter | None = None
     try:
-        for piece, (columns, batch) in enumerate(_batches(task, model.features)):
+        for piece, (columns, batch) in enumerate(
+            as_written(task.source, task.part, task.keys, model)
+        ):
             if task.splits is not None:
                 columns[SPLIT] = task.splits.of_piece(piece, rows, batch.num_rows)
             texts = list(columns)
@@ -220,29 +223,6 @@ def _write_range(task: Task, path: Path) -> bool:
             writer.close()
         temporary.unlink(missing_ok=True)
     return True
-
-
-def _batches(
-    task: Task, features: Sequence[str]
-) -> Iterator[tuple[dict[str, pa.Array], pa.RecordBatch]]:
-    """The keys, and a batch with the model's features, of each piece of the range.
-
-    Keys are copied as they stand. A CSV file is read once more for them: what is a number to the
-    model, or missing, is text to a key.
-    """
-    names = set(task.source.names) if task.source.dialect.format == "csv" else set()
-    as_text = [key for key in task.keys if key in names]
-    typed = [key for key in task.keys if key not in names]
-    pieces = read(task.source, task.part, list(dict.fromkeys([*typed, *features])))
-    if not as_text:
-        for piece in pieces:
-            yield {key: piece.column(key) for key in task.keys}, piece
-        return
-    texts = read(task.source.verbatim(as_text), task.part, as_text)
-    for piece, text in zip(pieces, texts, strict=True):
-        of_key = {key: text.column(key) for key in as_text}
-        of_key |= {key: piece.column(key) for key in typed}
-        yield {key: of_key[key] for key in task.keys}, piece
 
 
 @lru_cache(maxsize=2)

@@ -85,6 +85,26 @@ def test_each_row_has_its_split_and_a_dropped_row_has_none(tmp_path: Path, name:
     assert dict(kept) == {n: made.manifest.rows(n) for n in ("train", "validation", "test")}
 
 
+def test_rows_that_a_condition_leaves_out_are_predicted_and_have_no_split(tmp_path: Path) -> None:
+    table = frame()
+    write(table, tmp_path / "t.csv")
+    spec = Data(
+        source="t.csv",
+        label="late",
+        features=["a", "b2"],
+        derive={"late": "a > 0.5", "b2": "b * b"},
+        where="id % 3 <> 0",
+    )
+    made = fit(tmp_path, pa.Table.from_pandas(table), spec, "binary", epochs=1)
+    found = predicted(made, "t.csv")
+    assert len(found) == ROWS
+    assert (found["split"].isna() == (table["id"] % 3 == 0)).all()
+    wanted = by_row(made)
+    assert [None if v is None else v for v in found["split"]] == [
+        wanted.get(r) for r in range(ROWS)
+    ]
+
+
 def test_a_column_of_splits_comes_back(tmp_path: Path) -> None:
     table = frame()
     write(table, tmp_path / "t.parquet")

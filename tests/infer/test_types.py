@@ -208,3 +208,25 @@ def test_what_the_model_has_not_seen_is_counted_and_said(model: Trained, tmp_pat
     (tmp_path / "out" / SUCCESS).unlink()  # a command that finds the files done says the same
     applied(model, tmp_path / "t.parquet", tmp_path / "out")
     assert json.loads((tmp_path / "out" / SUCCESS).read_text()) == done
+
+
+def test_a_word_that_the_model_has_learnt_is_not_missing(tmp_path: Path) -> None:
+    """NA is Namibia in Parquet, and in the CSV that the model is applied to; n/a is missing."""
+    random = np.random.default_rng(6)
+    country = random.choice(["NA", "ZA", "DE"], ROWS)
+    made = pd.DataFrame({"country": country, "b": random.normal(size=ROWS)})
+    made["y"] = (country == "NA").astype(int)
+    made.to_parquet(tmp_path / "t.parquet", index=False)
+    spec = Data(source="t.parquet", label="y")
+    trained = fit(tmp_path, pa.Table.from_pandas(made), spec, "binary", epochs=10)
+    made.loc[:4, "country"] = "n/a"
+    made.loc[5:7, "b"] = np.nan  # written as nothing, which is missing
+    made.to_csv(tmp_path / "t.csv", index=False)
+    for number, keys in enumerate([(), ("country",)]):
+        out = tmp_path / f"out{number}"
+        found = applied(trained, tmp_path / "t.csv", out, keys=keys)
+        assert (found["prediction"] == made["y"])[5:].all()
+        counts = json.loads((out / SUCCESS).read_text())["columns"]
+        assert counts["country"] == {"missing": 5, "unseen": 0}
+        assert counts["b"] == {"missing": 3, "infinite": 0}
+    assert found["country"].tolist() == made["country"].tolist()
