@@ -6,6 +6,7 @@ waits at the end of the process is sent by ``send_pending`` when the next comman
 """
 
 import logging
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from ddlflow.tracking.spool import Record, Spool, now_ms
 
 if TYPE_CHECKING:
     from ddlflow.tracking.delivery import Delivery
+
+_REFUSED = re.compile(r"[^/\w.\- :]")  # what MLflow allows in no name of a setting
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Say = Callable[[str], None]
@@ -142,8 +145,12 @@ class Run:
     # ---- what is logged ----------------------------------------------------------------------
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Settings, by flat name. A value that was logged cannot change; 6,000 characters stay."""
-        self._append("params", values={key: str(value) for key, value in params.items()})
+        """Settings, by flat name. A value that was logged cannot change; 6,000 characters stay.
+
+        A user names some (``data.derive.delay (min)``): what MLflow allows in no name becomes _.
+        """
+        values = {_REFUSED.sub("_", key): str(value) for key, value in params.items()}
+        self._append("params", values=values)
 
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Tags; a later value replaces an earlier one."""

@@ -33,6 +33,7 @@ def test_all_that_is_logged_arrives(uri, client, said, tmp_path):
         assert run.run_id is not None
         run.log_params({"lr": 0.1, "hidden": [1, 2], "long": "y" * 7000})
         run.log_params({f"p{n}": n for n in range(250)})
+        run.log_params({"data.derive.delay (min)": "arr_delay", "ok": 1})
         run.log_tags({"a": 1})
         run.log_tags({"a": 2, "long": "z" * 9000})
         for step in range(1500):
@@ -58,6 +59,7 @@ def test_all_that_is_logged_arrives(uri, client, said, tmp_path):
     assert found.data.params["hidden"] == "[1, 2]"
     assert len(found.data.params["long"]) == 6000
     assert found.data.params["p249"] == "249"
+    assert found.data.params["data.derive.delay _min_"] == "arr_delay"
     assert (found.data.tags["a"], found.data.tags["kind"]) == ("2", "test")
     assert found.data.tags["ddlflow.run"] == run.local_id
     assert history(client, run.run_id, "loss") == [(n, n, 1 / (n + 1)) for n in range(1500)]
