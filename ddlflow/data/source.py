@@ -84,11 +84,14 @@ class Source:
         """The source with the one file that a range needs: small to send."""
         return replace(self, files={part.file: self.files[part.file]})
 
+    def as_text(self, names: Iterable[str]) -> "Source":
+        """The source with columns of its files read as text."""
+        texts = dict.fromkeys((name for name in names if name in self.names), pa.string())
+        return replace(self, schema={**self.schema, **texts})
+
     def verbatim(self, names: Iterable[str]) -> "Source":
         """The source with columns of a CSV file as the text that stands there, nothing missing."""
-        texts = dict.fromkeys((name for name in names if name in self.names), pa.string())
-        dialect = replace(self.dialect, missing=())
-        return replace(self, dialect=dialect, schema={**self.schema, **texts})
+        return replace(self.as_text(names), dialect=replace(self.dialect, missing=()))
 
 
 def open_source(location: str, spec: Data, data_root: Path, known: Types | None = None) -> Source:

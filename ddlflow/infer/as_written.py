@@ -2,7 +2,7 @@
 
 A CSV file says nothing of types. To a model a column is what it was in training; a key is the very
 text. And a word such as NA stands for a missing value, unless the model has learnt it: then it is
-Namibia. So such columns are read from the file once more, as text.
+Namibia. So where the text and what the model reads differ, the file is read once more, as text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,15 +28,18 @@ def as_written(source: Source, part: Range, keys: Sequence[str], model: TrainedM
     is_csv = source.dialect.format == "csv"
     words = _learnt_words(source, model) if is_csv else {}
     as_text = [key for key in keys if is_csv and key in source.names]
-    typed = [key for key in keys if key not in as_text]
-    pieces = read(source, part, list(dict.fromkeys([*typed, *model.features])))
-    if not as_text and not words:
-        for piece in pieces:
-            yield {key: piece.column(key) for key in keys}, piece
-        return
+    alone = [key for key in as_text if key not in model.inputs]  # the model does not read these
     wanted = list(dict.fromkeys([*as_text, *words]))
-    texts = read(source.verbatim(wanted), part, wanted)
-    for piece, text in zip(pieces, texts, strict=True):
+    texts = enumerate(read(source.verbatim(wanted), part, wanted)) if wanted else iter(())
+    others = [key for key in keys if key in alone or key not in as_text]
+    columns = list(dict.fromkeys([*others, *model.features]))
+    for number, piece in enumerate(read(source.as_text(alone), part, columns)):
+        has_gaps = any(piece.column(key).null_count for key in alone)
+        if not words and len(alone) == len(as_text) and not has_gaps:
+            yield {key: piece.column(key) for key in keys}, piece
+            continue
+        # Where a key is a feature too, or a word that stands for a missing value.
+        text = next(text for at, text in texts if at == number)
         of_key = {key: (text if key in as_text else piece).column(key) for key in keys}
         yield of_key, _with_words(piece, text, words)
 

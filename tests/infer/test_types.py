@@ -173,6 +173,7 @@ def test_keys_are_copied_as_they_stand(
 ) -> None:
     """A text far down, zeros, words that mean missing, and features that are keys as well."""
     monkeypatch.setattr(text, "SCHEMA_BYTES", 2000)
+    monkeypatch.setattr(source_module, "PIECE_ROWS", 100)
     new = frame(seed=3)
     new["id"] = [*map(str, range(ROWS - 4)), "X1", "NA", "007", ""]
     new["b"] = [f"{value:.3f}0" for value in new["b"]]
@@ -183,6 +184,10 @@ def test_keys_are_copied_as_they_stand(
         assert found[name].tolist() == new[name].tolist()
     counts = json.loads((tmp_path / "out" / SUCCESS).read_text())["columns"]
     assert counts["zip"] == {"missing": 1, "unseen": 0}
+
+    alone = applied(model, tmp_path / "t.csv", tmp_path / "alone")  # which the model does not read
+    assert alone["id"].tolist() == new["id"].tolist()
+    assert alone["probability"].equals(found["probability"])
 
     wanted = new.assign(zip=new["zip"].replace("NA", None), b=new["b"].astype(float))
     expected = load_model(model.folder).predict_frame(wanted)
