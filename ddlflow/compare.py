@@ -19,7 +19,7 @@ from ddlflow.tracking.store import compare_page
 TAGS = {
     "settings": ("virtual_ranks", "threads", "device", "code_digest"),
     "data": ("data_digest",),
-    "versions": ("version", "python", *PACKAGES, "machine", "git_commit"),
+    "versions": ("version", "python", *PACKAGES, "machine", "gpus", "git_commit"),
     "results": ("model_digest", "world", "steps", "best_epoch"),
 }
 NAMED = 6  # runs whose ids fit into a plot's file name

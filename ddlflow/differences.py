@@ -1,7 +1,6 @@
 """What is not as it was when a recorded run was trained: settings, versions, machine, data."""
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 import yaml
 
 import ddlflow
-from ddlflow.installed import machine, versions
+from ddlflow.installed import PACKAGES, versions
+from ddlflow.ranks import together
 from ddlflow.record import flat
 from ddlflow.redact import redacted_values
 from ddlflow.session import Session, Stage
@@ -49,14 +49,16 @@ def surroundings(
         found.append(Difference("threads", text))
     before: Mapping[str, str] = reader.json(recorded.run_id, "versions.json", place)
     before = {"ddlflow": tags.get("version", ""), "Python": tags.get("python", ""), **before}
-    now = {"ddlflow": ddlflow.__version__, "Python": platform.python_version(), **versions()}
+    workers = together(session.workers)
+    now = {"ddlflow": ddlflow.__version__, "Python": workers["python"], **versions()}
+    now |= {name: value for name, value in workers.items() if name in PACKAGES}
     found += [
         Difference("version", f"{name} was {was or 'not there'}, now {is_ or 'not there'}")
         for name in sorted({*before, *now})
         if (was := before.get(name, "")) != (is_ := now.get(name, ""))
     ]
-    if tags.get("machine") != machine():
-        text = f"the processor was {tags.get('machine', 'not recorded')}, now {machine()}"
+    if tags.get("machine") != workers["machine"]:
+        text = f"the processor was {tags.get('machine', 'not recorded')}, now {workers['machine']}"
         found.append(Difference("machine", text))
     return found
 

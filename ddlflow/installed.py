@@ -2,10 +2,11 @@
 
 import base64
 import hashlib
-import platform
+import re
 import shutil
 import subprocess
 import zipfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -43,16 +44,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine() -> str:
-    """The processor's class: two of one class give the same last bits."""
-    import torch
+def requirements(trained: Mapping[str, str]) -> list[str]:
+    """What serving a model needs beside `wheel`, pinned to what trained it.
 
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-
-
-def requirements() -> list[str]:
-    """What serving a model needs beside `wheel`, pinned to what trained it."""
-    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in SERVING]
+    Args:
+        trained: the versions that the ranks had; of the others, those of this process count.
+    """
+    found = {name: trained.get(name) or metadata.version(name) for name in SERVING}
+    return [f"{name}=={re.split('[+ ]', version)[0]}" for name, version in found.items()]
 
 
 def wheel(folder: Path) -> Path:

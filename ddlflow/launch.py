@@ -10,6 +10,7 @@ from typing import Any
 from ddlflow.engines import Failure, GangJob, GangResult
 from ddlflow.errors import EngineError
 from ddlflow.failures import describe, error_of, is_final, is_same, plural
+from ddlflow.ranks import Gathering
 from ddlflow.session import Session, Stage
 from ddlflow.spec.pipeline import Training
 from ddlflow.spec.site import Engine
@@ -160,7 +161,14 @@ def _attempt(
     if job.train_spec.determinism != "elastic":
         named = replace(named, virtual_ranks=attempt["world"])
     gang_job = _gang_job(named, session.plan.site.engine)
-    on_event = _listener(session, attempt, tell, show)
+    ranks = Gathering(
+        Path(job.folder),
+        attempt["world"],
+        job.device,
+        must_be_alike=job.train_spec.determinism == "elastic",
+        say=lambda text: session.screen.say(f"train: {text}"),
+    )
+    on_event = _listener(session, attempt, ranks, tell, show)
     try:
         return session.gang(gang_job, attempt["world"], on_event)
     except EngineError as error:
@@ -192,13 +200,19 @@ def _gang_job(job: Job, site: Engine) -> GangJob:
 
 
 def _listener(
-    session: Session, attempt: dict[str, Any], tell: Tell, show: Callable[..., None]
+    session: Session,
+    attempt: dict[str, Any],
+    ranks: Gathering,
+    tell: Tell,
+    show: Callable[..., None],
 ) -> Tell:
     """What is done with the events of one attempt's ranks: rank 0 speaks for all."""
 
     def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "note":
             session.screen.say(f"train: {event['text']}")
+        if event["event"] == "facts":
+            ranks.add(event["rank"], event["facts"])
         if event.get("rank") != 0:
             return
         if event["event"] == "progress":

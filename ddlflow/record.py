@@ -1,7 +1,6 @@
 """What a pipeline run leaves in MLflow and in its report folder."""
 
 import json
-import platform
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,8 @@ from typing import Any
 import yaml
 
 import ddlflow
-from ddlflow.installed import git_commit, machine, requirements, versions, wheel
+from ddlflow import ranks
+from ddlflow.installed import PACKAGES, git_commit, requirements, versions, wheel
 from ddlflow.redact import redacted_values
 from ddlflow.session import Session, Stage
 from ddlflow.spec import code
@@ -63,12 +63,9 @@ class Record:
                 **_counts(prepared),
                 "ddlflow.code_digest": code.fingerprint(plan),
                 "ddlflow.git_commit": git_commit(plan.pipeline_path.parent),
-                "ddlflow.python": platform.python_version(),
-                "ddlflow.machine": machine(),
-                **{f"ddlflow.{name}": version for name, version in versions().items()},
             }
         )
-        self.run.log_text(json.dumps(versions(), indent=1), "versions.json")
+        self._surroundings(ranks.together(self.session.workers))
         manifest = Path(prepared.folder) / "manifest.json"
         self.run.log_file(manifest, "data")
         shipped = code.gather(plan, self.folder / "code")
@@ -87,14 +84,21 @@ class Record:
             context="training",
         )
 
+    def _surroundings(self, said: dict[str, str]) -> None:
+        """Versions, processor and hosts: those of the ranks, and for the rest of this process."""
+        own = {k: v for k, v in said.items() if k != "ddlflow"}
+        self.run.log_tags({f"ddlflow.{k}": v for k, v in {**versions(), **own}.items()})
+        found = versions() | {k: v for k, v in said.items() if k in PACKAGES}
+        self.run.log_text(json.dumps(found, indent=1), "versions.json")
+
     def tell(self, event: Mapping[str, Any]) -> None:
         """An epoch's row of history as metrics, with the epoch as step; an attempt as a tag."""
         if event["event"] == "digest":
             return  # the whole trail is logged at the end
         if event["event"] == "attempt":
-            ranks = f"{event['world']} ranks" if event["world"] > 1 else "1 rank"
+            world = f"{event['world']} ranks" if event["world"] > 1 else "1 rank"
             ended = f", ended: {event['ended_by']}" if "ended_by" in event else ""
-            self.run.log_tags({f"ddlflow.attempt.{event['number']}": ranks + ended})
+            self.run.log_tags({f"ddlflow.attempt.{event['number']}": world + ended})
             return
         values = {k: v for k, v in event.items() if isinstance(v, int | float) and _is_metric(k)}
         self.run.log_metrics(values, step=int(event["epoch"]))
@@ -116,6 +120,8 @@ class Record:
         )
         self.run.log_file(Path(trained.value["model"]) / "train.json", "training")
         self.run.log_file(Path(trained.folder) / "ledger", "training/ledger")
+        self.run.log_file(Path(trained.folder) / ranks.FILE, "training")
+        self._surroundings(ranks.said(Path(trained.folder)))
 
     def evaluated(self, prepared: Stage, trained: Stage, evaluated: Stage) -> Path:
         """The metrics and the plots; returns the report's folder."""
@@ -165,7 +171,7 @@ class Record:
             predictions=model.predict_frame(example),
             digest=model.digest,
             wheel=wheel(self.folder / "wheels"),
-            pip_requirements=requirements(),
+            pip_requirements=requirements(ranks.said(Path(trained.folder))),
             register_as=self.session.plan.pipeline.register_as,
             tags={"ddlflow.data_digest": str(trained.value.get("data", ""))},
         )

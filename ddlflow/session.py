@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ddlflow.engines import Engine, GangJob, GangResult, open_engine
 from ddlflow.engines.resources import Resources, resources
-from ddlflow.errors import DdlflowError, InputError, SpecError
+from ddlflow.errors import DdlflowError, InputError
 from ddlflow.holds import Uses
 from ddlflow.lease import Lease, held
 from ddlflow.owner import beating, this_owner
@@ -31,6 +31,10 @@ from ddlflow.report.screen import Screen
 from ddlflow.spec.load import Plan
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.storage import remove_empty, storage_errors, storage_of, write_json
+from ddlflow.workers import count_gpus, gpus_of, least_cores
+
+if TYPE_CHECKING:
+    from ddlflow.train.facts import Facts  # which imports PyTorch
 
 STAGE_FILE = "stage.json"
 
@@ -103,22 +107,44 @@ class Session:
 
     # ---- work ------------------------------------------------------------------------------
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the workers are on machines of their own, of which this one knows nothing."""
+        return self.plan.site.engine.address is not None
+
+    @cached_property
+    def workers(self) -> "list[Facts]":
+        """What each worker says of itself; where all are on this machine, what this process is."""
+        from ddlflow.train.facts import Facts, facts_here
+
+        asked = self.engine.ask(facts_here) if self.is_elsewhere else [facts_here()]
+        return [Facts(**values) for values in asked]
+
     @cached_property
     def resources(self) -> Resources:
         """Workers, ranks and threads, ``auto`` resolved."""
-        return resources(self.plan.site.engine, gpus=self.num_gpus)
+        engine, gpus = self.plan.site.engine, self.num_gpus
+        if not self.is_elsewhere:
+            return resources(engine, gpus=gpus)
+        cores = least_cores(self.workers) if gpus else 1
+        return resources(engine, gpus=gpus, cores=cores, workers=self.engine.slots)
 
     @cached_property
     def num_gpus(self) -> int:
         """GPUs to train on; 0: on the CPU."""
-        return count_gpus(self.plan.site.device)
+        device = self.plan.site.device
+        if self.is_elsewhere and device != "cpu":
+            return gpus_of(device, self.workers)
+        return count_gpus(device)
 
     @property
     def engine(self) -> Engine:
         """The engine, opened now if it was not yet."""
         if self._engine is None:
-            found = self.resources
-            self._engine = open_engine(self.plan.site, slots=found.slots, threads=found.threads)
+            sizes = {"slots": 1, "threads": 1}  # of an address: what is there counts
+            if not self.is_elsewhere:
+                sizes = {"slots": self.resources.slots, "threads": self.resources.threads}
+            self._engine = open_engine(self.plan.site, **sizes)
             self.screen.say(f"engine: {self._engine.describe()}")
         return self._engine
 
@@ -323,22 +349,3 @@ class Session:
             signal.signal(number, handler)
         if isinstance(error, InputError) and self._made_storage:
             remove_empty(self.storage)
-
-
-def count_gpus(device: str) -> int:
-    """GPUs to train on, by the site's ``device``.
-
-    Raises:
-        SpecError: ``cuda`` is asked for and there is none.
-    """
-    if device == "cpu":
-        return 0
-    import torch
-
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "cuda" and not found:
-        raise SpecError(
-            "device is cuda, but PyTorch finds no GPU here. Set device: auto or cpu, or install "
-            "a CUDA build of PyTorch on a machine with a GPU."
-        )
-    return found

@@ -126,6 +126,7 @@ def train(
         TrainingError: a rank failed; the same command goes on from the last checkpoint.
     """
     from ddlflow.infer.baseline import kept_notes
+    from ddlflow.ranks import kept
     from ddlflow.train.job import Job
     from ddlflow.train.training import num_parameters
 
@@ -166,6 +167,7 @@ def train(
         job = replace(job, virtual_ranks=spread.virtual_ranks, threads=spread.threads)
         result = launch(session, job, spread, rows["train"], tell)
         trained = {key: result[key] for key in result if key != "trail"}
+        trained["ranks"] = kept(folder)
         return trained | {
             "model": str(job.model_folder),
             "world": spread.world,

@@ -14,6 +14,7 @@ from ddlflow.launch import _each_epoch_once, _listener
 from ddlflow.report.screen import Screen
 from ddlflow.train.job import Job
 
+NO_RANKS: Any = None
 TRACE = """Traceback (most recent call last):
   File "/site/torch/module.py", line 1, in call
   File "{folder}/code/net.py", line 5, in forward
@@ -56,7 +57,7 @@ def test_one_line_says_who_where_when_and_what() -> None:
 def test_a_note_of_any_rank_is_told() -> None:
     said = io.StringIO()
     session: Any = SimpleNamespace(screen=Screen(said))
-    on_event = _listener(session, {}, lambda event: None, lambda done, words: None)
+    on_event = _listener(session, {}, NO_RANKS, lambda event: None, lambda done, words: None)
     on_event({"event": "note", "rank": 1, "host": "node-3", "text": "There is no space."})
     assert said.getvalue() == "train: There is no space.\n"
 
@@ -67,7 +68,7 @@ def test_epochs_of_which_nobody_heard_are_told_once_when_a_training_goes_on() ->
     session: Any = SimpleNamespace(screen=Screen(io.StringIO()))
     tell = _each_epoch_once(told.append)
     attempt: dict[str, Any] = {}
-    on_event = _listener(session, attempt, tell, lambda done, words: None)
+    on_event = _listener(session, attempt, NO_RANKS, tell, lambda done, words: None)
     rows = [{"epoch": number, "loss": 1 / number} for number in (1, 2, 3)]
     on_event({"event": "epoch", "rank": 0, **rows[0]})
     on_event({"event": "resumed", "rank": 0, "step": 58, "history": rows[:2]})

@@ -20,17 +20,19 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ddlflow"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-LOW = {"errors", "spec", "redact", "owner", "entries", "lease"}
+LOW = {"errors", "spec", "redact", "owner", "entries", "lease", "machine"}
 NUMERICS = {"data", "models", "train", "sweep", "infer", "report"}
 COMPOSED = {"session", "stages", "launch", "record", "check", "commands", "applying", "project"}
 COMPOSED |= {"compare", "reproduce", "differences", "audit", "storage", "failures", "holds"}
 COMPOSED |= {"tables"}
 COMPOSED |= {"flow", "running", "doctor", "pieces", "searching", "sweeping", "trials", "installed"}
+COMPOSED |= {"ranks", "workers"}
 # Room -> the rooms beside itself that it may import.
 MAY_IMPORT = {
     "redact": set(),
     "errors": {"redact"},
     "owner": set(),
+    "machine": set(),
     "entries": {"owner"},
     "lease": {"errors", "owner", "entries"},
     "spec": {"errors", "redact"},
@@ -69,8 +71,7 @@ ONLY_IN = {
         "train/",
         "sweep/",
         "infer/",
-        "session.py",
-        "installed.py",
+        "workers.py",
     ),
 }
 # With these installed the numerics run: no Dask, no Prefect, no MLflow (design section 3).

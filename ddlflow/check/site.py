@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ddlflow.check.finding import Finding, counted
 from ddlflow.engines.resources import resources
-from ddlflow.session import count_gpus
+from ddlflow.machine import memory
 from ddlflow.spec.load import Plan
 from ddlflow.storage import storage_of
+from ddlflow.workers import count_gpus, gpus_of
 
 
 def existing(folder: Path) -> Path:
@@ -99,25 +100,46 @@ def _answers(url: str) -> bool:
 
 
 def device(plan: Plan) -> Iterator[Finding]:
-    if plan.site.device == "cuda":  # only this can be wrong, and asking imports PyTorch
+    # Only this can be wrong, and asking imports PyTorch. Workers elsewhere are asked by `workers`.
+    if plan.site.device == "cuda" and plan.site.engine.address is None:
         count_gpus("cuda")
     yield from ()
 
 
 def workers(plan: Plan) -> Iterator[Finding]:
-    import psutil
-
     engine = plan.site.engine
     if engine.address is not None:
-        from ddlflow.engines import open_engine
-
-        with open_engine(plan.site, slots=1, threads=1) as opened:
-            yield Finding("workers", "ok", f"{opened.describe()}.")
+        yield from _workers_elsewhere(plan)
         return
     found = resources(engine, gpus=count_gpus(plan.site.device))
-    memory = psutil.virtual_memory().available
-    text = f"{counted(found.slots, 'worker')}, {found.why}; {memory / 1e9:.0f} GB memory free."
+    free = memory().free
+    text = f"{counted(found.slots, 'worker')}, {found.why}; {free / 1e9:.0f} GB memory free."
     yield Finding("workers", "ok", text)
-    if memory / found.slots < 1e9:
+    yield from _tight(free / found.slots)
+
+
+def _workers_elsewhere(plan: Plan) -> Iterator[Finding]:
+    from ddlflow.engines import open_engine
+    from ddlflow.train.facts import Facts, facts_here, unlike
+
+    with open_engine(plan.site, slots=1, threads=1) as opened:
+        found = [Facts(**values) for values in opened.ask(facts_here)]
+        hosts = [facts.host for facts in found]
+        share = min(facts.free_bytes / hosts.count(facts.host) for facts in found)
+        gpus = gpus_of(plan.site.device, found) if plan.site.device != "cpu" else 0
+        what = f"a GPU each ({found[0].gpus[0]})" if gpus else found[0].processor
+        text = f"{opened.describe()}; {what}; {share / 1e9:.0f} GB memory free for each."
+        yield Finding("workers", "ok", text)
+        yield from _tight(share)
+        different = unlike(dict(enumerate(found)), "cuda" if gpus else "cpu")
+        if different and plan.pipeline.train.determinism == "elastic":
+            text = (
+                f"The workers would not compute the same bits: {different}. Use some of one kind."
+            )
+            yield Finding("workers", "note", text)
+
+
+def _tight(free_bytes: float) -> Iterator[Finding]:
+    if free_bytes < 1e9:
         text = "Less than 1 GB of free memory a worker. Set engine.workers lower."
         yield Finding("workers", "note", text)

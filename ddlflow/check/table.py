@@ -35,7 +35,10 @@ def table(plan: Plan) -> Iterator[Finding]:
     )
     for note in found.notes:
         yield Finding("source", "note", note)
-    workers = resources(plan.site.engine, gpus=0).slots
+    engine = plan.site.engine
+    # Workers that are there already are not asked for their number here.
+    is_known = engine.address is None or engine.workers != "auto"
+    workers = resources(engine, gpus=0).slots if is_known else 0
     if len(parts) < workers:
         yield Finding(
             "source",

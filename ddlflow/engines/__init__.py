@@ -9,7 +9,8 @@ local.py         engine local: processes on this machine
 on_worker.py     what a cluster's worker knows of the gangs that have a rank on it
 dask.py          engine dask: data work and gangs on the workers of a Dask scheduler
 dask_ranks.py    its ranks: tasks pinned to workers, what they say and are told
-dask_cluster.py  opens it: a LocalCluster, or the scheduler at an address
+dask_cluster.py  opens it: a LocalCluster
+dask_address.py  opens it: the scheduler at an address
 """
 
 import threading
@@ -107,6 +108,13 @@ class Engine(Protocol):
     def available(self) -> int:
         """Ranks that could start at this moment; less than ``slots`` while workers are away."""
 
+    def ask(self, function: Callable[[], Result]) -> list[Result]:
+        """What a top-level function gives on each worker; where all are on this machine, here.
+
+        Raises:
+            EngineError: a worker does not answer.
+        """
+
     def map(
         self,
         function: Callable[[Item], Result],
@@ -172,7 +180,7 @@ def open_engine(site: Site, *, slots: int, threads: int) -> Engine:
     Args:
         site: the site; ``site.engine.workers`` counts only with an address (how many to wait for).
         slots: workers to start; at an address, what is there counts instead.
-        threads: of one rank, and of each worker's data work.
+        threads: of one rank, and of each started worker's data work.
 
     Raises:
         EngineError: the cluster cannot be reached or started, too few workers came in time, or
@@ -182,8 +190,10 @@ def open_engine(site: Site, *, slots: int, threads: int) -> Engine:
         from ddlflow.engines.local import LocalEngine
 
         return LocalEngine(slots=slots, threads=threads)
-    from ddlflow.engines.dask_cluster import connect_dask, start_dask
-
     if site.engine.address is None:
+        from ddlflow.engines.dask_cluster import start_dask
+
         return start_dask(slots, threads, site.engine.start_timeout_s)
-    return connect_dask(site.engine, threads)
+    from ddlflow.engines.dask_address import connect_dask
+
+    return connect_dask(site.engine)

@@ -36,16 +36,17 @@ class DaskEngine:
         dashboard: str,
         slots: int,
         may_grow: bool = False,
+        is_here: bool = False,
         patience_s: float,
         on_close: Callable[[], None],
     ) -> None:
         """Take over a connected client; it is closed with the engine, before ``on_close``.
 
         A gang may have ``slots`` workers, or with ``may_grow`` all that are there; ones that were
-        lost have ``patience_s`` to come back.
+        lost have ``patience_s`` to come back. ``is_here`` says that all are on this machine.
         """
         self.slots = slots
-        self._may_grow = may_grow
+        self._may_grow, self._is_here = may_grow, is_here
         self._client = client
         self._cluster = Cluster(client, label)
         self._dashboard = dashboard
@@ -63,6 +64,40 @@ class DaskEngine:
     def available(self) -> int:
         """See `Engine.available`."""
         return len(self._answering(self.slots))
+
+    def ask(self, function: Callable[[], Result]) -> list[Result]:
+        """See `Engine.ask`."""
+        if self._is_here:
+            return [function()] * self.slots
+        # Not `Client.run`: what takes long there holds up the worker's signs of life.
+        futures = [
+            self._client.submit(
+                call,
+                _without_argument,
+                function,
+                key=f"ddlflow-ask-{uuid.uuid4().hex}",
+                workers=[address],
+                allow_other_workers=False,
+                pure=False,
+                priority=10,
+            )
+            for address in self._cluster.workers()
+        ]
+        give_up = time.monotonic() + self._patience_s
+        try:
+            for future in futures:
+                future.exception(timeout=max(0.1, give_up - time.monotonic()))  # waits for its end
+        except TimeoutError:
+            self._cluster.forget(futures)
+            raise EngineError(
+                f"{self._cluster.label}: a worker did not answer within {self._patience_s:g} s. It "
+                "may be busy with others' work, or hang: look at the workers' logs."
+            ) from None
+        outcomes = [_outcome(index, future) for index, future in enumerate(futures)]
+        for outcome in outcomes:
+            if outcome.error is not None:
+                raise outcome.error
+        return [outcome.value for outcome in outcomes]
 
     def map(
         self,
@@ -181,6 +216,10 @@ class DaskEngine:
                         f"{self._cluster.label}: all workers are gone, and none came back within "
                         f"{self._patience_s:g} s. Look at the workers' logs."
                     ) from None
+
+
+def _without_argument(function: Callable[[], Result]) -> Result:
+    return function()
 
 
 def _outcome(index: int, future: Future) -> Outcome:

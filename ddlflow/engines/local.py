@@ -36,6 +36,10 @@ class LocalEngine:
         """See `Engine.available`."""
         return self.slots
 
+    def ask(self, function: Callable[[], Result]) -> list[Result]:
+        """See `Engine.ask`."""
+        return [function()] * self.slots
+
     def map(
         self,
         function: Callable[[Item], Result],

@@ -1,15 +1,14 @@
-"""How many workers and threads: what a site says, or what this machine has."""
+"""How many workers and threads: what a site says, or what the machines have."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
+from ddlflow import machine
 from ddlflow.spec.site import Engine
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a site gives on the machine that asks.
+    """What a site gives.
 
     Attributes:
         slots: worker processes; one data task or one rank each.
@@ -25,34 +24,28 @@ class Resources:
     why: str
 
 
-def available_cores() -> int:
-    """Cores that this process may use: its affinity, and the container's quota."""
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return min(cores, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup, or "max": no quota
-        return cores
-
-
-def resources(engine: Engine, *, gpus: int, cores: int | None = None) -> Resources:
+def resources(
+    engine: Engine, *, gpus: int, cores: int | None = None, workers: int | None = None
+) -> Resources:
     """Resolves ``auto``.
 
     Args:
         engine: the site's engine section.
         gpus: GPUs to train on; 0 on a CPU.
-        cores: of this machine; None asks it.
+        cores: of the machine; None asks this one.
+        workers: that are there already, on machines of their own; ``cores`` are a worker's then.
     """
-    cores = cores or available_cores()
+    cores = cores or machine.cores()
     if engine.workers != "auto":
         slots, why = engine.workers, f"engine.workers is {engine.workers}"
         world: int | None = slots
+    elif workers is not None:
+        slots, why = workers, f"{workers} workers are there"
+        world = workers if gpus else None
     elif gpus:
         slots, world, why = gpus, gpus, f"one for each of {gpus} GPUs"
     else:
         slots, world, why = cores, None, f"one for each of {cores} cores"
-    fitting = max(1, cores // slots) if gpus else 1
+    fitting = max(1, cores if workers is not None else cores // slots) if gpus else 1
     threads = fitting if engine.threads == "auto" else engine.threads
     return Resources(slots, threads, world, why)

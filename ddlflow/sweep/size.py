@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import psutil
 import torch
 from torch import Tensor, nn
 
+from ddlflow.machine import memory
 from ddlflow.sweep import dense, dropout
 from ddlflow.sweep.feasible import made_inputs, program_of
 from ddlflow.sweep.member import Member, Prepared, first_nets, objective_of
@@ -91,7 +91,7 @@ def _fits(size: int, members: Sequence[Member], prepared: Prepared) -> bool:
     if prepared.device.type == "cuda":
         free = torch.cuda.mem_get_info(prepared.device)[0]
     else:
-        free = psutil.virtual_memory().available
+        free = memory().free
     return size * (MATRICES * numbers + activations) * 4 < free / 4
 
 

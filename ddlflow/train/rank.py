@@ -82,6 +82,7 @@ def _run(told: dict[str, Any], emit: Emit, stop: threading.Event) -> None:
     pulse = Pulse(emit, payload.get("silence_s", 0.0)).start()
     import torch
 
+    from ddlflow.train.facts import facts_here
     from ddlflow.train.job import Job
     from ddlflow.train.loop import Stopped
     from ddlflow.train.training import run
@@ -102,6 +103,7 @@ def _run(told: dict[str, Any], emit: Emit, stop: threading.Event) -> None:
         device = torch.device("cuda", rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
     lines = _watch_worker()
+    emit({"event": "facts", "facts": facts_here()})
     group = _join(told, device, emit, lines) if world > 1 else None
     try:
         result = run(job, rank, world, group, device, emit=emit, must_stop=stop.is_set, pulse=pulse)

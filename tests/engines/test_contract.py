@@ -140,6 +140,12 @@ def test_what_map_work_prints_is_not_on_standard_output(
     assert capfd.readouterr().out == ""
 
 
+def test_every_worker_is_asked(engine: Engine) -> None:
+    assert len(engine.ask(data_work.where)) == SLOTS
+    with pytest.raises(ValueError, match="nobody knows"):
+        engine.ask(data_work.unknown)
+
+
 # ---- gang ---------------------------------------------------------------------------------------
 
 

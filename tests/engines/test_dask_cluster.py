@@ -11,7 +11,7 @@ import pytest
 from distributed import LocalCluster
 
 from ddlflow.engines import GangJob, open_engine
-from ddlflow.engines.dask_cluster import version_problem
+from ddlflow.engines.dask_address import version_problem
 from ddlflow.errors import EngineError
 from ddlflow.spec.site import Site
 

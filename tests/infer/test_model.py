@@ -284,7 +284,7 @@ def test_mlflow_serves_the_same_predictions(trained: Callable[..., Any], tmp_pat
             predictions=expected.head(3),
             digest=model.digest,
             wheel=wheel(tmp_path),
-            pip_requirements=requirements(),
+            pip_requirements=requirements({}),
         )
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)

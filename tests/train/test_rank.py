@@ -124,7 +124,7 @@ def test_a_rank_tells_its_events_and_what_user_code_prints_is_only_log(
     assert names[0] == "started"
     assert events[0]["pid"] == rank.process.pid
     assert names[-1] == "result"
-    told = [name for name in names[1:-1] if name not in {"progress", "beat", "saved"}]
+    told = [name for name in names[1:-1] if name not in {"progress", "beat", "saved", "facts"}]
     assert told == ["digest", "epoch", "digest", "epoch"]
     assert "first words of the user's module" in log
     assert '{"event": "result", "value": "this is only log"}' in log
