@@ -14,12 +14,12 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.prepare import prepare
-from ddlflow.spec.pipeline import Cv, Data, Model, Split, Train
+from ddlflow.spec.pipeline import Cv, Data, Model, Split, Training
 from ddlflow.sweep.held_out import write_predictions
 from ddlflow.sweep.member import Member, Prepared, Result
 from ddlflow.sweep.place import Where, prepared_at
 from ddlflow.sweep.plan import plan_stacks
-from ddlflow.sweep.run import Piece, run_stack
+from ddlflow.sweep.run import Piece, start
 from ddlflow.train import training, validation
 from ddlflow.train.job import Job
 
@@ -49,9 +49,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, pa.Tabl
     near = np.round(near * 2**20) / 2**20 * deviation
     columns = {"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "part": fold, "near": near}
     table = pa.table(columns | {"y": mean + near})
-    for start in range(0, ROWS, 500):
+    for first in range(0, ROWS, 500):
         (tmp_path / "t").mkdir(exist_ok=True)
-        pq.write_table(table.slice(start, 500), tmp_path / "t" / f"{start:04d}.parquet")
+        pq.write_table(table.slice(first, 500), tmp_path / "t" / f"{first:04d}.parquet")
     code = tmp_path / "code"
     code.mkdir()
     (code / "nets.py").write_text(WAVE)
@@ -79,7 +79,7 @@ def members(model: Any, **train: Any) -> list[Member]:
     section: Any = TypeAdapter(Model).validate_python(model)
     penalties: list[dict[str, Any]] = [{}, {"penalty": {"l1": 20.0, "l2": 1e-3}}]
     return [
-        Member(f"{k}/{fold}", section, Train(**values, **more), fold)
+        Member(f"{k}/{fold}", section, Training(**values, **more), fold)
         for k, more in enumerate(penalties)
         for fold in (None, *range(FOLDS))
     ]
@@ -87,6 +87,13 @@ def members(model: Any, **train: Any) -> list[Member]:
 
 def made(root: Path, wanted: list[Member]) -> Prepared:
     return prepared_at(Where(str(root / "dataset"), str(root / "code"), "cpu", 1), wanted, 0)
+
+
+def trained(piece: Piece, prepared: Prepared) -> dict[str, Result]:
+    under_way = start(piece, prepared)
+    while under_way.alive:
+        under_way.run_epoch()
+    return under_way.results
 
 
 @pytest.mark.parametrize("model", [MLP, {"use": "linear"}, {"use": "nets:Wave"}])
@@ -103,9 +110,9 @@ def test_every_metric_fused_is_the_one_apart(
     prepared = made(root, wanted)
     (group,) = plan_stacks(wanted, prepared)
     assert group.apart is None
-    fused = run_stack(Piece(group.members, True, ""), prepared)
+    fused = trained(Piece(group.members, True, ""), prepared)
     for member in wanted:
-        (alone,) = run_stack(Piece((member,), False, ""), prepared).values()
+        (alone,) = trained(Piece((member,), False, ""), prepared).values()
         found = fused[member.id]
         assert found.status == alone.status == "done", found.reason
         assert unlike(found, alone) < 1e-4
@@ -120,7 +127,7 @@ def test_held_out_rows_have_the_labels_units(place: tuple[Path, pa.Table], tmp_p
     root, table = place
     wanted = [member for member in members(MLP, epochs=20) if member.fold is not None][:FOLDS]
     prepared = made(root, wanted)
-    fused = run_stack(Piece(tuple(wanted), True, ""), prepared)
+    fused = trained(Piece(tuple(wanted), True, ""), prepared)
     mean = float(np.round(table["y"].to_numpy().mean()))
     for member in wanted:
         result = fused[member.id]
@@ -140,7 +147,7 @@ def test_a_member_is_its_training(place: tuple[Path, pa.Table]) -> None:
     root, _ = place
     member = members(MLP)[4]
     prepared = made(root, [member])
-    (result,) = run_stack(Piece((member,), False, ""), prepared).values()
+    (result,) = trained(Piece((member,), False, ""), prepared).values()
     manifest = Manifest.load(root / "dataset")
     job = Job(
         dataset=str(root / "dataset"),
@@ -153,9 +160,9 @@ def test_a_member_is_its_training(place: tuple[Path, pa.Table]) -> None:
         threads=1,
         device="cpu",
     )
-    trained = training.run(
+    run = training.run(
         job, 0, 1, None, torch.device("cpu"), emit=lambda _: None, must_stop=lambda: False
     )
-    for row, other in zip(result.history, trained["history"], strict=True):
+    for row, other in zip(result.history, run["history"], strict=True):
         for name in ("loss", "val_loss", "val_mse", "val_mae", "val_r2"):
             assert row[name] == other[name]
