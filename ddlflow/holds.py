@@ -65,6 +65,9 @@ class Uses:
         self._stack = contextlib.ExitStack()
         self._tokens: dict[Path, str] = {}
 
+    def __contains__(self, folder: Path) -> bool:
+        return folder in self._tokens
+
     def add(self, folder: Path) -> None:
         """Uses a folder from now on; this process has its lease."""
         if folder not in self._tokens:

@@ -187,7 +187,9 @@ class Session:
     ) -> Stage:
         """Does a stage's work in a folder of its own, unless it is done.
 
-        No other command's ``--fresh`` removes the folder until this session ends.
+        No other command's ``--fresh`` removes the folder until this session ends, so what this
+        session has made or found once stands, without a look at the lease: another command may
+        have that, and wait for this one.
 
         Args:
             name: of the stage.
@@ -203,6 +205,8 @@ class Session:
         key = hashed({"stage": name, **settings})
         folder = self.storage / name / key
         done = folder / STAGE_FILE
+        if folder in self._uses:
+            return self._found(folder)
         of_work = storage_errors(self.storage, of_work=True)
         with of_work, self.lease(folder, str(folder)) as lease:
             if (fresh or self.fresh) and folder.exists():
@@ -210,9 +214,7 @@ class Session:
                 shutil.rmtree(folder)
             if done.exists():
                 self._use(folder)
-                known = json.loads(done.read_text())
-                self.screen.done(name, known["seconds"], cached=True)
-                return Stage(**{**known, "cached": True, "folder": str(folder)})
+                return self._found(folder)
             is_new = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
             began = time.monotonic()
@@ -231,8 +233,15 @@ class Session:
         self.screen.done(name, seconds, cached=False)
         return stage
 
+    def _found(self, folder: Path) -> Stage:
+        known = json.loads((folder / STAGE_FILE).read_text())
+        self.screen.done(known["name"], known["seconds"], cached=True)
+        return Stage(**{**known, "cached": True, "folder": str(folder)})
+
     def keep(self, folder: Path) -> bool:
         """Keeps a finished stage's folder until the session ends; whether there is one."""
+        if folder in self._uses:
+            return True
         if not folder.exists():
             return False
         with storage_errors(self.storage), self.lease(folder, str(folder)):

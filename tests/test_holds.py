@@ -1,6 +1,7 @@
 """What a command uses is not removed under it: real sessions side by side, on two hosts."""
 
 import io
+import json
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from ddlflow.data.manifest import Manifest
 from ddlflow.entries import entries
 from ddlflow.errors import DataError, DdlflowError
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.session import Session, hashed
 from ddlflow.spec.load import Plan
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.spec.site import Site
@@ -173,12 +174,43 @@ def test_two_that_use_the_same_do_not_wait_for_each_other(project: Path) -> None
     assert not users.exists()
 
 
-def test_a_session_makes_anew_what_it_uses_itself(project: Path) -> None:
+def test_who_is_waited_for_does_not_wait_for_who_waits(project: Path, hosts: OpenHosts) -> None:
+    """A stage is asked for twice, as by repeated folds, while another is about to make it anew."""
+    first, second = hosts("a", "b")
+    uses = command(first, project, "", "prepare", "wait", "prepare", "wait")
+    until(uses, "waits for a word")
+    anew = command(second, project, "fresh", "prepare", "prepare")
+    until(anew, "waiting:")
+    assert uses.stdin is not None
+    uses.stdin.write("go on\n")
+    uses.stdin.flush()
+    assert "waiting" not in "".join(until(uses, "waits for a word"))
+    uses.communicate("go on\n")
+    assert "".join(until(anew, "done\n")).count("done, cached") == 1  # made anew once
+    anew.communicate()
+
+
+def test_predictions_into_one_folder_wait_for_each_other(project: Path, hosts: OpenHosts) -> None:
+    """Else --fresh of one removes what the other has written."""
+    (host,) = hosts("node")
+    site = {"engine": {"use": "local", "workers": 1}, "device": "cpu", "storage": "kept"}
+    (project / "site.yaml").write_text(json.dumps(site))
     with session_at(project) as session:
-        first = stages.prepare(session)
-        session.fresh = True
-        again = stages.prepare(session)
-    assert (first.key, again.cached) == (again.key, False)
+        trained = stages.train(session, stages.prepare(session))
+    code = (
+        "import ddlflow; ddlflow.predict('{}', 't.parquet', out='out', on='site.yaml', fresh=True)"
+    )
+    predict = [sys.executable, "-c", code.format(trained.value["model"])]
+    place = project / "kept/predictions" / hashed(str(project / "out"))
+    with session_at(project) as session, session.lease(place, "it"):
+        process = host.start(
+            predict, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert "the predictions in out" in until(process, "waiting:")[-1]
+        assert not (project / "out").exists()
+    process.communicate()
+    assert process.returncode == 0
+    assert (project / "out/_SUCCESS").exists()
 
 
 def test_a_user_elsewhere_that_is_silent_is_not_waited_for_and_is_told(
