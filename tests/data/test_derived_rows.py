@@ -212,14 +212,16 @@ def test_a_test_source_is_derived_and_filtered_alike(tmp_path: Path, frame: pd.D
         made(tmp_path, derive=derive, label_missing="drop", test_source="late.csv")
 
 
-def test_folds_by_a_derived_column(tmp_path: Path, frame: pd.DataFrame) -> None:
-    written(frame, tmp_path, "t.parquet")
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv"])
+def test_folds_by_a_derived_column(tmp_path: Path, frame: pd.DataFrame, name: str) -> None:
+    written(frame, tmp_path, name)
     derive = {"late": "arr_delay > 15", "quarter": "'Q' || quarter(\"when\")"}
     manifest = made(
         tmp_path,
         Cv(kind="group", by="quarter", folds=4),
+        source=name,
         derive=derive,
-        label_missing="drop",
+        where="arr_delay is not null",
         exclude=["when", "quarter"],
     )
     quarters = frame["when"].dt.quarter.to_numpy()
