@@ -212,11 +212,13 @@ def computed(sql: str, key: str, columns: Mapping[str, pa.Array]) -> pa.Array:
 
 
 def without_nan(array: pa.Array) -> pa.Array:
-    """NaN as null: to DuckDB it is the largest number, so ``x > 15`` would hold."""
+    """A column for DuckDB. NaN becomes null: there it is the largest number of all."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    if pa.types.is_float16(array.type):  # DuckDB has no such type
+    if pa.types.is_float16(array.type):  # DuckDB has neither this type
         array = array.cast(pa.float32())
+    elif pa.types.is_decimal256(array.type):  # nor this one
+        array = array.cast(pa.float64())
     if pa.types.is_floating(array.type):
         nan = pc.is_nan(array)
         if pc.any(nan).as_py():

@@ -1,6 +1,7 @@
 """Expressions of one row: what DuckDB's language gives here, and what of it is refused."""
 
 import threading
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ COLUMNS = {
     "d": pa.array([0, 86_399, 10**9, None, -1], pa.timestamp("s")),
     "half": pa.array(np.array([1, 2, 3, NAN, 5], np.float16)),
     "kind": pa.array(["p", "q", None, "p", "q"]).dictionary_encode(),
+    "wide": pa.array([Decimal("1.5"), None, Decimal(-2), None, Decimal(0)], pa.decimal256(50, 2)),
     "big": pa.array([0, 1, 2, 3, 2**64 - 1], pa.uint64()),
 }
 
@@ -35,6 +37,7 @@ def value(sql: str, *names: str) -> list[object]:
         ("1 / i", "i", [1 / 7, -1 / 7, None, None, 1 / 2**53]),
         ("i // i + i % i", "i", [1, 1, None, None, 1]),
         ("half > 1.5", "half", [False, True, True, None, True]),
+        ("wide > 1", "wide", [True, None, False, None, False]),
         ("i", "i", [7, -7, 0, None, 2**53 + 1]),
         ("big", "big", [0, 1, 2, 3, 2**64 - 1]),
         ("try(ln(a))", "a", [None, 0.0, None, None, None]),
