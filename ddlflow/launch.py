@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ddlflow.data.manifest import Manifest
 from ddlflow.engines import Failure, GangJob, GangResult
 from ddlflow.errors import EngineError
 from ddlflow.failures import describe, error_of, is_final, is_same, plural
@@ -17,6 +18,7 @@ from ddlflow.spec.site import Engine
 from ddlflow.storage import write_json
 from ddlflow.train.auto import resolve, said
 from ddlflow.train.job import Job
+from ddlflow.train.weights import weighting
 from ddlflow.train.world import fitting_world
 
 Tell = Callable[[dict[str, Any]], None]
@@ -41,9 +43,15 @@ class Setup:
 
 
 def settled(session: Session, prepared: Stage) -> Training:
-    """The train section with numbers for ``auto``: from here on the session's own, and said."""
+    """The train section with numbers for ``auto``: from here on the session's own, and said.
+
+    Raises:
+        SpecError: ``class_weights`` names what is no class of these rows.
+    """
     pipeline, rows = session.plan.pipeline, prepared.value["rows"]
     found = resolve(pipeline.train, rows["train"], rows["validation"])
+    if found.class_weights is not None:
+        weighting(found, Manifest.load(Path(prepared.folder)))
     line = said(pipeline.train, found)
     if line is not None:
         session.screen.say(line)

@@ -78,7 +78,7 @@ def _computed(roles: Roles, derived: Sequence[Derived]) -> Iterator[Finding]:
 def test_source(plan: Plan, roles: Roles) -> Iterator[Finding]:
     location = plan.pipeline.data.test_source
     if location is not None:
-        wanted = [roles.label, *roles.features]
+        wanted = roles.needed
         spec = only(plan.pipeline.data, wanted, where=True)
         found = open_named(plan, location, "data.test_source", spec, _known(plan, roles))
         yield from _lacking(found, wanted, "data.test_source")

@@ -53,7 +53,7 @@ def model(plan: Plan, shape: Shape) -> Iterator[Finding]:
         return
     from ddlflow.models import build
     from ddlflow.train.objectives import objective_for
-    from ddlflow.train.probe import check_model, looks_like
+    from ddlflow.train.probe import check_model, check_weighted, looks_like
 
     spec, loss = plan.pipeline.model, plan.pipeline.train.objective
     user_loss = None
@@ -70,6 +70,8 @@ def model(plan: Plan, shape: Shape) -> Iterator[Finding]:
         num_outputs=objective.num_outputs(shape.num_classes or CLASSES),
         user_class=user_class,
     )
+    if plan.pipeline.data.weight or plan.pipeline.train.class_weights:
+        check_weighted(objective, num_classes=shape.num_classes or CLASSES)
     unreached = check_model(
         net,
         objective,

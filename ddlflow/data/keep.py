@@ -103,7 +103,17 @@ def keep(batch: pa.RecordBatch, roles: Roles, spec: Data, labels: str) -> Kept:
     for reason in REASONS:
         dropped[reason] = int(np.count_nonzero(bad[reason] & ~out))
         out |= bad[reason]
+    refused["weight"] = _bad_weights(batch, roles, out)
     return Kept(~out if out.any() else None, dropped, columns, refused)
+
+
+def _bad_weights(batch: pa.RecordBatch, roles: Roles, out: npt.NDArray[np.bool_]) -> dict[str, int]:
+    """By column, the rows that are kept and have no weight, or one below 0 or without end."""
+    if roles.weight is None:
+        return {}
+    values = float_values(batch.column(roles.weight), roles.weight)
+    count = int(np.count_nonzero(~(np.isfinite(values) & (values >= 0)) & ~out))
+    return {roles.weight: count} if count else {}
 
 
 def check_refused(refused: dict[str, dict[str, int]]) -> None:
@@ -122,6 +132,11 @@ def check_refused(refused: dict[str, dict[str, int]]) -> None:
             found.append(
                 f"The label is missing or infinite in some rows: {shown}. "
                 "Set data.label_missing: drop to leave these rows out, or correct the source."
+            )
+        elif reason == "weight":
+            found.append(
+                f"Weights are missing, negative or infinite in some rows: {shown}. Correct "
+                "data.weight or the source, or leave these rows out by data.where."
             )
         else:
             found.append(

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ddlflow.data.columns import Category, Columns, Label
 from ddlflow.data.statistics import Statistics, empty, merge
 from ddlflow.data.storage import load_json, save_json
@@ -51,12 +53,15 @@ class Group:
         fold: the part.
         statistics: of the numeric features, and the rows of each class.
         label: of a regression's label, as of one feature; None where the label is a class.
+        weights: the sum of the rows' weights by class (of a regression: of all); None without
+            ``data.weight``.
     """
 
     split: SplitName
     fold: int | None
     statistics: Statistics
     label: Statistics | None = None
+    weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +177,23 @@ class Manifest:
         found = (group.label for group in self.groups if wanted(group))
         return merge((label for label in found if label is not None), empty(1, 0))
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether rows have a weight of their own."""
+        return any(group.weights is not None for group in self.groups)
+
+    def weights(self, split: SplitName, fold: int | None = None) -> tuple[list[float], int]:
+        """The sums of the rows' weights by class (of a regression: of all), and the rows: of a
+        split, or of those that a fold trains on. Without weights of their own, rows weigh 1.
+        """
+        wanted = self._in_fold(fold) if fold is not None else lambda group: group.split == split
+        sums, rows = np.zeros(max(1, len(self.label.classes))), 0
+        for group in filter(wanted, self.groups):
+            plain = group.statistics.class_counts if self.label.classes else group.statistics.rows
+            sums += plain if group.weights is None else group.weights
+            rows += group.statistics.rows
+        return sums.tolist(), rows
+
     def rows(self, split: SplitName) -> int:
         """The rows of a split."""
         return sum(shard.rows for shard in self.shards_of(split))
@@ -212,6 +234,7 @@ class Manifest:
         }
         tensors = {name: value for name, value in tensors.items() if value["shape"] != [0]}
         return tensors | {
+            **({"weight": {"dtype": "float32", "shape": []}} if self.has_weights else {}),
             "label": {"dtype": label_type, "shape": []},
             "row": {"dtype": "int64", "shape": []},
         }
@@ -264,9 +287,12 @@ class Manifest:
 def _group_json(group: Group) -> dict[str, Any]:
     label = None if group.label is None else group.label.to_json()
     statistics = group.statistics.to_json()
-    return {"split": group.split, "fold": group.fold, "statistics": statistics, "label": label}
+    found = {"split": group.split, "fold": group.fold, "statistics": statistics}
+    return found | {"label": label, "weights": group.weights}
 
 
 def _group_of(value: dict[str, Any]) -> Group:
     label = None if value["label"] is None else Statistics.from_json(value["label"])
-    return Group(value["split"], value["fold"], Statistics.from_json(value["statistics"]), label)
+    weights = None if value["weights"] is None else tuple(value["weights"])
+    statistics = Statistics.from_json(value["statistics"])
+    return Group(value["split"], value["fold"], statistics, label, weights)

@@ -157,7 +157,8 @@ def _manifest(
     for (name, part), results in by_group.items():
         merged = merge((Statistics.from_json(r["statistics"]) for r in results), start)
         labels = [Statistics.from_json(r["label"]) for r in results if "label" in r]
-        groups.append(Group(name, part, merged, merge(labels, empty(1, 0)) if labels else None))
+        label = merge(labels, empty(1, 0)) if labels else None
+        groups.append(Group(name, part, merged, label, _total([r.get("weights") for r in results])))
     together = merge((group.statistics for group in groups), start)
     gone = (together.missing + together.infinite).tolist()
     replaced = dict(zip(columns.numeric, gone, strict=True)) | lost.missing
@@ -173,6 +174,11 @@ def _manifest(
     )
     if manifest.rows("train") == 0:
         raise DataError("No row is left to train on. Correct data.split, or give more rows.")
+    if manifest.has_weights and not sum(manifest.weights("train")[0]) > 0:
+        raise DataError(
+            f"data.weight names column {spec.weight}, which is 0 in every training row. Name "
+            "another column."
+        )
     train = manifest.statistics("train")
     nowhere = [columns.numeric[i] for i in np.flatnonzero(train.count == 0)]
     if nowhere:
@@ -187,6 +193,12 @@ def _manifest(
         constant=(*constant, *rare),
         warnings=(*notes, *_warnings(manifest, constant, rare, train)),
     )
+
+
+def _total(weights: list[list[float] | None]) -> tuple[float, ...] | None:
+    """The sums of weights by class over shards, in their order."""
+    known = [one for one in weights if one is not None]
+    return tuple(map(float, np.sum(known, axis=0))) if known else None
 
 
 def _warnings(
@@ -235,9 +247,9 @@ def open_sources(
     if spec.test_source is None:
         return [source], roles
     known = known_types(source.schema, roles, derived)
-    of_test = only(spec, [roles.label, *roles.features], where=True)
+    of_test = only(spec, roles.needed, where=True)
     test = open_source(spec.test_source, of_test, data_root, known)
-    for name in [roles.label, *roles.features]:
+    for name in roles.needed:
         if name not in test.schema:
             raise DataError(
                 f"data.test_source {test.location} lacks column {name}.{meant(name, test.schema)}"

@@ -28,6 +28,7 @@ class Roles:
         where: the column that says which rows are learnt from, or None.
         left_out: columns that features: all leaves out, as they tell the label.
         telling: listed features that tell the label.
+        weight: the column of the rows' weights, or None.
     """
 
     numeric: tuple[str, ...]
@@ -38,12 +39,18 @@ class Roles:
     where: str | None = None
     left_out: tuple[str, ...] = ()
     telling: tuple[str, ...] = ()
+    weight: str | None = None
 
     def keys(self, *, is_test: bool) -> list[str]:
         """All but the numeric features, each once; a test source has no split and no folds."""
-        extra = [self.where] if is_test else [self.where, self.split, self.by]
+        extra = [self.where, self.weight, *([] if is_test else [self.split, self.by])]
         named = [name for name in extra if name is not None]
         return list(dict.fromkeys([self.label, *self.categorical, *named]))
+
+    @property
+    def needed(self) -> list[str]:
+        """What a test source has to have."""
+        return [self.label, *self.features, *([self.weight] if self.weight else [])]
 
     @property
     def features(self) -> list[str]:
@@ -95,6 +102,7 @@ def choose(
     split = spec.split.column
     by = _by(schema, spec, cv)
     named = {"label": [spec.label], "split.column": [split] if split else []}
+    named["weight"] = [spec.weight] if spec.weight else []
     named |= {"exclude": spec.exclude, "categorical": spec.categorical, "text": spec.text}
     named["features"] = [] if spec.features == "all" else list(spec.features)
     for key, names in named.items():
@@ -112,7 +120,7 @@ def choose(
     }
     left_out: list[str] = []
     if spec.features == "all":
-        no_feature = {spec.label, *spec.exclude, split, by, WHERE, *apart}
+        no_feature = {spec.label, *spec.exclude, split, by, spec.weight, WHERE, *apart}
         no_feature |= set(index) - set(spec.categorical)
         features = [name for name in schema if name not in {*no_feature, *tell}]
         left_out = [name for name in schema if name in tell - no_feature]
@@ -121,6 +129,7 @@ def choose(
         features = list(dict.fromkeys(name for names in named_ones for name in names))
     if spec.label in features:
         raise DataError(f"data.features lists the label {spec.label}. Take it out of the list.")
+    _check_weight(schema, spec, features)
     if not features:
         only = f" (The table's index, {', '.join(index)}, is none unless named.)" if index else ""
         raise DataError(
@@ -154,6 +163,7 @@ def choose(
         where=WHERE if spec.where is not None else None,
         left_out=tuple(left_out),
         telling=tuple(name for name in features if name in tell),
+        weight=spec.weight,
     )
 
 
@@ -168,6 +178,22 @@ def _apart(
         for name, found in apart.items()
         if found and names.issuperset(found)
     }
+
+
+def _check_weight(schema: dict[str, pa.DataType], spec: Data, features: list[str]) -> None:
+    """The column of weights is a number, and has no other role."""
+    if spec.weight is None:
+        return
+    if spec.weight in features or spec.weight in (spec.label, spec.split.column):
+        other = "a feature" if spec.weight in features else "the label or the split"
+        raise DataError(
+            f"data.weight names column {spec.weight}, which is {other} too. Name another column."
+        )
+    if kind_of(schema[spec.weight]) != "number":
+        raise DataError(
+            f"data.weight names column {spec.weight} of type {schema[spec.weight]}; a weight is a "
+            "number. Name another column, or convert it in the source."
+        )
 
 
 def _by(schema: dict[str, pa.DataType], spec: Data, cv: Cv | None) -> str | None:

@@ -12,7 +12,7 @@ from ddlflow.data.shard import map_shard
 
 Array = npt.NDArray[np.generic]
 Arrays = dict[str, Array]
-COLUMNS = ("features", "categories", "label")  # what training reads of a shard
+COLUMNS = ("features", "categories", "weight", "label")  # what training reads of a shard
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,9 @@ def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[dict[
         codes = [category_codes(batch.column(c.name), c)[order] for c in columns.categories]
         tensors["categories"] = np.stack(codes, axis=1)
     tensors["label"] = np.take(piece.label, order, mode="clip")
+    if scan.roles.weight is not None:
+        own = number_values(batch.column(scan.roles.weight), scan.roles.weight)
+        tensors["weight"] = np.take(own, order, mode="clip").astype(np.float32)
     tensors["row"] = np.take(piece.source_rows, order, mode="clip")
 
     shards = []
@@ -95,6 +98,7 @@ def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[dict[
         shards.append(
             {"path": path, "split": name, "fold": part, "rows": rows, "sha256": sha256}
             | {"statistics": statistics.to_json()}
+            | _weights_of(found, piece.classes[order[here]], max(num_classes, 1))
             | ({} if num_classes else {"label": _of_label(found["label"]).to_json()})
         )
     return shards
@@ -179,6 +183,16 @@ def _of_label(label: npt.NDArray[np.float32]) -> Statistics:
     """The statistics of a regression's label [n], as of one feature."""
     facts = np.array(of_column(label.copy()), dtype=np.float64)[:, None]
     return _statistics(len(label), facts, np.zeros(0, dtype=np.int64))
+
+
+def _weights_of(
+    found: dict[str, npt.NDArray[Any]], classes: Int64, num_classes: int
+) -> dict[str, list[float]]:
+    """The sum of the weights of each class, where rows have weights."""
+    if "weight" not in found:
+        return {}
+    own = found["weight"].astype(np.float64)
+    return {"weights": np.bincount(classes, weights=own, minlength=num_classes).tolist()}
 
 
 def _statistics(rows: int, facts: npt.NDArray[np.float64], class_counts: Int64) -> Statistics:

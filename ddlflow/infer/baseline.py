@@ -17,12 +17,14 @@ MAIN = {"binary": "log_loss", "multiclass": "log_loss", "regression": "mse"}
 def constant_outputs(manifest: Manifest) -> Tensor:
     """The outputs of the best model without a feature, by the training rows: [outputs].
 
-    Of classes the logits of their shares in the training rows, of a regression their labels' mean,
-    as the shards have it. A class that no row has counts as half a row.
+    Of classes the logits of their shares in the training rows, weighted as the rows are; of a
+    regression their labels' mean, as the shards have it, without weights. A class that no row has
+    counts as half a row.
     """
     if manifest.label.kind == "regression":
         return torch.tensor(manifest.label_statistics("train").mean)
-    counts = torch.tensor(manifest.statistics("train").class_counts, dtype=torch.float64)
+    sums, rows = manifest.weights("train")
+    counts = torch.tensor(sums, dtype=torch.float64) * (rows / sum(sums))
     logs = counts.clamp(min=0.5).log()
     if manifest.label.kind == "binary":
         return (logs[1:] - logs[:1]).float()
@@ -54,7 +56,9 @@ def notes(
         predicted_classes: how many classes it predicts on these rows.
     """
     found = []
-    name = "loss" if isinstance(spec.objective, UserCode) else MAIN[kind]
+    # Weights of classes move the probabilities, so that the loss without them blames the model.
+    own_loss = isinstance(spec.objective, UserCode) or spec.class_weights is not None
+    name = "loss" if own_loss else MAIN[kind]
     sign = 1 if BETTER[name] == "higher" else -1
     ours, theirs = metrics[name], baseline[name]
     if sign * (ours - theirs) <= 0:  # not where one of them is no number

@@ -14,8 +14,10 @@ from ddlflow.data.verified import verified
 from ddlflow.infer.baseline import constant_outputs, of_names, repeated
 from ddlflow.infer.model import PASS_ROWS, load_model
 from ddlflow.infer.predict import Map
+from ddlflow.spec.pipeline import Train
 from ddlflow.train.histogram import FeatureHistogram, histogram_edges, histogram_range
 from ddlflow.train.validation import empty_scores, score
+from ddlflow.train.weights import Weighting, weighting
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Task:
     digest: str  # of the data set
     shard: Shard
     constant: tuple[float, ...]  # the outputs of the baseline
+    weighting: Weighting
     feature: str | None  # to draw a histogram of
     threads: int
 
@@ -36,11 +39,21 @@ def evaluate(
     dataset: Path,
     split: SplitName,
     *,
+    spec: Train,
     feature: str | None,
     threads: int,
     map_over: Map,
 ) -> dict[str, Any]:
     """Scores a model on a split of a data set.
+
+    Args:
+        model_folder: of the model.
+        dataset: the folder of the data set.
+        split: whose rows.
+        spec: how it was trained.
+        feature: to draw a histogram of.
+        threads: of each worker.
+        map_over: the engine's.
 
     Returns:
         ``metrics``, ``baseline`` (the metrics of a model without features), how many classes are
@@ -49,7 +62,11 @@ def evaluate(
     manifest = Manifest.load(dataset)
     constant = tuple(constant_outputs(manifest).tolist())
     where = (str(model_folder), str(dataset), manifest.digest)
-    tasks = [Task(*where, shard, constant, feature, threads) for shard in manifest.shards_of(split)]
+    counts = weighting(spec, manifest)
+    tasks = [
+        Task(*where, shard, constant, counts, feature, threads)
+        for shard in manifest.shards_of(split)
+    ]
     scores, baseline = (empty_scores(manifest) for _ in range(2))
     histogram = _histogram(manifest, feature) if feature else None
     for scored in map_over(score_shard, tasks, "evaluate"):
@@ -100,8 +117,10 @@ def score_shard(task: Task) -> dict[str, Any]:
             if "features" not in part:
                 inputs.insert(0, torch.empty(len(part["label"]), 0))
             labels, learnt = part["label"], (model.objective, model.predictor.label)
-            score(scores, *learnt, model.predictor.outputs(*inputs), labels)
-            score(baseline, *learnt, repeated(constant, len(labels)), labels)
+            own = part.get("weight")
+            both = model.predictor.outputs(*inputs), repeated(constant, len(labels))
+            for into, outputs in zip((scores, baseline), both, strict=True):
+                score(into, *learnt, outputs, labels, weighting=task.weighting, own=own)
     result: dict[str, Any] = {"scores": scores.packed(), "baseline": baseline.packed()}
     result["histogram"] = None
     if task.feature is not None:

@@ -73,6 +73,7 @@ class Data(Section):
     exclude: list[
         str
     ] = []  # columns that "all" leaves out (keys, the split column is left out too)
+    weight: str | None = None  # a column of what each row counts, in the loss and in the metrics
     categorical: list[str] = []  # columns of whole numbers to read as categories; text always is
     rare_below: PositiveInt = 10  # categories seen in fewer rows share the bucket of unseen ones
     derive: dict[str, str] = {}  # columns that SQL expressions compute: {late: "arr_delay > 15"}

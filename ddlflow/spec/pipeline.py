@@ -96,6 +96,15 @@ class Pipeline(Section):
     register_as: Annotated[str, Field(pattern=REGISTERED)] | None = Field(None, alias="register")
 
     @model_validator(mode="after")
+    def _class_weights(self) -> "Pipeline":
+        if self.train.class_weights is not None and self.labels == "regression":
+            raise ValueError(
+                "train.class_weights is set, and the label of a regression has no classes. Remove "
+                "it, or name a column of weights in data.weight"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _folds(self) -> "Pipeline":
         if self.cv is None:
             return self

@@ -116,6 +116,9 @@ class Train(Section):
     penalty: Penalty = Penalty()
     clip_norm: PositiveFloat | None = None
     early_stopping: EarlyStopping | None = None
+    # What a row of each class counts in the loss, such as {fraud: 20}, the others 1; balanced: each
+    # class as much as any other. Metrics stay as they are.
+    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
     seed: Seed = 7
     checkpoint_every_s: PositiveFloat = 30.0
     digest_every: PositiveInt = 1000  # steps between two entries of the digest trail
@@ -128,6 +131,14 @@ class Train(Section):
                 f'a loss of your own says how labels are read: {{use: "{value}", like: binary}}'
             )
         return value
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _classes_are_names(cls, value: Any) -> Any:
+        """YAML reads the class 1 as a number and the class true as a truth value."""
+        if not isinstance(value, dict):
+            return value
+        return {str(k).lower() if isinstance(k, bool) else str(k): v for k, v in value.items()}
 
     @field_validator("determinism", mode="before")
     @classmethod

@@ -47,6 +47,7 @@ def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, fold
             part = {name: array[: stop - start] for name, array in buffer.items()}
             found["row"].append(part.pop("row").copy())
             found["label"].append(part.pop("label").copy())
+            part.pop("weight", None)
             inputs = (torch.from_numpy(array).to(prepared.device) for array in part.values())
             for name, values in predicted(label.to_source(net(*inputs))).items():
                 # A copy: a model may give a view of its inputs, which the next pass overwrites.

@@ -74,6 +74,8 @@ def plan_stacks(
 
 def _why_apart(member: Member, net: nn.Module, prepared: Prepared) -> str | None:
     manifest = prepared.manifest
+    if manifest.has_weights or member.train.class_weights is not None:
+        return "rows that count unlike (data.weight, train.class_weights) are trained apart"
     return why_apart(
         net,
         objective_of(member.train, prepared.code),
@@ -93,6 +95,7 @@ def _key(member: Member, net: nn.Module) -> str:
         [
             resolved(objective) if isinstance(objective, UserCode) else objective,
             train.standardises_label,
+            train.class_weights,
             train.batch_rows,
             train.precision,
             kind_of(train.optimizer),

@@ -37,6 +37,7 @@ from ddlflow.train.reduction import Reduction
 from ddlflow.train.schedules import factor, is_constant
 from ddlflow.train.state import State, Tensors, copied
 from ddlflow.train.validation import Validation, empty_scores
+from ddlflow.train.weights import weighting
 
 
 class Solo:
@@ -65,6 +66,7 @@ class Solo:
         self._standing = Standing(member, label.loss_unit)
         self._best: Tensors | None = None
         objective = objective_of(spec, prepared.code)
+        alike = weighting(spec, prepared.manifest, member.fold)
         self._net = first_net(member.model, spec, prepared).to(device)
         optimizer = make_optimizer(spec.optimizer, self._net.parameters(), device=device)
         self._state = State(self._net, optimizer)
@@ -79,7 +81,7 @@ class Solo:
             seed=spec.seed,
             device=device,
         )
-        loss_of = precision.loss_of(self._net, objective, spec.precision, device.type)
+        loss_of = precision.loss_of(self._net, objective, spec.precision, device.type, alike)
         self._gradients = Gradients(
             self._net, loss_of, Reduction(0, 1, 1, None), first=0, seed=spec.seed
         )
@@ -93,6 +95,7 @@ class Solo:
             group=None,
             device=device,
             label=label,
+            weighting=alike,
         )
         spec = spec.model_copy(update={"penalty": penalty_on(label, spec.penalty)})
         self._step = _step_of(self._net, optimizer, spec, num_steps(self._rows, spec.batch_rows))

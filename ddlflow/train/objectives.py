@@ -33,6 +33,7 @@ class Objective:
         name: for messages: a built-in name or ``module:function``.
         kind: how labels are read and which metrics and predictions there are.
         loss: the function behind ``loss_sum``.
+        row_losses: as ``loss``, a loss a row; None where that is not known of a user's.
         is_built_in: whether ``loss`` is one of ddlflow's own, whose gradient has a formula.
     """
 
@@ -40,11 +41,26 @@ class Objective:
     kind: ObjectiveName
     loss: Loss
     is_built_in: bool = False
+    row_losses: Loss | None = None
 
     def loss_sum(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The loss of all rows together, a scalar that gradients flow through."""
         loss = self.loss(outputs, labels)
         return loss if loss.dim() == 0 else loss.sum()
+
+    def weighted_sum(self, outputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """The loss of all rows together, each times its weight [n].
+
+        Raises:
+            SpecError: a loss of the user's that gives the sum of the rows alone.
+        """
+        losses = (self.row_losses or self.loss)(outputs, labels)
+        if losses.shape != weights.shape:
+            raise SpecError(
+                f"{self.name} gives the sum over the rows, and rows have weights (data.weight or "
+                "train.class_weights). Return one loss a row, such as with reduction='none'."
+            )
+        return (losses * weights).sum()
 
     def num_outputs(self, num_classes: int | None) -> int:
         """How many outputs the model must have: the classes where there are many, else one."""
@@ -117,6 +133,7 @@ def objective_for(
             name=spec,
             kind=spec,
             loss=partial(function, reduction="sum"),
+            row_losses=partial(function, reduction="none"),
             is_built_in=True,
         )
     if user_function is None:

@@ -7,13 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from ddlflow.train.objectives import Objective
+from ddlflow.train.weights import ALL_ALIKE, Weighting
 
 # (inputs, labels) -> the loss as a sum over the rows, float32
 LossOf = Callable[[Sequence[Tensor], Tensor], Tensor]
 
 
 def loss_of(
-    net: nn.Module, objective: Objective, precision: Literal["float32", "bf16"], device: str
+    net: nn.Module,
+    objective: Objective,
+    precision: Literal["float32", "bf16"],
+    device: str,
+    weighting: Weighting = ALL_ALIKE,
 ) -> LossOf:
     """The model's forward pass and the loss of its outputs, in one call.
 
@@ -26,13 +31,23 @@ def loss_of(
         objective: with the loss as a sum over rows.
         precision: the pipeline's ``train.precision``.
         device: the kind of device, ``cpu`` or ``cuda``.
+        weighting: of the rows; their own weights are the last of the inputs.
     """
-    if precision == "float32":
-        return lambda inputs, labels: objective.loss_sum(net(*inputs), labels)
 
-    def in_bf16(inputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def forward(inputs: Sequence[Tensor]) -> Tensor:
+        if precision == "float32":
+            outputs: Tensor = net(*inputs)
+            return outputs
         with torch.autocast(device, torch.bfloat16):
             outputs = net(*inputs)
-        return objective.loss_sum(outputs.float(), labels)
+        return outputs.float()
 
-    return in_bf16
+    if weighting == ALL_ALIKE:
+        return lambda inputs, labels: objective.loss_sum(forward(inputs), labels)
+
+    def weighted(inputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+        own = inputs[-1] if weighting.has_column else None
+        outputs = forward(inputs if own is None else inputs[:-1])
+        return objective.weighted_sum(outputs, labels, weighting.of_loss(labels, own))
+
+    return weighted

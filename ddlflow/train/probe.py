@@ -47,6 +47,18 @@ def check_objective(objective: Objective, *, num_classes: int | None = None) -> 
             )
 
 
+def check_weighted(objective: Objective, *, num_classes: int | None = None) -> None:
+    """Try a loss on rows that have weights.
+
+    Raises:
+        SpecError: it gives the sum over the rows alone.
+    """
+    outputs = torch.randn(3, objective.num_outputs(num_classes))
+    outputs = outputs.squeeze(1) if outputs.shape[1] == 1 else outputs
+    labels = _labels(objective, 3, num_classes, outputs.device)
+    objective.weighted_sum(outputs, labels, torch.ones(3))
+
+
 def check_model(
     model: nn.Module,
     objective: Objective,

@@ -43,6 +43,7 @@ from ddlflow.train.replicas import Replicas
 from ddlflow.train.space import wait_for_space
 from ddlflow.train.state import State
 from ddlflow.train.validation import Validation, empty_scores
+from ddlflow.train.weights import weighting
 from ddlflow.train.writer import Writer
 
 Group = dist.ProcessGroup | None
@@ -89,6 +90,7 @@ def run(
     standardisation = standardisation_of(manifest)
     label = label_scale(spec, manifest, manifest.label_statistics("train"))
     spec = spec.model_copy(update={"penalty": penalty_on(label, spec.penalty)})
+    weights = weighting(spec, manifest)
     rows = _rows(folder, manifest, "train", standardisation, pulse, label=label)
     validation = Validation(
         rows=_rows(folder, manifest, "validation", standardisation, pulse),
@@ -100,8 +102,9 @@ def run(
         group=group,
         device=device,
         label=label,
+        weighting=weights,
     )
-    loss_of = precision.loss_of(net, objective, spec.precision, job.device)
+    loss_of = precision.loss_of(net, objective, spec.precision, job.device, weights)
     promised = spec.determinism != "off"  # which alone does not promise equal last bits
     is_alike = partial(compare, ranks=ranks, with_digests=promised)
     is_alike(state, digest(state.net) if world > 1 and promised else "")

@@ -12,6 +12,7 @@ from ddlflow.data.rows import Rows
 from ddlflow.models.label_scale import AS_IT_IS, LabelScale
 from ddlflow.train.metrics import Kind, Scores, metric_names, scores_for
 from ddlflow.train.objectives import Objective
+from ddlflow.train.weights import ALL_ALIKE, Weighting
 
 # Fixed pieces, dealt to the ranks in turn. Their sums are added in the pieces' order, so the
 # metrics do not depend on the world; counts are whole numbers, exact in any order.
@@ -33,6 +34,7 @@ class Validation:
         group: the process group; None where the world is 1.
         device: where to compute.
         label: how the net learns the label; the rows have it as it is.
+        weighting: of the rows.
     """
 
     rows: Rows
@@ -44,6 +46,7 @@ class Validation:
     group: dist.ProcessGroup | None
     device: torch.device
     label: LabelScale = AS_IT_IS
+    weighting: Weighting = ALL_ALIKE
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
@@ -64,10 +67,11 @@ class Validation:
                 name: torch.from_numpy(array[: stop - start]).to(self.device)
                 for name, array in buffer.items()
             }
-            labels = columns.pop("label")
+            labels, own = columns.pop("label"), columns.pop("weight", None)
             outputs = self.net(*columns.values())
             scores.sums.zero_()
-            score(scores, self.objective, self.label, outputs, labels)
+            learnt = self.objective, self.label
+            score(scores, *learnt, outputs, labels, weighting=self.weighting, own=own)
             sums[piece] = scores.sums
         counts = scores.counts
         if self.world > 1:
@@ -87,7 +91,14 @@ class Validation:
 
 
 def score(
-    scores: Scores, objective: Objective, label: LabelScale, outputs: Tensor, labels: Tensor
+    scores: Scores,
+    objective: Objective,
+    label: LabelScale,
+    outputs: Tensor,
+    labels: Tensor,
+    *,
+    weighting: Weighting = ALL_ALIKE,
+    own: Tensor | None = None,
 ) -> None:
     """Adds rows to scores, in the label's units.
 
@@ -97,7 +108,16 @@ def score(
         label: how the net learns the label.
         outputs: of the net.
         labels: as the shards hold them.
+        weighting: of the rows.
+        own: their own weights, where they have any.
     """
+    if weighting != ALL_ALIKE:
+        weights = weighting.of_loss(labels, own)
+        loss = objective.weighted_sum(outputs, label.of_labels(labels), weights)
+        loss, total = loss.double() * label.loss_unit, weights.sum(dtype=torch.float64)
+        given = label.to_labels(outputs)
+        scores.update(given, labels, loss, weighting.of_scores(own), total)
+        return
     loss = objective.loss_sum(outputs, label.of_labels(labels))
     scores.update(label.to_labels(outputs), labels, loss.double() * label.loss_unit)
 
@@ -122,6 +142,7 @@ def empty_scores(manifest: Manifest) -> Scores:
     """Scores for the label of a data set; a regression's plots span its training labels."""
     label = manifest.label
     if label.kind != "regression":
-        return scores_for(label.kind, len(label.classes))
+        return scores_for(label.kind, len(label.classes), weighted=manifest.has_weights)
     known = manifest.label_statistics("train")
-    return scores_for(label.kind, label_range=(float(known.minimum[0]), float(known.maximum[0])))
+    extent = float(known.minimum[0]), float(known.maximum[0])
+    return scores_for(label.kind, label_range=extent, weighted=manifest.has_weights)
