@@ -5,7 +5,7 @@ those of all rows, and values that are now a number and now a text are told with
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -87,6 +87,20 @@ def types_of_file(
         types |= {name: type_ for name, type_ in merged.items() if type_ is not None}
         line += block.count(b"\n") or block.count(b"\r")
     return {n: pa.string() if n in dialect.text else type_ for n, type_ in types.items()}
+
+
+def types_of_files(schemas: Sequence[pa.Schema]) -> Types:
+    """The columns of several files: each key that any has, of a type that holds all its values.
+
+    Where there is no such type the first stays, and the value that does not fit is told as it is
+    read.
+    """
+    found: Types = {}
+    for schema in schemas:
+        for name, type_ in zip(schema.names, schema.types, strict=True):
+            before = found.get(name, pa.null())
+            found[name] = joined(before, type_) or before
+    return found
 
 
 def joined(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:

@@ -114,10 +114,7 @@ def is_feature(name: str, spec: Data) -> bool:
 
 
 def types_of(schemas: list[pa.Schema]) -> dict[str, pa.DataType]:
-    """Column -> type over all files: the first file that has values of a column says it.
-
-    In JSON, numbers may become decimals in a later file, and keys may first stand there.
-    """
+    """Column -> type over all files: the first file that has values of a column says it."""
     found: dict[str, pa.DataType] = {}
     for schema in schemas:
         for name, type_ in zip(schema.names, schema.types, strict=True):

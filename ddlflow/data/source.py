@@ -6,8 +6,8 @@
             ...
 
 The ranges depend on the source alone: row groups of Parquet, record batches of Arrow (small ones
-together, up to one piece), byte ranges of 64 MiB cut at line ends for CSV and JSON lines, a whole
-file where it is gzipped. So the engine and its workers never enter the result.
+together), 64 MiB of whole rows of text, a whole file where it is packed. So the engine and its
+workers never enter the result.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ddlflow.data import columnar, lines, noted, text
+from ddlflow.data import columnar, jsonl, lines, noted, text
 from ddlflow.data import schema as schema_
 from ddlflow.data.derive import Derived, bind, evaluate, expressions, needed, read_by
 from ddlflow.data.dialect import Dialect, dialect_of
@@ -118,7 +118,8 @@ def open_source(location: str, spec: Data, data_root: Path, known: Types | None 
     is_text_format = kind in ("csv", "jsonl")
     found = _layouts(address, files, dialect, spec)
     files = [replace(file, units=each.units) for file, each in zip(files, found, strict=True)]
-    types = schema_.types_of([each.schema for each in found])
+    over_files = jsonl.types_of_files if kind == "jsonl" else schema_.types_of
+    types = over_files([each.schema for each in found])
     names = tuple(types)
     blank = noted.blank_columns(types, dialect, spec)
     read = read_by(expressions(spec))
@@ -133,12 +134,8 @@ def open_source(location: str, spec: Data, data_root: Path, known: Types | None 
     if rows == 0:
         raise DataError(f"{address} holds no row. Correct data.source.")
     index = tuple(name for name in found[0].index if all(name in each.index for each in found))
-    notes = [
-        *noted.note_unnamed(names, blank, index, dialect),
-        *noted.note_index(index, spec),
-        *found[0].notes,
-        *noted.note_hashed(files),
-    ]
+    notes = [*noted.note_unnamed(names, blank, index, dialect), *noted.note_index(index, spec)]
+    notes += [*found[0].notes, *noted.note_hashed(files)]
     types |= schema_.folder_columns(files, types, spec)
     derived = bind(types | {name: known[name] for name in read & {*known} & {*types}}, spec)
     return Source(

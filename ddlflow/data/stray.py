@@ -15,6 +15,7 @@ from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 
 MEANT_AS_NUMBERS = 0.9  # a column with this share of numbers is one of numbers, with mistakes
+MOST_CLASSES = 100  # a label of more different numbers is a number, and a text in it a mistake
 _LOOKED_AT = 10_000  # texts held against other ways to write numbers
 
 
@@ -45,7 +46,8 @@ def refuse_strays(rows: pa.Table, passage: Passage, spec: Data) -> None:
         row = pc.index(is_number, False).as_py()
         place = f"{passage.place(row)}: column {name} holds"
         value = column[row].as_py()
-        if name != spec.label and numbers >= MEANT_AS_NUMBERS * known:
+        is_class = name == spec.label and _num_different(column, is_number) <= MOST_CLASSES
+        if numbers >= MEANT_AS_NUMBERS * known and not is_class:
             raise DataError(
                 f"{place} {value!r:.80}, where {numbers} of the first {known} values are numbers. "
                 f"{advice(name, value, dialect, is_alone=True)}"
@@ -57,3 +59,7 @@ def refuse_strays(rows: pa.Table, passage: Passage, spec: Data) -> None:
                 f"{place} {value!r:.80}, and every value is a number written in this way. "
                 f"Set {settings}; or list the column in data.text if it is none."
             )
+
+
+def _num_different(column: pa.ChunkedArray, is_wanted: pa.ChunkedArray) -> int:
+    return int(pc.count_distinct(column.filter(is_wanted)).as_py())

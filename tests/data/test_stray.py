@@ -81,3 +81,20 @@ def test_every_file_is_looked_at(tmp_path: Path) -> None:
     (tmp_path / "2.csv").write_bytes(_csv(["1"] * 19 + ["x"]))
     with pytest.raises(DataError, match=r"2\.csv, line 21: column a holds 'x'"):
         open_source("*.csv", _spec(), tmp_path)
+
+
+def test_a_text_in_a_label_of_numbers_is_told_and_a_class_is_none(tmp_path: Path) -> None:
+    """Few different numbers may be classes with names, many are measured."""
+    rows = [f"{i / 8},{i}" for i in range(300)]
+    rows[200] = "unknown,200"
+    content = ("y,a\n" + "\n".join(rows) + "\n").encode()
+    message = _refused(tmp_path / "t.csv", content, _spec())
+    assert "line 202: column y holds 'unknown', where 299 of the first 300" in message
+    assert 'data.missing_values: [pandas, "unknown"]' in message
+    spec = _spec(missing_values=["pandas", "unknown"])
+    assert open_source("t.csv", spec, tmp_path).schema["y"] == pa.float64()
+    assert open_source("t.csv", _spec(text=["y"]), tmp_path).schema["y"] == pa.string()
+    rows = [f"{i % 10},{i}" for i in range(300)]
+    rows[200] = "unknown,200"
+    (tmp_path / "t.csv").write_text("y,a\n" + "\n".join(rows))
+    assert open_source("t.csv", _spec(), tmp_path).schema["y"] == pa.string()

@@ -354,6 +354,16 @@ def test_keys_that_come_late_in_json(tmp_path: Path, frame: pd.DataFrame) -> Non
         _same(found, frame[["price", "y"]])
 
 
+def test_json_numbers_that_become_decimals_in_a_later_file(tmp_path: Path) -> None:
+    for name, value in (("p0", 1), ("p1", 2.5), ("p2", None)):
+        rows = [{"y": i % 2, "key": value, "day": "2024-01-01"} for i in range(60)]
+        rows[50]["day"] = "2024-01-01" if name == "p0" else "a day"
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = _read(tmp_path / "p?.jsonl", exclude=["key"])
+    assert found["key"].replace({np.nan: None}).tolist() == [1] * 60 + [2.5] * 60 + [None] * 60
+    assert found["day"].tolist().count("a day") == 2
+
+
 def test_a_file_of_json_that_was_rewritten_is_looked_at_again(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     for values in ([1, 2], ["u", "v"], [1.5, None]):
