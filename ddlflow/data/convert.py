@@ -69,7 +69,7 @@ def whole_of(array: pa.Array, name: str) -> pa.Array:
     except pa.ArrowInvalid as error:
         raise DataError(
             f"Category {name} holds something else than whole numbers: {error}. "
-            "Round it, turn it into text, or take it out of data.categorical."
+            "Round it, list it in data.text, or take it out of data.categorical."
         ) from error
 
 

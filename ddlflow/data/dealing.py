@@ -149,5 +149,5 @@ def names_of(array: pa.Array, name: str, type_: pa.DataType) -> pa.Array:
     except pa.ArrowInvalid as error:
         raise DataError(
             f"cv.by names column {name}, which holds something else than text or whole numbers: "
-            f"{error}. Round it or turn it into text in the source, or name another column."
+            f"{error}. List it in data.text, round it in the source, or name another column."
         ) from error

@@ -556,3 +556,22 @@ def test_groups_are_merged_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     whole = prepared(tmp_path, table(), Cv(kind="group", by="shop")).digest
     monkeypatch.setattr(tally, "_MERGE_ROWS", 5)
     assert prepared(tmp_path, table(), Cv(kind="group", by="shop")).digest == whole
+
+
+def test_identifiers_beyond_int64_are_groups_as_text(tmp_path: Path) -> None:
+    """The advice of the refusal, followed."""
+    ids = np.array([2**63 + 5, 2**64 - 3, 12], dtype=np.uint64)[np.arange(90) % 3]
+    frame = pa.table({"y": np.arange(90) % 2, "a": np.arange(90.0), "u": ids})
+    pq.write_table(frame, tmp_path / "t.parquet")
+    cv = Cv(folds=3, kind="group", by="u")
+
+    def groups(**values: list[str]) -> int:
+        spec = Data.model_validate({"source": "t.parquet", "label": "y", **values})
+        place = {"data_root": tmp_path, "folder": tmp_path / "ds"}
+        return prepare(
+            spec, "binary", map=lambda f, items, _: map(f, items), cv=cv, **place
+        ).num_folds
+
+    with pytest.raises(DataError, match=r"cv.by names column u.* List it in data.text"):
+        groups()
+    assert groups(text=["u"]) == 3
