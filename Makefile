@@ -1,5 +1,5 @@
 # make run     the main job: sets up, then pipelines/quickstart.yaml on conf/local.yaml
-# make test    sets up, then all tests
+# make test    sets up, then all tests; make test-long looks at more examples of each property
 # make check   ruff, mypy and the layer test
 # make bench   the benchmarks (benchmarks/README.md)
 # make bench-sweep   a search against Ray Tune and GridSearchCV, which go into .venv-peers
@@ -10,14 +10,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
 PIPELINE ?= quickstart
+JOBS ?= 2
 
-.PHONY: run test check bench bench-sweep chaos setup clean
+.PHONY: run test test-long check bench bench-sweep chaos setup clean
 
 run: $(READY)
 	$(BIN)/ddlflow run $(PIPELINE)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+test-long: $(READY)
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

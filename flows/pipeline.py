@@ -25,7 +25,12 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import TERMINAL_STATES, StateType
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_HOME,
+    temporary_settings,
+)
 from prefect.states import Completed, Crashed, State
 
 from ddlflow import stages, sweeping
@@ -198,7 +203,9 @@ def where() -> str:
 
 def run(command: str, **parameters: Any) -> dict[str, Any]:
     """Runs the flow, its run tagged with the command, so that `end_lost` finds it."""
-    with tags(f"command:{command}"):
+    # A command's own record tells that it lives; the heartbeat's thread would be waited for.
+    alone = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+    with alone, tags(f"command:{command}"):
         result: dict[str, Any] = pipeline(**parameters)
     return result
 

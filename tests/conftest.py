@@ -1,7 +1,13 @@
 """What all tests share: one torch thread, and homes of Prefect and MLflow that are nobody's."""
 
+import fcntl
 import os
+import socket
+import subprocess
+import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,9 +16,17 @@ import pytest
 from hosts import OpenHosts, open_hosts
 from hypothesis import HealthCheck, settings
 
-# A busy machine is no error of an example's.
-settings.register_profile("ddlflow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("ddlflow")
+# A busy machine is no error of an example's. `make test-long` looks further than `make test`.
+for _profile, _examples in (("short", 25), ("long", 200)):
+    settings.register_profile(
+        _profile,
+        max_examples=_examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+WHOLE_RUN, SLOWEST = 500, 40  # reports of a run that is kept, and lines of it
 
 # Set before anything imports Prefect, and inherited by every command that a test starts.
 _HOME = tempfile.mkdtemp(prefix="ddlflow-tests-")
@@ -45,3 +59,77 @@ def hosts() -> Iterator[OpenHosts]:
     """Opens hosts in this machine, with process numbers, names and mounts of their own."""
     with ExitStack() as stack:
         yield lambda *names, network=False: stack.enter_context(open_hosts(*names, network=network))
+
+
+# ---- Prefect ------------------------------------------------------------------------------------
+
+SERVER_PATIENCE_S = 180.0  # for its first start on a busy machine
+
+
+@pytest.fixture
+def prefect_server(_prefect_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """One Prefect server for all that ask for it: commands need not start one each."""
+    monkeypatch.setenv("PREFECT_API_URL", _prefect_url)
+    return _prefect_url
+
+
+@pytest.fixture(scope="session")
+def _prefect_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Its address. Processes of one test run (pytest-xdist) share it: the first one starts it."""
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if is_worker else base
+    told = folder / "prefect-url"
+    with (folder / "prefect-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not told.exists():
+            # It ends when the process does that all of them come from.
+            owner = os.getppid() if is_worker else os.getpid()
+            told.write_text(_start_prefect(folder, owner))
+        return told.read_text()
+
+
+def _start_prefect(folder: Path, owner: int) -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    script = Path(__file__).with_name("prefect_server.py")
+    environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect")}
+    with (folder / "prefect.log").open("w") as log:
+        subprocess.Popen(
+            [sys.executable, str(script), str(port), str(owner)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    until = time.monotonic() + SERVER_PATIENCE_S
+    while time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return url
+        except OSError:
+            time.sleep(0.3)
+    raise RuntimeError(f"Prefect did not start: {(folder / 'prefect.log').read_text()[-2000:]}")
+
+
+# ---- where the time goes ------------------------------------------------------------------------
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Keeps the slowest tests of the last whole run in `durations.txt`."""
+    reports = [
+        report
+        for found in terminalreporter.stats.values()
+        for report in found
+        if isinstance(report, pytest.TestReport)
+    ]
+    if len(reports) < WHOLE_RUN or hasattr(config, "workerinput"):
+        return
+    reports.sort(key=lambda report: -report.duration)
+    lines = [f"{r.duration:8.2f} s {r.when:8} {r.nodeid}\n" for r in reports[:SLOWEST]]
+    (config.rootpath / "durations.txt").write_text("".join(lines))

@@ -100,6 +100,7 @@ def lay_out(folder: Path) -> None:
         "engine": {"use": "local", "workers": 2, "threads": 1},
         "device": "cpu",
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
+        "trust_code": True,
     }
     (folder / "conf" / "local.yaml").write_text(yaml.safe_dump(site))
     lay_out_pipeline(folder)
@@ -307,6 +308,7 @@ def test_micro_batches_on_another_world(project: Project, changed: dict[str, str
     assert (status, verdict["differences"]) == (0, [])
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_after_a_whole_run_of_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

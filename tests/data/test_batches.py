@@ -143,7 +143,6 @@ def case(sizes: list[int], **more: Any) -> dict[str, Any]:
     return {"sizes": sizes, "world": 1, "virtual_ranks": 1} | standard | more
 
 
-@settings(deadline=None, max_examples=150)
 @given(cases())
 # A rank whose slice of the last batch lies wholly before the epoch's last window.
 @example(case([16], batch_rows=16, virtual_ranks=4, world=4))

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -164,7 +164,6 @@ def test_a_wrong_number_of_columns_is_named():
 
 
 @given(st.integers(0, 2**32), st.integers(1, 50))
-@settings(max_examples=30, deadline=None)
 def test_high_level_is_finite_for_any_event(seed, rows):
     rng = np.random.default_rng(seed)
     low = rng.uniform(-1.7, 1.7, (rows, 21)).astype(np.float32)

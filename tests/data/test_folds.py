@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold, StratifiedKFold, TimeSeriesSplit
 
@@ -111,7 +111,6 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- what the folds are --------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     rows=st.integers(60, 200),
     classes=st.integers(2, 5),

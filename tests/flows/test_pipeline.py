@@ -126,6 +126,7 @@ def test_a_run_leaves_all_that_it_promises_and_is_cached_the_second_time(project
     assert table["m_bb"].to_pylist() == pq.read_table(source)["m_bb"].to_pylist()
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_ends_with_the_same_bits(
     project: Path,
 ) -> None:
@@ -175,6 +176,7 @@ def test_a_killed_command_goes_on_and_its_flow_run_has_crashed(project: Path) ->
     )
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_the_same_command_twice_at_once_works_once(project: Path) -> None:
     slow = ["--set", "train.epochs=30", "--set", "train.checkpoint_every_s=0.2"]
     command = [sys.executable, "-m", "ddlflow", "run", "small", "--json", *slow]
@@ -245,6 +247,7 @@ def test_the_doctor_names_what_it_cannot_mend(project: Path) -> None:
     assert len(list(commands.iterdir())) == 2  # the next look tries again
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_a_tracking_server_that_is_down_does_not_stop_a_run(project: Path) -> None:
     away = ["--set", "tracking.uri=http://127.0.0.1:9"]
     result = run_json(project, *away)

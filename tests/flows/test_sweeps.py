@@ -61,6 +61,7 @@ def names(result: dict[str, Any]) -> list[tuple[str, bool]]:
     return [(stage["name"], stage["cached"]) for stage in result["stages"]]
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_search_then_run_then_cross_validate(project: Path) -> None:
     first = ddlflow(project, "search", "small")
     assert names(first) == [("prepare", False), ("search", False)]

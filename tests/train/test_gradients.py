@@ -98,7 +98,6 @@ def grads(net: nn.Module) -> dict[str, torch.Tensor]:
     return {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.sampled_from(["linear", "mlp"]), st.integers(1, 40), st.integers(1, 9))
 def test_the_sum_over_slices_is_the_gradient_of_the_mean_loss(
     name: str, number: int, virtual_ranks: int
@@ -229,7 +228,7 @@ def test_a_loss_in_another_precision_is_gathered_with_empty_slices(
             assert torch.equal(tensor, wanted[key]), key
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_world_and_virtual_ranks_in_one_process(
     ranks: Callable[..., Any], data: st.DataObject

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ddlflow.train.histogram import FeatureHistogram, histogram_edges, histogram_range
@@ -29,7 +29,6 @@ values = st.floats(-3, 3, width=32) | st.sampled_from([-1.0, 0.0, 1.0])
     cut=st.integers(0, 60),
     edges=st.sampled_from([histogram_edges(-1.0, 1.0, 8), [-1.0, 0.0, 0.25, 1.0]]),
 )
-@settings(max_examples=60, deadline=None)
 def test_counts_are_numpys_in_any_parts(rows, cut, edges):
     # A column of a table of rows, as the shards hold it.
     feature = torch.tensor([[value, 0.0] for value, _ in rows], dtype=torch.float32)
