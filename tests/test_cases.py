@@ -5,10 +5,12 @@ it. What is right comes from pandas, which reads the same files with the setting
 table `CASES` says of each what happens; where a case is refused, the advice is followed.
 """
 
+import gc
 import io
 import runpy
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -300,9 +302,11 @@ CASES = {
 
 def _make(name: str, project: Path, *arguments: str) -> None:
     (project / "data" / name.removesuffix("_classes")).mkdir(parents=True, exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # a case may leave its files to Python
         patch.setattr(sys, "argv", ["make.py", *arguments])
         runpy.run_path(str(FOLDER / name / "make.py"))
+        gc.collect()
 
 
 def _run(project: Path, *changes: str, train: bool) -> Outcome:
