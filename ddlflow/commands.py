@@ -66,7 +66,7 @@ def run(
     first, wanted = given(lambda _: "a table")
     plan = load(first, plain_site, wanted)  # all that is wrong is said before a table is written
     _check_asked(plan, only)
-    with keeping(storage_of(plan.site)) as keep:
+    with keeping(_storage(plan)) as keep:
         values, wanted = given(keep)
         plan = load(values, plain_site, wanted)
         precheck(plan)  # wrong input is said before Prefect takes its seconds
@@ -102,6 +102,18 @@ def _run_flow(
             changes=[hidden(change) for change in changes],
             **more,
         )
+
+
+def _storage(plan: Plan) -> Path:
+    """The site's storage.
+
+    Raises:
+        SpecError: it is a URL, with the place where that is said.
+    """
+    try:
+        return storage_of(plan.site)
+    except SpecError as error:
+        raise SpecError(f"{plan.place('storage')}: {error}") from None
 
 
 def _check_asked(plan: Plan, only: str | None) -> None:
