@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,10 @@ def test_the_content_does_not_depend_on_the_format(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows.to_pylist())))
     digests = set()
     for name in ("t.parquet", "t.csv", "t.arrow", "t.jsonl"):
-        digests.add(made(tmp_path, data(source=name)).digest)
+        manifest = made(tmp_path, data(source=name))
+        # How later sources are read is what the format gave: text where CSV has it, say.
+        columns = replace(manifest.columns, types={})
+        digests.add(replace(manifest, columns=columns).digest)
         shutil.rmtree(tmp_path / "ds")
     assert len(digests) == 1
 

@@ -102,11 +102,11 @@ def test_the_measurement_takes_the_fastest(
 def test_a_stack_has_to_fit_into_memory(
     ground: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Free:
-        available = 4 * 4 * 6 * 1000 * 3
+    class Little:
+        free = 4 * 4 * 6 * 1000 * 3
 
     model = {"use": "mlp", "hidden": [150]}
-    monkeypatch.setattr(size.psutil, "virtual_memory", Free)
+    monkeypatch.setattr(size, "memory", Little)
     monkeypatch.setattr(size, "_timed", lambda step, _: 1.0)
     members = [ground().member(f"{k}", model=model, batch_rows=1) for k in range(12)]
     found = choose(members, ground().prepared).size
