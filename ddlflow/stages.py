@@ -17,7 +17,7 @@ from ddlflow.spec.pipeline import Made
 from ddlflow.storage import write_json
 
 # A stage's own version: raised when its result changes for the same settings.
-VERSION = {"source": 1, "prepare": 4, "train": 3, "evaluate": 3, "infer": 3}
+VERSION = {"source": 1, "prepare": 4, "train": 4, "evaluate": 3, "infer": 3}
 # What of the data section decides the shards alone, and so the digest of the prepared data.
 SHARDS_ALONE = {"source", "test_source", "split", "seed"}
 

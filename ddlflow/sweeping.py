@@ -24,7 +24,7 @@ from ddlflow.train.auto import resolve
 from ddlflow.train.predictions import described
 
 Json = dict[str, Any]
-VERSION = {"cross_validate": 3, "search": 3}
+VERSION = {"cross_validate": 4, "search": 4}
 
 
 def cross_validate(session: Session, prepared: Stage) -> Stage:

@@ -31,6 +31,7 @@ def build(
     category_sizes: Sequence[int],
     num_outputs: int,
     user_class: Callable[..., Any] | None = None,
+    from_zero: bool = False,
 ) -> nn.Module:
     """Make the model that a pipeline names.
 
@@ -43,6 +44,11 @@ def build(
         num_outputs: 1 for binary and regression, else the number of classes.
         user_class: for user code, what ``spec.use`` was resolved to. Of the three above it gets
             those that it has parameters for.
+        from_zero: whether a built-in model's outputs start at 0. Where the label is standardised
+            that is its mean, the best that is known before the first step; random outputs would
+            first have to be unlearnt. Source: measured with mlp [100], Adam and early stopping on
+            353 rows of a weak relation, 12 seeds: R2 0.05 behind ridge from random outputs at
+            their best, 0.01 from 0.
 
     Raises:
         SpecError: no columns at all, or user code that cannot be bound, raises or makes no
@@ -60,4 +66,7 @@ def build(
             raise SpecError(f"model.use is {spec.use}, which has not been resolved to a class.")
         made = build_user(spec.use, user_class, spec.arguments, offered=shape)
         return ready(spec.use, made, num_features=num_features, num_categories=len(category_sizes))
-    return BUILT_IN[spec.use](**shape, **spec.model_dump(exclude={"use"}))
+    net = BUILT_IN[spec.use](**shape, **spec.model_dump(exclude={"use"}))
+    if from_zero and isinstance(net, Mlp):
+        nn.init.zeros_(net.last.weight)
+    return net

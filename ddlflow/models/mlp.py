@@ -119,6 +119,13 @@ class Mlp(nn.Module):
         start_weights(last, start, None)
         self.layers = nn.Sequential(*layers, last)
 
+    @property
+    def last(self) -> nn.Linear:
+        """The affine map that gives the outputs."""
+        found = self.layers[-1]
+        assert isinstance(found, nn.Linear)
+        return found
+
     def forward(self, features: Tensor, categories: Tensor | None = None) -> Tensor:
         """Outputs (logits or predictions) of n rows.
 

@@ -154,6 +154,7 @@ def first_net(model: Model, train: Training, prepared: Prepared) -> nn.Module:
         category_sizes=[category.size for category in manifest.categories],
         num_outputs=objective.num_outputs(len(manifest.label.classes)),
         user_class=user,
+        from_zero=train.standardises_label,
     )
 
 
@@ -162,7 +163,8 @@ def first_nets(members: Sequence[Member], prepared: Prepared) -> list[nn.Module]
     known: dict[str, nn.Module] = {}
     nets = []
     for member in members:
-        key = f"{member.train.seed} {member.model.model_dump_json()}"
+        train = member.train
+        key = f"{train.seed} {train.standardises_label} {member.model.model_dump_json()}"
         if key not in known:
             known[key] = first_net(member.model, member.train, prepared).to(prepared.device)
         nets.append(known[key])

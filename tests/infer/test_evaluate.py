@@ -14,6 +14,7 @@ from ddlflow.data.shard import map_shard
 from ddlflow.infer import evaluate as module
 from ddlflow.infer.evaluate import evaluate
 from ddlflow.infer.model import load_model
+from ddlflow.spec.pipeline import Train
 
 
 def in_turn(function: Any, items: Any, _: str, /) -> Any:
@@ -25,7 +26,8 @@ def backwards(function: Any, items: Any, _: str, /) -> Any:
 
 
 def scored(made: Any, split: Any = "test", **more: Any) -> dict[str, Any]:
-    standard = {"feature": None, "threads": 1, "map_over": in_turn}
+    standard = {"spec": Train(objective=made.manifest.label.kind), "feature": None, "threads": 1}
+    standard |= {"map_over": in_turn}
     return evaluate(made.folder, made.dataset, split, **(standard | more))
 
 

@@ -110,9 +110,8 @@ def test_predictions_are_those_of_least_squares(place: Callable[[str], Place], n
     np.testing.assert_allclose(less, peer.predict(x), atol=1e-4 * deviation + 2 * steps)
 
     test = here.rows("test")
-    scored = evaluate(
-        job.model_folder, here.folder, "test", feature="a", threads=1, map_over=in_turn
-    )
+    how = {"spec": job.train_spec, "feature": "a", "threads": 1, "map_over": in_turn}
+    scored = evaluate(job.model_folder, here.folder, "test", **how)
     true, predicted = near[test], peer.predict(x[test])
     metrics = scored["metrics"]
     assert metrics["r2"] == pytest.approx(r2_score(true, predicted), abs=1e-3)
