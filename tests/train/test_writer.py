@@ -80,7 +80,9 @@ def test_closing_without_a_state_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("wrong", [threading.Lock(), torch.empty(2, device="meta")], ids=repr)
+@pytest.mark.parametrize(
+    "wrong", [threading.Lock(), torch.empty(2, device="meta")], ids=["lock", "meta"]
+)
 def test_whatever_is_wrong_with_a_state_the_next_one_is_tried(tmp_path: Path, wrong: Any) -> None:
     """Neither a lock nor a tensor without numbers can be saved: torch's errors, not the disk's."""
     said: list[str] = []
