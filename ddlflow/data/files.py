@@ -88,6 +88,15 @@ def format_of(name: str) -> str | None:
     return next((kind for end, kind in EXTENSIONS.items() if lower.endswith(end)), None)
 
 
+def names_format(location: str, data_root: Path) -> bool:
+    """Whether the files at a location have a name that tells their format."""
+    try:
+        list_files(resolve(location, data_root), "auto")
+    except DataError:
+        return False
+    return True
+
+
 def list_files(address: str, wanted: str) -> tuple[str, list[File]]:
     """The format and the files at an address, sorted by name.
 
@@ -197,7 +206,7 @@ def _of_one_format(
     if not known:
         raise DataError(
             f"{address}: no file name ends in a known extension ({known_text}). "
-            "Set data.format, or convert the file."
+            "Set data.format, rename the file, or convert it."
         )
     if len(known) > 1:
         raise DataError(

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from ddlflow.data.columns import Columns, Encoded
 from ddlflow.data.derive import bind, evaluate, needed, read_by, sources_read
+from ddlflow.data.files import names_format
 from ddlflow.data.frames import batches, is_pandas, table_of
 from ddlflow.data.source import Source, open_source
 from ddlflow.errors import DataError, DdlflowError, SpecError
@@ -84,8 +85,9 @@ class TrainedModel:
         # What the model does not read may hold anything.
         reads: dict[str, Any] = {"features": self.features, "exclude": [], "categorical": []}
         reads["text"] = [name for name in self.data.text if name not in self.inputs]
-        if redacted(location) not in (self.data.source, self.data.test_source):
-            reads["format"] = "auto"
+        is_own = redacted(location) in (self.data.source, self.data.test_source)
+        if not is_own and names_format(location, data_root):
+            reads["format"] = "auto"  # else it is as the training's: table.json, of JSON lines
         spec = self.data.model_copy(update=reads)
         source = open_source(location, spec, data_root, self.columns.parsed())
         for name in self.inputs:

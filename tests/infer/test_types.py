@@ -4,6 +4,8 @@ Zip codes and flags are words that look like numbers: each format guesses differ
 """
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,23 @@ def test_another_format_gives_the_same_predictions(
     counts = json.loads((tmp_path / "out" / SUCCESS).read_text())["columns"]
     assert counts["zip"] == counts["year"] == {"missing": 0, "unseen": 0}
     assert counts["b"] == {"missing": 0, "infinite": 0}
+
+
+def test_a_name_that_tells_no_format_is_read_as_the_training_was(
+    model: Trained, tmp_path: Path
+) -> None:
+    """The pipeline says `format: jsonl`, as its files end in .json; so do the new ones."""
+    shutil.copytree(model.folder, tmp_path / "model")
+    described = json.loads((tmp_path / "model/model.json").read_text())
+    described["data"]["format"] = "jsonl"
+    (tmp_path / "model/model.json").write_text(json.dumps(described))
+    like = replace(model, folder=tmp_path / "model")
+    new = frame(seed=1)
+    new.to_json(tmp_path / "new.json", orient="records", lines=True)
+    new.to_parquet(tmp_path / "new.parquet")
+    found = [applied(like, tmp_path / f"new.{end}", tmp_path / end) for end in ("json", "parquet")]
+    assert (found[0]["prediction"] == new["y"]).all()
+    assert (found[1]["prediction"] == new["y"]).all()
 
 
 def test_a_gap_in_whole_numbers_makes_them_decimals_in_csv(model: Trained, tmp_path: Path) -> None:
