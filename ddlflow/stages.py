@@ -16,8 +16,9 @@ from ddlflow.spec import code
 from ddlflow.spec.pipeline import Made
 from ddlflow.storage import write_json
 
+COEFFICIENTS = "coefficients.json"  # of a linear model, in the folder of its evaluate stage
 # A stage's own version: raised when its result changes for the same settings.
-VERSION = {"source": 1, "prepare": 4, "train": 4, "evaluate": 3, "infer": 3}
+VERSION = {"source": 1, "prepare": 4, "train": 4, "evaluate": 4, "infer": 3}
 # What of the data section decides the shards alone, and so the digest of the prepared data.
 SHARDS_ALONE = {"source", "test_source", "split", "seed"}
 
@@ -201,6 +202,7 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
     """Scores the model on the test split, or on the validation split where there is no test."""
     from ddlflow.data.manifest import SplitName
     from ddlflow.infer.baseline import notes
+    from ddlflow.infer.coefficients import coefficients, has_coefficients
     from ddlflow.infer.evaluate import evaluate as score
 
     pipeline, spec = session.plan.pipeline, session.plan.pipeline.train
@@ -227,6 +229,15 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
             map_over=session.map_over,
         )
         write_json(folder / "scores.json", scored)
+        if has_coefficients(pipeline.model):
+            table = coefficients(
+                Path(trained.value["model"]),
+                Path(prepared.folder),
+                spec=spec,
+                threads=session.resources.threads,
+                map_over=session.map_over,
+            )
+            write_json(folder / COEFFICIENTS, table)
         kept = {name: scored[name] for name in ("metrics", "baseline", "predicted_classes")}
         return {"split": split, **kept, "notes": notes(pipeline.labels, spec, split, **kept)}
 

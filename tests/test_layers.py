@@ -75,7 +75,7 @@ ONLY_IN = {
     ),
 }
 # With these installed the numerics run: no Dask, no Prefect, no MLflow (design section 3).
-ENOUGH_FOR_NUMERICS = {"torch", "torchmetrics", "numpy", "pyarrow", "pandas", "fsspec"}
+ENOUGH_FOR_NUMERICS = {"torch", "torchmetrics", "numpy", "scipy", "pyarrow", "pandas", "fsspec"}
 ENOUGH_FOR_NUMERICS |= {"duckdb", "pydantic", "pydantic_core", "yaml", "psutil", "optuna"}
 
 

@@ -36,10 +36,11 @@ class LabelScale:
 
     def of_array(self, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The shards' labels [n] as the net learns them, float32 [n]."""
-        if self == AS_IT_IS:
-            return labels
-        scaled: npt.NDArray[Any] = (labels.astype(np.float64) - self.mean) / self.deviation
-        return scaled.astype(np.float32)
+        return labels if self == AS_IT_IS else self.of_array64(labels).astype(np.float32)
+
+    def of_array64(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """As ``of_array``, not rounded to float32."""
+        return (labels.astype(np.float64) - self.mean) / self.deviation
 
     def of_labels(self, labels: Tensor) -> Tensor:
         """As ``of_array``, of a tensor of any shape."""

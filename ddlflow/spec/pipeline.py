@@ -17,6 +17,7 @@ from ddlflow.spec.train import (
     Adam,
     AnyOptimizer,
     EarlyStopping,
+    Lbfgs,
     ObjectiveName,
     Optimizer,
     Penalty,
@@ -41,6 +42,7 @@ __all__ = [
     "FoldKind",
     "Fraction",
     "Infer",
+    "Lbfgs",
     "Linear",
     "Made",
     "MadeName",
@@ -101,6 +103,15 @@ class Pipeline(Section):
             raise ValueError(
                 "train.class_weights is set, and the label of a regression has no classes. Remove "
                 "it, or name a column of weights in data.weight"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_optimum(self) -> "Pipeline":
+        if isinstance(self.train.optimizer, Lbfgs) and not isinstance(self.model, Linear):
+            raise ValueError(
+                f"train.optimizer is lbfgs, which is for model linear, and the model is "
+                f"{self.model.use}. Use adam"
             )
         return self
 

@@ -61,7 +61,18 @@ class Adam(Optimizer):
     eps: PositiveFloat = 1e-8
 
 
-AnyOptimizer = Annotated[Sgd | Adagrad | RmsProp | Adam, Field(discriminator="use")]
+class Lbfgs(Section):
+    """For model linear: all rows in every step, in float64, to the optimum itself.
+
+    An epoch is one step. It takes no lr, batches or schedule, and no penalty but l2.
+    """
+
+    use: Literal["lbfgs"]
+    tolerance: PositiveFloat = 1e-9  # it ends where the mean loss changes less along any weight
+    history: PositiveInt = 50  # steps that are remembered, two vectors of the weights' size each
+
+
+AnyOptimizer = Annotated[Sgd | Adagrad | RmsProp | Adam | Lbfgs, Field(discriminator="use")]
 
 
 class Schedule(Section):
@@ -158,6 +169,27 @@ class Train(Section):
         if self.standardise_label == "auto":
             return self.objective == "regression"
         return self.standardise_label
+
+    @model_validator(mode="after")
+    def _all_rows_at_once(self) -> "Train":
+        if not isinstance(self.optimizer, Lbfgs):
+            return self
+        wrong = {
+            "objective of your own": not isinstance(self.objective, str),
+            "penalty.l1 (use adam or sgd with it, or penalty.l2)": self.penalty.l1 > 0,
+            "schedule": self.schedule != Schedule(),
+            "clip_norm": self.clip_norm is not None,
+            "early_stopping": self.early_stopping is not None,
+            f"precision {self.precision}": self.precision != "float32",
+            f"determinism {self.determinism}": self.determinism != "elastic",
+        }
+        found = [name for name, is_set in wrong.items() if is_set]
+        if found:
+            raise ValueError(
+                f"optimizer lbfgs goes to the optimum with all rows in each step, and takes no "
+                f"{found[0]}. Remove one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _classes_have_no_mean(self) -> "Train":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ddlflow.models.user import one_line
-from ddlflow.spec.pipeline import Training
+from ddlflow.spec.pipeline import Lbfgs, Training
 from ddlflow.sweep import dense, dropout
 from ddlflow.sweep.head import Head
 from ddlflow.sweep.program import Inputs, Program, Step
@@ -48,6 +48,8 @@ def why_apart(
 
     Neither the model nor torch's random state changes.
     """
+    if isinstance(train.optimizer, Lbfgs):
+        return "optimizer lbfgs goes to each optimum in steps of its own, over all rows"
     if train.precision != "float32":
         return f"precision {train.precision} is trained apart"
     name = type(net).__qualname__

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ddlflow.spec.pipeline import AnyOptimizer, Training
+from ddlflow.spec.pipeline import AnyOptimizer, Optimizer, Training
 from ddlflow.spec.train import Adagrad, Adam, RmsProp, Sgd
 
 # The state that each optimizer keeps beside the weights, by the pipeline's name.
@@ -31,6 +31,12 @@ _Kind = TypeVar("_Kind", Sgd, Adagrad, RmsProp, Adam)
 def kind_of(spec: AnyOptimizer) -> tuple[object, ...]:
     """What has to be equal for two optimizers to step together."""
     return (spec.use, spec.nesterov) if isinstance(spec, Sgd) else (spec.use,)
+
+
+def stepping(spec: Training) -> Optimizer:
+    """The optimizer of a member that may be in a stack: one that steps batch by batch."""
+    assert isinstance(spec.optimizer, Optimizer)
+    return spec.optimizer
 
 
 def state_names(specs: Sequence[Training]) -> list[str]:
@@ -67,7 +73,7 @@ def advance_of(span: Span) -> Advance:
 
 def _decay(span: Span) -> Callable[[], None]:
     """Weight decay as a part of the gradient."""
-    decays = [spec.optimizer.weight_decay for spec in span.specs]
+    decays = [stepping(spec).weight_decay for spec in span.specs]
     if not any(decays):
         return lambda: None
     column = span.column(decays)
@@ -139,7 +145,7 @@ def _adam(span: Span) -> Advance:
     Models of several learning rates step from zeros at rate 1, and the rates multiply that.
     """
     decoupled = span.specs[0].optimizer.use == "adamw"
-    decays = [spec.optimizer.weight_decay for spec in span.specs]
+    decays = [stepping(spec).weight_decay for spec in span.specs]
     decay = span.column(decays) if any(decays) else None
     kernels = _adam_kernels(span)
 

@@ -15,7 +15,7 @@ from torch import nn
 from ddlflow.data.batches import Batches
 from ddlflow.data.order import num_steps
 from ddlflow.data.rows import Rows
-from ddlflow.spec.pipeline import Training
+from ddlflow.spec.pipeline import Lbfgs, Optimizer, Training
 from ddlflow.sweep.member import (
     Member,
     Prepared,
@@ -29,6 +29,7 @@ from ddlflow.sweep.member import (
 from ddlflow.sweep.standing import ADVICE, Standing
 from ddlflow.sweep.trained import Emit
 from ddlflow.train import precision
+from ddlflow.train.full_batch import FullBatch, FullBatchOptimizer, step
 from ddlflow.train.gradients import Gradients
 from ddlflow.train.loop import EVENT_EVERY_S, READ_EVERY_STEPS, Stopped
 from ddlflow.train.optimizers import make_optimizer
@@ -68,7 +69,11 @@ class Solo:
         objective = objective_of(spec, prepared.code)
         alike = weighting(spec, prepared.manifest, member.fold)
         self._net = first_net(member.model, spec, prepared).to(device)
-        optimizer = make_optimizer(spec.optimizer, self._net.parameters(), device=device)
+        optimizer: torch.optim.Optimizer
+        if isinstance(spec.optimizer, Lbfgs):
+            optimizer = FullBatchOptimizer(self._net, spec.optimizer)
+        else:
+            optimizer = make_optimizer(spec.optimizer, self._net.parameters(), device=device)
         self._state = State(self._net, optimizer)
         fold = prepared.folds[member.fold]
         rows = Rows(fold.train, fold.standardisation, label.of_array)
@@ -98,6 +103,11 @@ class Solo:
             weighting=alike,
         )
         spec = spec.model_copy(update={"penalty": penalty_on(label, spec.penalty)})
+        self._full: FullBatch | None = None
+        if isinstance(optimizer, FullBatchOptimizer):
+            exact = optimizer.exact
+            loss_of = precision.loss_of(exact, objective, "float32", device.type, alike)
+            self._full = FullBatch(rows, exact, loss_of, spec.penalty)
         self._step = _step_of(self._net, optimizer, spec, num_steps(self._rows, spec.batch_rows))
         self._told = time.monotonic()
 
@@ -114,21 +124,9 @@ class Solo:
             return None
         began = time.monotonic()
         standing = self._standing
-        self._net.train()
-        unread: list[tuple[torch.Tensor, int]] = []
-        for chunk in self._batches.stream(epoch=self.epoch, step=0, epochs=self.epoch + 1):
-            for one in chunk.slices:
-                steps = standing.steps + len(unread)
-                loss = self._gradients([one], step=steps, rows=chunk.batch_rows, parts=1)
-                self._step(steps)
-                unread.append((loss, chunk.batch_rows))
-                if len(unread) >= READ_EVERY_STEPS:
-                    self._read(unread)
-                    if standing.status is not None:
-                        return self._end(began)
-                    if self._must_stop():
-                        raise Stopped
-        self._read(unread)
+        is_optimum = self._full_step() if self._full is not None else False
+        if self._full is None:
+            self._batch_steps()
         if standing.status is None:
             finite = all(bool(weight.isfinite().all()) for weight in self._net.parameters())
             if not finite:
@@ -141,9 +139,42 @@ class Solo:
         lr = self._state.optimizer.param_groups[0]["lr"]
         if standing.end_epoch(metrics, lr=lr, rows_per_s=rows_per_s):
             self._best = copied(self._net.state_dict())
+        if is_optimum:
+            standing.status = "done"
         self.epoch += 1
         self._emit({"event": "epoch", "id": standing.member.id, **standing.history[-1]})
         return self._end(began)
+
+    def _full_step(self) -> bool:
+        """One step over all rows; whether it reached the optimum."""
+        optimizer, spec = self._state.optimizer, self._standing.member.train.optimizer
+        assert self._full is not None
+        assert isinstance(optimizer, FullBatchOptimizer)
+        assert isinstance(spec, Lbfgs)
+        if self._must_stop():
+            raise Stopped
+        is_last = step(optimizer, self._full, self._net, spec)
+        self._standing.add_losses([self._full.loss * self._rows], self._rows)
+        return is_last
+
+    def _batch_steps(self) -> None:
+        """An epoch of batches; where a loss is not finite the member fails and it ends."""
+        standing = self._standing
+        self._net.train()
+        unread: list[tuple[torch.Tensor, int]] = []
+        for chunk in self._batches.stream(epoch=self.epoch, step=0, epochs=self.epoch + 1):
+            for one in chunk.slices:
+                steps = standing.steps + len(unread)
+                loss = self._gradients([one], step=steps, rows=chunk.batch_rows, parts=1)
+                self._step(steps)
+                unread.append((loss, chunk.batch_rows))
+                if len(unread) >= READ_EVERY_STEPS:
+                    self._read(unread)
+                    if standing.status is not None:
+                        return
+                    if self._must_stop():
+                        raise Stopped
+        self._read(unread)
 
     def drop(self, ids: Iterable[str], reason: str) -> None:
         if set(ids) & set(self.alive):
@@ -209,6 +240,7 @@ def _step_of(
         if spec.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(net.parameters(), spec.clip_norm)
         if scheduled:
+            assert isinstance(spec.optimizer, Optimizer)
             rate = factor(spec.schedule, number, steps_per_epoch=per_epoch, total_steps=total)
             for group in optimizer.param_groups:
                 group["lr"] = spec.optimizer.lr * rate

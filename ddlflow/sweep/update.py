@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddlflow.spec.pipeline import Training
-from ddlflow.sweep.optimizers import Span, advance_of, state_names
+from ddlflow.sweep.optimizers import Span, advance_of, state_names, stepping
 from ddlflow.train.schedules import factor, is_constant
 
 
@@ -59,10 +59,10 @@ class Update:
         """The learning rate of a model's step (from 0)."""
         spec, per_epoch = self.specs[model], self.steps_per_epoch[model]
         if is_constant(spec.schedule):
-            return spec.optimizer.lr
+            return stepping(spec).lr
         total = per_epoch * spec.epochs
         lr = factor(spec.schedule, step, steps_per_epoch=per_epoch, total_steps=total)
-        return spec.optimizer.lr * lr
+        return stepping(spec).lr * lr
 
     def of(self, first: int, last: int) -> Callable[[], None]:
         """What does one step of the models [first, last), whose gradients are those of the mean
@@ -126,8 +126,8 @@ def _rates(update: Update, span: Span) -> Callable[[], Rates]:
             spec, step = update.specs[model], update.steps[model]
             key = (id(spec.schedule), spec.epochs, update.steps_per_epoch[model], step)
             if key not in known:
-                known[key] = update.rate(model, step) / spec.optimizer.lr
-            rates.append(known[key] * spec.optimizer.lr)
+                known[key] = update.rate(model, step) / stepping(spec).lr
+            rates.append(known[key] * stepping(spec).lr)
         return packed(rates)
 
     return now

@@ -15,7 +15,8 @@ learn the noise of a weak relation by heart. 32 rows are the least whose gradien
 the step itself.
 """
 
-from ddlflow.spec.pipeline import EarlyStopping, Train, Training
+from ddlflow.errors import SpecError
+from ddlflow.spec.pipeline import EarlyStopping, Lbfgs, Train, Training
 
 EPOCH_STEPS = 32
 BATCH_ROWS = (32, 1024)  # the least and the most
@@ -23,6 +24,7 @@ MOST_STEPS = 5_000
 PATIENCE_STEPS = 200
 BLIND_STEPS = 1_000
 LEAST_EPOCHS, LEAST_PATIENCE = 10, 5
+FULL_STEPS = 1_000  # of lbfgs, the most; some dozens reach the optimum
 
 
 def resolve(spec: Train, rows: int, validation_rows: int) -> Training:
@@ -34,7 +36,12 @@ def resolve(spec: Train, rows: int, validation_rows: int) -> Training:
         spec: the pipeline's ``train`` section.
         rows: to train on.
         validation_rows: to stop by.
+
+    Raises:
+        SpecError: ``batch_rows`` of an optimizer that takes all rows in each step.
     """
+    if isinstance(spec.optimizer, Lbfgs):
+        return _full_batch(spec, rows)
     batch_rows = batch_rows_for(spec, rows) if spec.batch_rows == "auto" else spec.batch_rows
     found = {"batch_rows": batch_rows, "epochs": spec.epochs}
     values = spec.model_dump(mode="json") | found
@@ -46,6 +53,19 @@ def resolve(spec: Train, rows: int, validation_rows: int) -> Training:
             patience = max(LEAST_PATIENCE, -(-PATIENCE_STEPS // steps))
             values["early_stopping"] = EarlyStopping(patience=patience).model_dump()
     return Training.model_validate(values)
+
+
+def _full_batch(spec: Train, rows: int) -> Training:
+    """All rows in each step, and so many steps that the optimum is reached."""
+    if spec.batch_rows != "auto" and spec.batch_rows < rows:
+        raise SpecError(
+            f"train.batch_rows is {spec.batch_rows}, and train.optimizer lbfgs takes all "
+            f"{rows} training rows in each step. Remove train.batch_rows."
+        )
+    epochs = FULL_STEPS if spec.epochs == "auto" else spec.epochs
+    return Training.model_validate(
+        spec.model_dump(mode="json") | {"batch_rows": rows, "epochs": epochs}
+    )
 
 
 def batch_rows_for(spec: Train, rows: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from ddlflow.data.batches import Batches
 from ddlflow.data.order import num_steps
 from ddlflow.errors import TrainingError
-from ddlflow.spec.pipeline import Training
+from ddlflow.spec.pipeline import Optimizer, Training
 from ddlflow.train.gradients import Gradients
 from ddlflow.train.ledger import Ledger
 from ddlflow.train.metrics import BETTER
@@ -68,6 +68,7 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
         Stopped: it was asked to stop; the checkpoint is written.
     """
     net, optimizer = state.net, state.optimizer
+    assert isinstance(spec.optimizer, Optimizer)  # lbfgs: ddlflow.train.full_batch
     per_epoch = num_steps(around.rows, spec.batch_rows)
     weights = penalised(net) if spec.penalty.l1 or spec.penalty.l2 else []
     scheduled = not is_constant(spec.schedule)

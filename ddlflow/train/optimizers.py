@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from ddlflow.spec.pipeline import AnyOptimizer
+from ddlflow.spec.pipeline import AnyOptimizer, Lbfgs
 
 # The class, and the devices on which torch computes its whole step in one kernel; elsewhere
 # torch takes the form that it finds fastest there. Adagrad's kernel for CUDA came late (PyTorch
@@ -39,6 +39,7 @@ def make_optimizer(
     Returns:
         An optimizer whose ``param_groups[0]["lr"]`` may be set before each step.
     """
+    assert not isinstance(spec, Lbfgs)  # ddlflow.train.full_batch
     optimizer, fused_on = BUILT_IN[spec.use]
     form = {"fused": True} if torch.device(device).type in fused_on else {}
     return optimizer(parameters, **spec.model_dump(exclude={"use"}), **form)

@@ -21,13 +21,14 @@ from ddlflow.models import build
 from ddlflow.models.label_scale import AS_IT_IS, LabelScale
 from ddlflow.models.standardise import Standardise
 from ddlflow.spec.code import resolve
-from ddlflow.spec.pipeline import UserCode
+from ddlflow.spec.pipeline import Lbfgs, UserCode
 from ddlflow.train import fence, precision
 from ddlflow.train.agreement import Ranks, compare, resumed
 from ddlflow.train.bad_batch import name_rows
 from ddlflow.train.checkpoint import Say
 from ddlflow.train.digests import digest
 from ddlflow.train.export import save_model
+from ddlflow.train.full_batch import FullBatch, FullBatchOptimizer, descend
 from ddlflow.train.gradients import Gradients, seed_random
 from ddlflow.train.job import Job
 from ddlflow.train.label import label_scale
@@ -76,7 +77,11 @@ def run(
     manifest = Manifest.load(folder)
     objective = objective_of(job)
     net = first_net(job, manifest, objective).to(device)
-    optimizer = make_optimizer(spec.optimizer, net.parameters(), device=device)
+    optimizer: torch.optim.Optimizer
+    if isinstance(spec.optimizer, Lbfgs):
+        optimizer = FullBatchOptimizer(net, spec.optimizer)
+    else:
+        optimizer = make_optimizer(spec.optimizer, net.parameters(), device=device)
     state = State(net, optimizer)
     ranks = Ranks(rank, world, group, device)
     attempt = patiently(lambda: fence.claim(job.checkpoints)) if rank == 0 else 0
@@ -136,7 +141,15 @@ def run(
         loss_unit=label.loss_unit,
     )
     try:
-        train(state, spec, around)
+        if isinstance(optimizer, FullBatchOptimizer):
+            exact = optimizer.exact
+            loss_of = precision.loss_of(exact, objective, "float32", job.device, weights)
+            batch = FullBatch(
+                rows, exact, loss_of, spec.penalty, rank=rank, world=world, group=group
+            )
+            descend(state, spec, around, batch)
+        else:
+            train(state, spec, around)
     except BaseException as error:
         _close(writer, pulse, say, must_be_saved=isinstance(error, Stopped))
         raise

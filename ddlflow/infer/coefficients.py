@@ -1,0 +1,147 @@
+"""The coefficients of a linear model in the source's units, with errors where they are defined.
+
+A model learns standardised features, and a category as a weight of each code. What is told is what
+a textbook has: the change of the prediction (of a class: of the log odds) for one unit of a
+feature; of a category's level, against the level that is named as its reference; of several
+classes, against the first one.
+
+Standard errors are those of maximum likelihood: of a regression s^2 (X'X)^-1 with Student's t, of
+classes the inverse of the observed information with the normal distribution. They describe the
+optimum of the plain likelihood alone. So there are none under a penalty, with weighted rows, where
+columns depend on each other, or where the training ended before the optimum: that is measured, as
+the length of the Newton step that is left, in standard errors.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from ddlflow.data.manifest import Manifest
+from ddlflow.infer.design import Task, empty, num_compared, of_shard, weights_of
+from ddlflow.infer.estimate import Errors, compared, errors_of, layout_of, to_source
+from ddlflow.infer.model import load_model
+from ddlflow.infer.predict import Map
+from ddlflow.spec.pipeline import Linear, Model, Train
+
+MOST = 2_000  # coefficients whose errors are computed: a matrix of 32 MB a shard
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A row of the table.
+
+    Attributes:
+        name: of the feature, ``town=Rome`` of a category's level, or ``intercept``.
+        of_class: of several classes, the one whose log odds it is about.
+        coefficient: in the source's units.
+        per_deviation: the coefficient for one standard deviation of a numeric feature instead of
+            one unit, to compare features; of a level the coefficient; None of the intercept.
+        std_error: None where it is not defined, as the next two.
+        statistic: coefficient / std_error: t of a regression, z of classes.
+        p_value: of the coefficient being 0.
+    """
+
+    name: str
+    of_class: str | None
+    coefficient: float
+    per_deviation: float | None
+    std_error: float | None = None
+    statistic: float | None = None
+    p_value: float | None = None
+
+
+def has_coefficients(spec: Model) -> bool:
+    """Whether a model is an affine map of its inputs."""
+    return isinstance(spec, Linear) and spec.embedding is None
+
+
+def coefficients(
+    model_folder: Path, dataset: Path, *, spec: Train, threads: int, map_over: Map
+) -> dict[str, Any]:
+    """The table of a linear model.
+
+    Args:
+        model_folder: of the model, for which ``has_coefficients``.
+        dataset: the folder of the data set that it was trained on.
+        spec: how it was trained.
+        threads: of each worker.
+        map_over: the engine's; its results are added in the shards' order.
+
+    Returns:
+        ``terms`` (of `Term`), ``references`` (of each category, its level), ``reference_class``,
+        ``undefined`` (a clause that says why there are no errors, or None) and ``rows``.
+    """
+    model = load_model(model_folder, trust_code=True)  # it is this pipeline's own
+    manifest = Manifest.load(dataset)
+    weights = weights_of(model)
+    found, why = None, _not_likelihood(spec, manifest)
+    seen = np.ones(len(weights), dtype=np.bool_)
+    if len(weights) * num_compared(model) > MOST:
+        why = f"there are more than {MOST:,} coefficients"
+    else:
+        shards = manifest.shards_of("train")
+        tasks = [Task(str(model_folder), str(dataset), shard, threads) for shard in shards]
+        found = empty(model)
+        for one in map_over(of_shard, tasks, "coefficients"):
+            found.add(one)
+        seen = np.diag(found.gram) > 0  # a constant feature, or a level without rows, is none
+    layout = layout_of(model, seen)
+    names = [str(name) for name in model.classes]
+    is_many = model.objective.kind == "multiclass"
+    label = model.predictor.label
+    own = compared(weights[:, 1:] - weights[:, :1] if is_many else weights, layout)
+    back = to_source(model, layout)
+    values = back @ own
+    values[0] += label.mean + label.offset  # both are 0 where the label is a class
+    errors = errors_of(found, layout, back) if found is not None and why is None else str(why)
+    terms = [
+        _term(
+            layout.names[column],
+            names[output + 1] if is_many else None,
+            float(values[at, output]),
+            float(own[at, output]) * label.deviation if column else None,
+            (float(errors.std[output, at]), errors.degrees) if isinstance(errors, Errors) else None,
+        )
+        for output in range(values.shape[1])
+        for at, column in enumerate(layout.kept.tolist())
+    ]
+    return {
+        "terms": [asdict(term) for term in terms],
+        "references": layout.levels,
+        "reference_class": names[0] if is_many else None,
+        "undefined": errors if isinstance(errors, str) else None,
+        "rows": manifest.rows("train"),
+    }
+
+
+def _term(
+    name: str,
+    of_class: str | None,
+    value: float,
+    per_deviation: float | None,
+    error: tuple[float, float] | None,
+) -> Term:
+    """A row of the table; ``error`` is the standard error with its degrees of freedom."""
+    if error is None:
+        return Term(name, of_class, value, per_deviation)
+    std, degrees = error
+    statistic = value / std if std else math.copysign(math.inf, value)
+    below = -abs(statistic)
+    tail = special.stdtr(degrees, below) if math.isfinite(degrees) else special.ndtr(below)
+    return Term(name, of_class, value, per_deviation, std, statistic, float(2 * tail))
+
+
+def _not_likelihood(spec: Train, manifest: Manifest) -> str | None:
+    """Why what was minimised is no plain likelihood; None where it is one."""
+    decay = getattr(spec.optimizer, "weight_decay", 0.0)
+    if spec.penalty.l1 or spec.penalty.l2 or decay:
+        return "the coefficients are shrunk by a penalty (train.penalty, weight_decay)"
+    if manifest.has_weights or spec.class_weights is not None:
+        return "rows have weights (data.weight, train.class_weights)"
+    if not isinstance(spec.objective, str):
+        return "the loss is one of your own"
+    return None

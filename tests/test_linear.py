@@ -1,0 +1,163 @@
+"""Linear models beside statsmodels and scikit-learn: coefficients, standard errors and p-values.
+
+From the source to the table, over a Session; the rows are more than one piece holds, and lie in
+files of unlike formats.
+"""
+
+import io
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+import statsmodels.formula.api as smf
+import yaml
+
+from ddlflow import stages
+from ddlflow.report.screen import Screen
+from ddlflow.session import Session
+from ddlflow.spec.load import load
+
+ROWS = 20_000
+Fit = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    """Features of unlike scales, correlated, with a category, and three labels."""
+    random = np.random.default_rng(5)
+    a = random.normal(1000, 50, ROWS)
+    b = 1e-4 * (a - 1000) + random.normal(0, 0.01, ROWS)
+    c = random.integers(0, 5, ROWS)
+    stamp = 1_700_000_000_000 + random.integers(0, 10**9, ROWS)  # milliseconds: shifted in float64
+    town = random.choice(["Oslo", "Bonn", "Rome"], ROWS, p=[0.5, 0.3, 0.2])
+    score = 0.02 * (a - 1000) + 40 * b - 0.3 * c + 1e-9 * (stamp - 1.7e12)
+    score += np.select([town == "Rome", town == "Oslo"], [0.7, -0.4])
+    number = 2e5 + 3e4 * score + random.normal(0, 2e4, ROWS)
+    chance = 1 / (1 + np.exp(-score))
+    logits = np.stack([np.zeros(ROWS), score, -0.5 * score + 0.2], 1)
+    kind = (logits + random.gumbel(size=logits.shape)).argmax(1)
+    frame = pd.DataFrame({"a": a, "b": b, "c": c, "stamp": stamp, "town": town, "number": number})
+    frame["yes"] = (random.random(ROWS) < chance).astype(int)
+    frame["kind"] = np.array(["low", "mid", "top"])[kind]
+    # What the shards hold: float32, but for the stamp, which is shifted before.
+    for name in ("a", "b", "number"):
+        frame[name] = frame[name].astype(np.float32).astype(np.float64)
+    return frame
+
+
+@pytest.fixture
+def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
+    """Fits a linear model to a frame's training rows and returns its table of coefficients."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("pipelines", "conf", "data"):
+        (tmp_path / folder).mkdir()
+    site = {"engine": {"use": "local", "workers": 1, "threads": 1}}
+    Path("conf/local.yaml").write_text(yaml.safe_dump(site))
+
+    def fitted(
+        frame: pd.DataFrame,
+        label: str,
+        objective: str,
+        *changes: str,
+        data: dict[str, Any] | None = None,
+        train: dict[str, Any] | None = None,
+        model: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        frame.to_parquet("data/t.parquet", row_group_size=3_000)
+        pipeline = {
+            "name": "p",
+            "data": {
+                "source": "t.parquet",
+                "label": label,
+                "split": {"validation": 0, "test": 0},
+                **(data or {}),
+            },
+            "model": {"use": "linear", **(model or {})},
+            "train": {"objective": objective, "optimizer": {"use": "lbfgs"}, **(train or {})},
+        }
+        Path("pipelines/p.yaml").write_text(yaml.safe_dump(pipeline))
+        said = io.StringIO()
+        with Session(load("p", "local", list(changes)), Screen(said)) as session:
+            prepared = stages.prepare(session)
+            trained = stages.train(session, prepared)
+            evaluated = stages.evaluate(session, prepared, trained)
+        found: dict[str, Any] = json.loads(
+            (Path(evaluated.folder) / "coefficients.json").read_text()
+        )
+        return found | {"trained": trained.value, "said": said.getvalue(), "stage": evaluated}
+
+    return fitted
+
+
+def by_name(found: dict[str, Any], value: str, of_class: str | None = None) -> dict[str, float]:
+    return {t["name"]: t[value] for t in found["terms"] if t["of_class"] == of_class}
+
+
+def renamed(values: pd.Series) -> dict[str, float]:
+    """patsy's names, as the table has them."""
+    names = {
+        name: name.replace("C(town)[T.", "town=").replace("]", "").replace("Intercept", "intercept")
+        for name in values.index
+    }
+    return {names[name]: float(value) for name, value in values.items()}
+
+
+def close(found: dict[str, float], expected: dict[str, float], rtol: float = 1e-4) -> None:
+    assert found.keys() == expected.keys()
+    for name in found:
+        assert found[name] == pytest.approx(expected[name], rel=rtol, abs=1e-300), name
+
+
+FEATURES = ["a", "b", "c", "stamp", "town"]
+# Centred, as statsmodels' own solvers lose digits otherwise: no slope and no p-value of one moves.
+FORMULA = "a + b + c + C(town) + stamp"
+
+
+def centred(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(stamp=frame.stamp - 1_700_000_000_000)
+
+
+def test_regression_as_ols(fit: Fit, rows: pd.DataFrame) -> None:
+    found = fit(rows, "number", "regression", data={"features": FEATURES})
+    expected = smf.ols(f"number ~ {FORMULA}", centred(rows)).fit()
+    assert found["references"] == {"town": "Bonn"}
+    assert found["undefined"] is None
+    for ours, theirs in (("coefficient", "params"), ("std_error", "bse"), ("p_value", "pvalues")):
+        values = renamed(getattr(expected, theirs))
+        mine = by_name(found, ours)
+        del values["intercept"], mine["intercept"]  # of a stamp that is not shifted
+        close(mine, values)
+
+
+def test_binary_as_logit(fit: Fit, rows: pd.DataFrame) -> None:
+    frame = centred(rows)
+    found = fit(frame, "yes", "binary", data={"features": FEATURES})
+    scaled = frame.assign(stamp=frame.stamp / 1e9, a=frame.a / 1000)
+    expected = smf.logit(f"yes ~ {FORMULA}", scaled).fit(disp=0, tol=1e-12, method="newton")
+    unit = {"stamp": 1e9, "a": 1000}
+    for ours, theirs in (("coefficient", "params"), ("std_error", "bse")):
+        values = renamed(getattr(expected, theirs))
+        close(by_name(found, ours), {k: v / unit.get(k, 1) for k, v in values.items()})
+    close(by_name(found, "p_value"), renamed(expected.pvalues), rtol=1e-3)
+
+
+def test_several_classes_as_mnlogit(fit: Fit, rows: pd.DataFrame) -> None:
+    frame = rows.drop(columns="stamp")
+    found = fit(frame, "kind", "multiclass", data={"features": ["a", "b", "c", "town"]})
+    scaled = frame.assign(a=frame.a / 1000, code=pd.Categorical(frame.kind).codes)
+    expected = smf.mnlogit("code ~ a + b + c + C(town)", scaled).fit(
+        disp=0, tol=1e-12, method="newton"
+    )
+    assert found["reference_class"] == "low"
+    for ours, theirs in (("coefficient", "params"), ("std_error", "bse"), ("p_value", "pvalues")):
+        for number, of_class in enumerate(["mid", "top"]):
+            values = renamed(getattr(expected, theirs).iloc[:, number])
+            if ours != "p_value":
+                values["a"] /= 1000
+            close(by_name(found, ours, of_class), values, rtol=1e-3)
