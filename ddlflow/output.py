@@ -13,6 +13,7 @@ import typer
 from ddlflow.errors import DdlflowError
 from ddlflow.redact import redacted_text
 
+SHOWN_TERMS = 8  # of a linear model
 SHOWN_TRIALS = 10  # the best of a search, on the screen
 
 
@@ -71,6 +72,7 @@ def show_run(result: dict[str, Any]) -> None:
         if name != "rows"
     ]
     screen.table("", ["metric", "value", "baseline"], metrics)
+    _show_coefficients(screen, result["coefficients"])
     _show_swept(screen, result)
     screen.say("")
     screen.facts(
@@ -85,6 +87,23 @@ def show_run(result: dict[str, Any]) -> None:
             "or": result["page"],
         }
     )
+
+
+def _show_coefficients(screen: Any, table: dict[str, Any] | None) -> None:
+    """The strongest terms of a linear model, in the source's units."""
+    from ddlflow.report.coefficients import notes_of, strongest
+
+    if table is None:
+        return
+    rows = []
+    for term in strongest(table["terms"], SHOWN_TERMS):
+        of_class = "" if term["of_class"] is None else f"{term['of_class']}: "
+        error, p_value = term["std_error"], term["p_value"]
+        told = ("", "") if error is None else (f"{error:.4g}", f"{p_value:.3g}")
+        rows.append((of_class + term["name"], f"{term['coefficient']:.5g}", *told))
+    screen.table("", ["strongest features", "coefficient", "std error", "p"], rows)
+    for note in notes_of(table):
+        screen.say(note)
 
 
 def show_sweep(result: dict[str, Any], pipeline: str) -> None:

@@ -12,11 +12,12 @@ import yaml
 
 import ddlflow
 from ddlflow import ranks
+from ddlflow.data.storage import load_json
 from ddlflow.installed import PACKAGES, git_commit, requirements, versions, wheel
 from ddlflow.redact import redacted_values
 from ddlflow.session import Session, Stage
 from ddlflow.spec import code
-from ddlflow.stages import inferred_source, key_of
+from ddlflow.stages import COEFFICIENTS, inferred_source, key_of
 from ddlflow.storage import write_json
 from ddlflow.tracking.run import Run
 
@@ -134,6 +135,7 @@ class Record:
         metrics |= {f"baseline_{k}": v for k, v in scored["baseline"].items()}
         self.run.log_metrics(metrics, step=trained.value["epochs"])
         report = self.folder / "report"
+        table = load_json(Path(evaluated.folder) / COEFFICIENTS)  # of a linear model
         stopping = pipeline.train.early_stopping
         write_report(
             report,
@@ -147,6 +149,7 @@ class Record:
             title=f"{pipeline.name}, {split} split",
             label=pipeline.data.label,
             metric=stopping.metric if stopping else None,
+            coefficients=table,
         )
         self.run.log_file(report, "report")
         return report
@@ -271,6 +274,7 @@ def summary(
         "report": str(record.folder / "report"),
         "tracking_uri": redacted_site(record.session)["tracking"]["uri"],
         "page": record.run.page,
+        "coefficients": load_json(Path(evaluated.folder) / COEFFICIENTS),
         **swept(stages),
     }
     write_json(record.folder / "summary.json", result)

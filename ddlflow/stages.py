@@ -219,25 +219,13 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
     }
 
     def work(folder: Path) -> dict[str, Any]:
-        scored = score(
-            Path(trained.value["model"]),
-            Path(prepared.folder),
-            split,
-            spec=spec,
-            feature=pipeline.report.histogram,
-            threads=session.resources.threads,
-            map_over=session.map_over,
-        )
+        where = Path(trained.value["model"]), Path(prepared.folder)
+        how: dict[str, Any] = {"spec": spec, "threads": session.resources.threads}
+        how["map_over"] = session.map_over
+        scored = score(*where, split, feature=pipeline.report.histogram, **how)
         write_json(folder / "scores.json", scored)
         if has_coefficients(pipeline.model):
-            table = coefficients(
-                Path(trained.value["model"]),
-                Path(prepared.folder),
-                spec=spec,
-                threads=session.resources.threads,
-                map_over=session.map_over,
-            )
-            write_json(folder / COEFFICIENTS, table)
+            write_json(folder / COEFFICIENTS, coefficients(*where, **how))
         kept = {name: scored[name] for name in ("metrics", "baseline", "predicted_classes")}
         return {"split": split, **kept, "notes": notes(pipeline.labels, spec, split, **kept)}
 

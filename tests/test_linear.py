@@ -6,7 +6,6 @@ files of unlike formats.
 
 import io
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import statsmodels.api as sm
 import statsmodels.formula.api as smf
 import yaml
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from ddlflow import stages
+from ddlflow.report.coefficients import draw_coefficients, notes_of, write_coefficients
 from ddlflow.report.screen import Screen
+from ddlflow.report.style import save_all
 from ddlflow.session import Session
 from ddlflow.spec.load import load
 
@@ -110,8 +111,8 @@ def renamed(values: pd.Series) -> dict[str, float]:
 
 def close(found: dict[str, float], expected: dict[str, float], rtol: float = 1e-4) -> None:
     assert found.keys() == expected.keys()
-    for name in found:
-        assert found[name] == pytest.approx(expected[name], rel=rtol, abs=1e-300), name
+    for name, value in found.items():
+        assert value == pytest.approx(expected[name], rel=rtol, abs=1e-300), name
 
 
 FEATURES = ["a", "b", "c", "stamp", "town"]
@@ -161,3 +162,86 @@ def test_several_classes_as_mnlogit(fit: Fit, rows: pd.DataFrame) -> None:
             if ours != "p_value":
                 values["a"] /= 1000
             close(by_name(found, ours, of_class), values, rtol=1e-3)
+
+
+# ---- what a penalty, a search and columns that say the same do ------------------------------
+
+
+def standardised(frame: pd.DataFrame, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    values = frame[names].to_numpy()
+    deviations = values.std(0)
+    return (values - values.mean(0)) / deviations, deviations
+
+
+def test_ridge_as_scikit_learn(fit: Fit, rows: pd.DataFrame) -> None:
+    names = ["a", "b", "c"]
+    penalty = {"penalty": {"l2": 0.2}}
+    found = fit(rows, "number", "regression", data={"features": names}, train=penalty)
+    values, deviations = standardised(rows, names)
+    expected = Ridge(alpha=0.2 * ROWS, solver="cholesky").fit(values, rows.number)
+    mine = by_name(found, "coefficient")
+    assert [mine[name] for name in names] == pytest.approx(expected.coef_ / deviations, rel=1e-5)
+    assert "shrunk by a penalty" in found["undefined"]
+    assert all(term["std_error"] is None for term in found["terms"])
+
+
+def test_penalised_logistic_as_scikit_learn(fit: Fit, rows: pd.DataFrame) -> None:
+    names = ["a", "b", "c"]
+    penalty = {"penalty": {"l2": 0.01}}
+    found = fit(rows, "yes", "binary", data={"features": names}, train=penalty)
+    values, deviations = standardised(rows, names)
+    model = LogisticRegression(C=1 / (2 * 0.01 * ROWS), tol=1e-12, max_iter=10_000)
+    expected = model.fit(values, rows.yes).coef_[0] / deviations
+    mine = by_name(found, "coefficient")
+    assert [mine[name] for name in names] == pytest.approx(expected, rel=1e-5)
+
+
+def test_columns_that_others_determine_have_no_errors(fit: Fit, rows: pd.DataFrame) -> None:
+    frame = rows[["a", "b", "c", "number"]].assign(twice=2 * rows.a + rows.c, one=3.0)
+    frame["again"] = np.where(rows.town == "Rome", "R", "O")
+    frame["town"] = np.where(rows.town == "Rome", "Rome", "other")
+    found = fit(frame, "number", "regression")
+    assert found["undefined"].startswith("columns are linearly dependent on those before them: ")
+    assert "twice, town=other (list" in found["undefined"]
+    assert all(term["p_value"] is None for term in found["terms"])
+    without = fit(frame, "number", "regression", data={"exclude": ["twice", "town"]})
+    assert without["undefined"] is None
+    assert "one" not in by_name(without, "coefficient")  # a constant has none
+
+
+def test_a_training_that_is_not_at_the_optimum_has_no_errors(fit: Fit, rows: pd.DataFrame) -> None:
+    adam = {"optimizer": {"use": "adam"}, "epochs": 1}
+    found = fit(rows[["a", "c", "yes"]], "yes", "binary", train=adam)
+    assert "standard errors away from the optimum" in found["undefined"]
+    assert found["terms"][0]["std_error"] is None
+
+
+def test_classes_without_overlap_have_no_errors(fit: Fit) -> None:
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 300))
+    frame = pd.DataFrame({"a": a, "b": b, "yes": (a > 0).astype(int)})
+    found = fit(frame, "yes", "binary", train={"epochs": 60})
+    assert found["undefined"].startswith("the classes can be told apart without error")
+
+
+def test_weighted_rows_have_no_errors(fit: Fit, rows: pd.DataFrame) -> None:
+    frame = rows[["a", "b", "number"]].assign(w=1.0 + rows.c)
+    found = fit(frame, "number", "regression", data={"weight": "w"})
+    expected = smf.wls("number ~ a + b", frame, weights=frame.w).fit()
+    close(by_name(found, "coefficient"), renamed(expected.params), rtol=1e-5)
+    assert "rows have weights" in found["undefined"]
+
+
+def test_a_report_has_the_table(fit: Fit, rows: pd.DataFrame, tmp_path: Path) -> None:
+    found = fit(rows[["a", "town", "kind"]], "kind", "multiclass")
+    (tmp_path / "report").mkdir()
+    path = write_coefficients(tmp_path / "report" / "coefficients.csv", found)
+    read = pd.read_csv(path, keep_default_na=False)
+    assert list(read.columns[:3]) == ["of_class", "name", "coefficient"]
+    assert list(read.name[:4]) == ["intercept", "a", "town=Oslo", "town=Rome"]
+    assert notes_of(found) == [
+        "Log odds of each class against low.",
+        "Levels of categories are compared with town=Bonn.",
+    ]
+    (plot,) = save_all(tmp_path / "report", {"c": lambda: draw_coefficients(found)}, "title")
+    assert plot.stat().st_size > 1_000

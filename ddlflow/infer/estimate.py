@@ -12,6 +12,7 @@ from ddlflow.infer.model import TrainedModel
 # leave some 1e-14 where one is a sum of others.
 INDEPENDENT = 1e-10
 AT_OPTIMUM = 0.05  # standard errors that the coefficients may lie away from it
+IN_DOUBT = 0.01  # rows; below it, classes are told apart without error
 OTHER = "(rare, unseen or missing)"  # the level that is code 0 of a category
 NAMED = 8  # columns in a message
 
@@ -116,7 +117,9 @@ def errors_of(found: Information, layout: Layout, back: Float64) -> Errors | str
     curvature = found.curvature[np.ix_(chosen, chosen)]
     gradient = found.gradient[chosen]
     lengths = np.sqrt(np.diag(curvature))
-    if not np.all(lengths > 0) or _dependent(curvature):
+    # An intercept's curvature is the sum of p (1 - p): the rows that are still in doubt.
+    doubts = lengths.reshape(outputs, size)[:, 0] ** 2
+    if not np.all(lengths > 0) or doubts.min() < IN_DOUBT or _dependent(curvature):
         return "the classes can be told apart without error, so no coefficients are the likeliest"
     inverse = np.linalg.inv(curvature / np.outer(lengths, lengths)) / np.outer(lengths, lengths)
     degrees = np.inf if found.squares is None else found.rows - size

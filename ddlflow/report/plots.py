@@ -20,6 +20,7 @@ from ddlflow.report.classification import (
     draw_roc,
     draw_scores,
 )
+from ddlflow.report.coefficients import draw_coefficients, notes_of, write_coefficients
 from ddlflow.report.regression import draw_residuals
 from ddlflow.report.style import BLUE, GREEN, GREY, ORANGE, figure, save_all, shown
 
@@ -52,6 +53,7 @@ CAPTIONS = {
     "confusion_matrix": "True against predicted class",
     "residuals": "Errors, and predicted against true values",
     "feature_histogram": "The chosen feature for each class",
+    "coefficients": "The strongest coefficients",
 }
 
 
@@ -68,6 +70,7 @@ def write_report(
     title: str,
     label: str = "label",
     metric: str | None = None,
+    coefficients: dict[str, Any] | None = None,
 ) -> list[Path]:
     """Draws the plots of a run and writes its numbers.
 
@@ -85,9 +88,11 @@ def write_report(
         title: the heading of report.md and of every plot.
         label: the label column's name, for axes of a regression.
         metric: the second panel of the loss curves; by default AUROC, accuracy or R2.
+        coefficients: of a linear model, ``ddlflow.infer.coefficients``.
 
     Returns:
-        The files written: the PNGs, metrics.json (nan is null there) and report.md.
+        The files written: the PNGs, coefficients.csv of a linear model, metrics.json (nan is null
+        there) and report.md.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plots: dict[str, Callable[[], Figure]] = {}
@@ -112,11 +117,18 @@ def write_report(
         plots["residuals"] = lambda: draw_residuals(curves, label)
     if histogram is not None:
         plots["feature_histogram"] = lambda: draw_feature(histogram, classes, kind)
+    about = []
+    if coefficients is not None:
+        about = ["", *notes_of(coefficients), "All: coefficients.csv."]
+        plots["coefficients"] = lambda: draw_coefficients(coefficients)
     files = save_all(folder, plots, title)
+    if coefficients is not None:
+        files.append(write_coefficients(folder / "coefficients.csv", coefficients))
     files += [folder / "metrics.json", folder / "report.md"]
     numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     files[-2].write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    files[-1].write_text(markdown(title, metrics, baseline, list(plots)), encoding="utf-8")
+    text = markdown(title, metrics, baseline, list(plots)) + "\n".join(about)
+    files[-1].write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     return files
 
 

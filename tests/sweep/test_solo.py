@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from ddlflow.sweep.plan import plan_stacks
 from ddlflow.train import training
 from ddlflow.train.job import Job
 
@@ -47,3 +48,32 @@ def test_the_same_bits(ground: Callable[..., Any], tmp_path: Path, precision: st
         assert {**row, "rows_per_s": 0} == {**expected, "rows_per_s": 0}
     assert found.best_epoch == told["best_epoch"]
     assert found.metrics == told["metrics"]
+
+
+def test_lbfgs_has_the_same_bits(ground: Callable[..., Any], tmp_path: Path) -> None:
+    member = ground().member(
+        epochs=100, model={"use": "linear"}, optimizer={"use": "lbfgs"}, penalty={"l2": 1e-3}
+    )
+    job = Job(
+        dataset=str(ground().prepared.folder),
+        folder=str(tmp_path),
+        model=member.model.model_dump(mode="json"),
+        train=member.train.model_dump(mode="json"),
+        data=ground().data,
+        labels="binary",
+        virtual_ranks=1,
+        threads=1,
+        device="cpu",
+    )
+    told = training.run(
+        job, 0, 1, None, torch.device("cpu"), emit=lambda event: None, must_stop=lambda: False
+    )
+    found = ground().apart([member])["m"]
+    assert found.tensors is not None
+    weights = torch.load(tmp_path / "model" / "weights.pt", weights_only=True)
+    for name, tensor in found.tensors.items():
+        assert torch.equal(tensor, weights[f"net.{name}"]), name
+    assert (found.status, found.steps) == ("done", told["steps"])
+    assert found.metrics == told["metrics"]
+    (group,) = plan_stacks([member], ground().prepared)
+    assert group.apart == "optimizer lbfgs goes to each optimum in steps of its own, over all rows"
