@@ -18,6 +18,8 @@ import yaml
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from ddlflow import stages
+from ddlflow.infer.model import load_model
+from ddlflow.infer.predict import infer
 from ddlflow.report.coefficients import draw_coefficients, notes_of, write_coefficients
 from ddlflow.report.screen import Screen
 from ddlflow.report.style import save_all
@@ -245,3 +247,41 @@ def test_a_report_has_the_table(fit: Fit, rows: pd.DataFrame, tmp_path: Path) ->
     ]
     (plot,) = save_all(tmp_path / "report", {"c": lambda: draw_coefficients(found)}, "title")
     assert plot.stat().st_size > 1_000
+
+
+def test_powers_and_products_as_statsmodels(fit: Fit, rows: pd.DataFrame, tmp_path: Path) -> None:
+    """Columns that are nearly each other's multiples: a and a^2 correlate by 0.999."""
+    frame = rows[["a", "b", "c", "number"]].assign(c=rows.c.astype(float))
+    made = {"polynomial": 2, "interactions": True}
+    found = fit(frame, "number", "regression", data=made)
+    centre = frame.assign(a=frame.a - 1000)
+    formula = "a + b + c + I(a**2) + I(b**2) + I(c**2) + a:b + a:c + b:c"
+    expected = smf.ols(f"number ~ {formula}", centre).fit()
+    assert found["undefined"] is None
+    # What shifting a does not change: the terms of the highest degree.
+    for ours, theirs in {
+        "a^2": "I(a ** 2)",
+        "b^2": "I(b ** 2)",
+        "a*b": "a:b",
+        "b*c": "b:c",
+    }.items():
+        for value, of in (("coefficient", "params"), ("std_error", "bse"), ("p_value", "pvalues")):
+            mine = by_name(found, value)[ours]
+            assert mine == pytest.approx(getattr(expected, of)[theirs], rel=1e-3), (ours, value)
+    model = load_model(Path(found["trained"]["model"]))
+    new = frame.sample(500, random_state=1)
+    wanted = expected.predict(new.assign(a=new.a - 1000))
+    predicted = model.predict_frame(new[["c", "b", "a"]])  # another order, and no label
+    assert predicted["prediction"].to_numpy() == pytest.approx(wanted.to_numpy(), rel=1e-5)
+    new.drop(columns="number").to_csv(tmp_path / "data/new.csv", index=False)
+    infer(
+        Path(found["trained"]["model"]),
+        "new.csv",
+        tmp_path / "predictions",
+        keys=[],
+        data_root=tmp_path / "data",
+        threads=1,
+        map_over=lambda function, items, name: map(function, items),
+    )
+    read = pd.concat(map(pd.read_parquet, sorted((tmp_path / "predictions").glob("*.parquet"))))
+    assert read["prediction"].to_numpy() == pytest.approx(wanted.to_numpy(), rel=1e-5)

@@ -5,13 +5,15 @@ It may read others that are derived. A date that is a feature becomes derived co
 after it: ``time.hour``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ddlflow.data.derive_dates import part_of, parts
+from ddlflow.data.derive_products import KEY as PRODUCTS
+from ddlflow.data.derive_products import product_of, products
 from ddlflow.data.derive_sql import computed, names_read, shown, without_nan
 from ddlflow.data.schema import kind_of
 from ddlflow.errors import DataError
@@ -72,12 +74,14 @@ def key_of(name: str) -> str:
     return WHERE if name == WHERE else f"data.derive.{name}"
 
 
-def bind(schema: Schema, spec: Data) -> tuple[Derived, ...]:
+def bind(schema: Schema, spec: Data, index: Collection[str] = ()) -> tuple[Derived, ...]:
     """What the data section derives from a source's columns, in the order of evaluation.
 
     Args:
         schema: column name -> type, of the source as it stands.
-        spec: derive, where, dates; columns in exclude are not taken apart.
+        spec: derive, where, dates; columns in exclude are not taken apart. And which features are
+            multiplied.
+        index: columns that were the index of a frame.
 
     Raises:
         DataError: an expression that cannot be read or is not allowed, a column that it reads and
@@ -104,7 +108,18 @@ def bind(schema: Schema, spec: Data) -> tuple[Derived, ...]:
             f"{WHERE} is {shown(spec.where)}, which is of type {known[WHERE]}. Write a condition, "
             "such as: distance > 100 and carrier is not null."
         )
-    return (*derived, *_dates(known, spec))
+    derived += _dates(known, spec)
+    known |= {column.name: column.type for column in derived}
+    for name, factors in products(known, spec, index).items():
+        own = tuple(dict.fromkeys(factors))
+        takes = tuple(known[column] for column in own)
+        derived.append(Derived(name, product_of(factors), own, takes, pa.float64(), PRODUCTS))
+    return tuple(derived)
+
+
+def made_of_features(derived: Sequence[Derived]) -> list[str]:
+    """The columns that are powers and products of features."""
+    return [column.name for column in derived if column.key == PRODUCTS]
 
 
 def _columns_read(name: str, sql: str, known: set[str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from ddlflow.data.derive import WHERE, Derived, sources_of
+from ddlflow.data.derive import WHERE, Derived, made_of_features, sources_of
 from ddlflow.data.derive_dates import parts
 from ddlflow.data.schema import is_date, is_name, is_time, kind_of, meant
 from ddlflow.errors import DataError
@@ -123,9 +123,10 @@ def choose(
         no_feature = {spec.label, *spec.exclude, split, by, spec.weight, WHERE, *apart}
         no_feature |= set(index) - set(spec.categorical)
         features = [name for name in schema if name not in {*no_feature, *tell}]
-        left_out = [name for name in schema if name in tell - no_feature]
+        left_out = [n for n in schema if n in tell - no_feature - {*made_of_features(derived)}]
     else:
         named_ones = [apart.get(name, [name]) for name in spec.features]
+        named_ones.append(made_of_features(derived))
         features = list(dict.fromkeys(name for names in named_ones for name in names))
     if spec.label in features:
         raise DataError(f"data.features lists the label {spec.label}. Take it out of the list.")

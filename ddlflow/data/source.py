@@ -22,6 +22,7 @@ import pyarrow as pa
 from ddlflow.data import columnar, jsonl, lines, noted, text
 from ddlflow.data import schema as schema_
 from ddlflow.data.derive import Derived, bind, evaluate, expressions, needed, read_by
+from ddlflow.data.derive_products import wants_products
 from ddlflow.data.dialect import Dialect, dialect_of
 from ddlflow.data.files import File, list_files, open_file, reading, resolve, stamped
 from ddlflow.data.known import Types, settled
@@ -123,7 +124,8 @@ def open_source(location: str, spec: Data, data_root: Path, known: Types | None 
     names = tuple(types)
     blank = noted.blank_columns(types, dialect, spec)
     read = read_by(expressions(spec))
-    types |= schema_.widened([each.schema for each in found], read & {*types})
+    wide = {*types} if wants_products(spec) else read & {*types}
+    types |= schema_.widened([each.schema for each in found], wide)
     types = {
         name: (settled(name, type_, known, kind) if is_text_format else None)
         or schema_.as_read(name, type_, spec, is_text_format=is_text_format, computed_from=read)
@@ -137,7 +139,7 @@ def open_source(location: str, spec: Data, data_root: Path, known: Types | None 
     notes = [*noted.note_unnamed(names, blank, index, dialect), *noted.note_index(index, spec)]
     notes += [*found[0].notes, *noted.note_hashed(files)]
     types |= schema_.folder_columns(files, types, spec)
-    derived = bind(types | {name: known[name] for name in read & {*known} & {*types}}, spec)
+    derived = bind(types | {name: known[name] for name in read & {*known} & {*types}}, spec, index)
     return Source(
         location=location,
         address=address,

@@ -220,6 +220,7 @@ def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
         columns=columns,
         data=Data.model_validate(described["data"]).model_copy(
             update={"derive": dict(columns.derive), "where": None, "dates": "refuse"}
+            | {"polynomial": 1, "interactions": False}
         ),
         classes=columns.label.classes,
         digest=described["model_digest"],

@@ -77,6 +77,9 @@ class Data(Section):
     categorical: list[str] = []  # columns of whole numbers to read as categories; text always is
     rare_below: PositiveInt = 10  # categories seen in fewer rows share the bucket of unseen ones
     derive: dict[str, str] = {}  # columns that SQL expressions compute: {late: "arr_delay > 15"}
+    # Powers of each numeric feature as features, up to this one: a^2. Not of truth values.
+    polynomial: Annotated[int, Field(ge=1, le=9)] = 1
+    interactions: bool = False  # products of any two numeric features as features: a*b
     where: str | None = None  # rows to learn from, as an SQL condition; predictions are for all
     # Features that are dates or times: year, month, ... each (time.hour), seconds since 1970, none.
     dates: Literal["parts", "number", "refuse"] = "parts"
