@@ -7,7 +7,6 @@ steps behind it again. For every epoch the rows of its steps have to add up, in 
 to those of the training split.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ddlflow.data.manifest import Manifest, Shard
+from ddlflow.data.storage import load_json
 from ddlflow.data.verified import check
 from ddlflow.errors import DataError, SpecError
 from ddlflow.report.screen import Screen
@@ -102,7 +102,8 @@ def audit(run_id: str, *, on: str = "local") -> Audit:
 def _shards(session: Session, digest: str) -> tuple[int | None, list[str]]:
     """Reads the shards of the data set of this digest: how many, and what is wrong with them."""
     for folder in sorted(path.parent for path in session.storage.glob(f"prepare/*/{STAGE_FILE}")):
-        if json.loads((folder / STAGE_FILE).read_text())["value"]["digest"] != digest:
+        stage = load_json(folder / STAGE_FILE) or {}
+        if stage.get("value", {}).get("digest") != digest:
             continue
         if session.keep(folder):
             shards = Manifest.load(folder).shards

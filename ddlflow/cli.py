@@ -14,6 +14,7 @@ from ddlflow.cli_options import Changes, Fresh, Json, On, PipelineName, TrustCod
 from ddlflow.cli_runs import add_to as add_runs_to
 from ddlflow.cli_sweeps import add_to as add_sweeps_to
 from ddlflow.output import print_json, say_error, show_findings, show_run, stdout_for_result
+from ddlflow.redact import redacted_change
 
 if TYPE_CHECKING:  # pydantic would double the time of --help
     from ddlflow.spec.pipeline import MadeName
@@ -94,7 +95,8 @@ def check(
         show_findings(findings)
         wrong = "1 error" if bad == 1 else f"{bad} errors"
         site = [] if on == "local" else ["--on", on]
-        same = [pipeline, *site, *(part for change in changes or [] for part in ("--set", change))]
+        given = map(redacted_change, changes or [])
+        same = [pipeline, *site, *(part for change in given for part in ("--set", change))]
         typer.echo(
             f"\n{wrong}: nothing was started and nothing written."
             if bad

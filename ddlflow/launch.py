@@ -1,6 +1,5 @@
 """A training as a gang on the session's engine: how many ranks, what they say, how they fail."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ddlflow.data.manifest import Manifest
+from ddlflow.data.storage import load_json
 from ddlflow.engines import Failure, GangJob, GangResult
-from ddlflow.errors import EngineError
+from ddlflow.errors import DdlflowError, EngineError
 from ddlflow.failures import describe, error_of, is_final, is_same, plural
 from ddlflow.ranks import Gathering
 from ddlflow.session import Session, Stage
@@ -87,7 +87,9 @@ def setup(session: Session, spec: Training, folder: Path, rows: int, num_paramet
         write_json(
             kept, {"virtual_ranks": min(virtual_ranks, batch_rows), "threads": found.threads}
         )
-    known = json.loads(kept.read_text())
+    known = load_json(kept)
+    if known is None:
+        raise DdlflowError(f"{kept} is damaged. Train again with --fresh.")
     virtual_ranks, threads = known["virtual_ranks"], known["threads"]
     world = min(world, virtual_ranks, session.engine.slots)
     words = [plural(world, "rank"), plural(threads, "thread")]

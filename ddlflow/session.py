@@ -15,12 +15,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from ddlflow.data.storage import load_json
 from ddlflow.engines import Engine, GangJob, GangResult, open_engine
 from ddlflow.engines.resources import Resources, resources
 from ddlflow.errors import DdlflowError, InputError
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from ddlflow.train.facts import Facts  # which imports PyTorch
 
 STAGE_FILE = "stage.json"
+DIGEST = "digest"  # of all else that it holds
+HASHED_BYTES = 64 * 2**20  # of a larger result the size alone is looked at each time it is found
 
 
 class Interrupted(BaseException):
@@ -58,6 +61,7 @@ class Stage:
         seconds: that its work took (when it was done).
         cached: whether this run found it done.
         value: JSON values; what later stages and the user are told.
+        results: its files that others read, each with its size and, unless it is large, SHA-256.
     """
 
     name: str
@@ -66,12 +70,35 @@ class Stage:
     seconds: float
     cached: bool
     value: dict[str, Any]
+    results: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def hashed(value: Any) -> str:
     """16 hex digits of the SHA-256 of JSON values."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _told(path: Path) -> list[Any]:
+    """A result's size and, unless it is large, SHA-256."""
+    size = path.stat().st_size
+    if size > HASHED_BYTES:
+        return [size]
+    return [size, hashlib.sha256(path.read_bytes()).hexdigest()]
+
+
+def _damaged(folder: Path) -> list[Path]:
+    """The files of a finished stage that are not as they were written."""
+    known = load_json(folder / STAGE_FILE)
+    if not isinstance(known, dict):
+        return [folder / STAGE_FILE]
+    if {*known} == {"name", "key", "folder", "seconds", "cached", "value"}:
+        return []  # of an earlier ddlflow
+    told = {name: value for name, value in known.items() if name != DIGEST}
+    if known.get(DIGEST) != hashed(told):
+        return [folder / STAGE_FILE]
+    written = {folder / name: told for name, told in known["results"].items()}
+    return [path for path, told in written.items() if not path.is_file() or _told(path) != told]
 
 
 class Session:
@@ -183,9 +210,13 @@ class Session:
         settings: Mapping[str, Any],
         work: Callable[[Path], dict[str, Any]],
         *,
+        results: Sequence[str] = (),
         fresh: bool = False,
     ) -> Stage:
         """Does a stage's work in a folder of its own, unless it is done.
+
+        What is done is looked at: a result that is not as it was written is removed and made again,
+        as after a command that was killed.
 
         No other command's ``--fresh`` removes the folder until this session ends, so what this
         session has made or found once stands, without a look at the lease: another command may
@@ -195,6 +226,7 @@ class Session:
             name: of the stage.
             settings: all that the result depends on.
             work: does it, given the folder; returns the stage's value.
+            results: patterns of the files in the folder that others read.
             fresh: do it even if it is done, as the session's own ``fresh`` does for all stages.
 
         Raises:
@@ -213,8 +245,15 @@ class Session:
                 self._uses.wait_for_others(folder, self.screen.say)
                 shutil.rmtree(folder)
             if done.exists():
-                self._use(folder)
-                return self._found(folder)
+                damaged = _damaged(folder)
+                if not damaged:
+                    self._use(folder)
+                    return self._found(folder)
+                names = ", ".join(path.name for path in damaged)
+                self.screen.say(f"{name}: {folder} is damaged ({names}): it is done again")
+                self._uses.wait_for_others(folder, self.screen.say)
+                for path in {*damaged, done}:
+                    path.unlink(missing_ok=True)
             is_new = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
             began = time.monotonic()
@@ -226,15 +265,23 @@ class Session:
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
             seconds = time.monotonic() - began
-            stage = Stage(name, key, str(folder), seconds, False, value)
+            paths = [path for pattern in results for path in sorted(folder.glob(pattern))]
+            made = {
+                str(path.relative_to(folder)): _told(path)
+                for path in paths
+                if path.is_file() and "__pycache__" not in path.parts
+            }
+            stage = Stage(name, key, str(folder), seconds, False, value, made)
             lease.confirm()
-            write_json(done, asdict(stage))
+            known = asdict(stage)
+            write_json(done, known | {DIGEST: hashed(known)})
             self._use(folder)
         self.screen.done(name, seconds, cached=False)
         return stage
 
     def _found(self, folder: Path) -> Stage:
         known = json.loads((folder / STAGE_FILE).read_text())
+        known.pop(DIGEST, None)
         self.screen.done(known["name"], known["seconds"], cached=True)
         return Stage(**{**known, "cached": True, "folder": str(folder)})
 

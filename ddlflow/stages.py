@@ -42,7 +42,7 @@ def made(session: Session, wanted: Made) -> Stage:
 
     versions = [VERSION["source"], SOURCES[wanted.use].VERSION]
     settings = {"version": versions, **wanted.model_dump(mode="json")}
-    return session.stage("source", settings, work)
+    return session.stage("source", settings, work, results=["*"])
 
 
 def prepare(session: Session, repeat: int = 0) -> Stage:
@@ -100,7 +100,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
             "location": redacted(location),
         }
 
-    done = session.stage("prepare", settings, work)
+    done = session.stage("prepare", settings, work, results=["manifest.json"])
     for warning in done.value["warnings"]:
         session.screen.say(f"note: {warning}")
     settled(session, done)
@@ -179,7 +179,7 @@ def train(
 
     if again is not None:
         return session.stage("reproduce", {**settings, "run": again}, work, fresh=True)
-    done = session.stage("train", settings, work)
+    done = session.stage("train", settings, work, results=["model/**/*"])
     if done.cached:
         for row in done.value["history"]:
             tell({"event": "epoch", **row})
@@ -229,7 +229,7 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
         kept = {name: scored[name] for name in ("metrics", "baseline", "predicted_classes")}
         return {"split": split, **kept, "notes": notes(pipeline.labels, spec, split, **kept)}
 
-    evaluated = session.stage("evaluate", settings, work)
+    evaluated = session.stage("evaluate", settings, work, results=["scores.json"])
     for note in evaluated.value["notes"]:
         session.screen.say(f"note: {note}")
     return evaluated
@@ -273,7 +273,7 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
         kept = {name: done[name] for name in ("rows", "columns", "notes")}
         return {"predictions": str(predictions), "location": redacted(location), **kept}
 
-    inferred = session.stage("infer", settings, work)
+    inferred = session.stage("infer", settings, work, results=["predictions/*.parquet"])
     for note in inferred.value["notes"]:
         session.screen.say(f"note: {note}")
     return inferred

@@ -92,7 +92,7 @@ def search(session: Session, prepared: Stage, tell: Tell = lambda event: None) -
         under_way = Searching(session, folder, _where(session, data, folder), data, tell)
         return under_way.run()
 
-    done = session.stage("search", depends_on, work)
+    done = session.stage("search", depends_on, work, results=[TABLE])
     if done.cached:
         for row in load_json(Path(done.folder) / TABLE)["trials"]:
             tell({"event": "trial", **row})

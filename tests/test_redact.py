@@ -187,6 +187,9 @@ def test_a_run_of_a_signed_url_leaves_its_signature_nowhere(
             check=False,
         )
 
+    checked = ddlflow("check", "signed", "--set", f"data.source={signed_url}")
+    assert checked.returncode == 0, checked.stdout
+    told = ddlflow("check", "signed", "--set", f"data.source={signed_url}", "--json")
     done = ddlflow("run", "signed", "--set", f"data.source={signed_url}", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -197,7 +200,8 @@ def test_a_run_of_a_signed_url_leaves_its_signature_nowhere(
     again = ddlflow("reproduce", result["run_id"], "--set", f"data.source={signed_url}")
     assert again.returncode == 0, again.stderr
 
-    said = done.stdout + done.stderr + refused.stderr + again.stdout + again.stderr
+    said = checked.stdout + checked.stderr + told.stdout + told.stderr
+    said += done.stdout + done.stderr + refused.stderr + again.stdout + again.stderr
     assert SECRET not in said
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.name == "prefect.db" for path in files)

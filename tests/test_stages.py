@@ -96,3 +96,56 @@ def test_an_engine_that_ends_badly_fails_no_finished_work(
     assert "note: the engine was slow to end (TimeoutError). What was done stands." in (
         said.getvalue()
     )
+
+
+@pytest.mark.parametrize("name", ["stage.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_what_is_damaged_is_done_again(prepare: Prepare, name: str, damage: str) -> None:
+    """It was a JSONDecodeError, or what had been lost was said to be there."""
+    first = prepare()
+    path = Path(first.folder) / name
+    was = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        middle = len(was) // 2
+        rest = bytes([was[middle] ^ 0x10]) + was[middle + 1 :] if damage == "flipped" else b""
+        path.write_bytes(was[:middle] + rest)
+    again = prepare()
+    assert (again.cached, again.key, again.value) == (False, first.key, first.value)
+    if name == "manifest.json":
+        assert path.read_bytes() == was
+    assert prepare().cached
+
+
+def test_results_that_are_not_as_they_were_written_are_made_again(
+    prepare: Prepare, tmp_path: Path
+) -> None:
+    """A part of the predictions was flipped, cut off or gone, and the stage was "cached"."""
+    prepare()
+    made: list[str] = []
+
+    def work(folder: Path) -> dict[str, int]:
+        (folder / "parts" / "__pycache__").mkdir(parents=True, exist_ok=True)
+        (folder / "parts" / "__pycache__" / "a").write_text("any")
+        for name in "abc":
+            if not (folder / "parts" / name).exists():
+                made.append(name)
+                (folder / "parts" / name).write_text(name * 9)
+        return {"value": 7}
+
+    def run() -> Stage:
+        with Session(load("p", "local", []), Screen(io.StringIO())) as session:
+            return session.stage("s", {}, work, results=["parts/**/*"])
+
+    parts = Path(run().folder) / "parts"
+    assert run().cached
+    (parts / "a").write_text("a" * 8 + "b")
+    (parts / "b").unlink()
+    (parts / "__pycache__" / "a").unlink()
+    (parts / "more").write_text("a user's own")
+    assert made == ["a", "b", "c"]
+    assert not run().cached
+    assert made == ["a", "b", "c", "a", "b"]
+    assert (parts / "a").read_text() == "a" * 9
+    assert run().cached

@@ -9,6 +9,7 @@ from typing import Literal
 from ddlflow.data.known import Types
 from ddlflow.data.source import Source, open_source
 from ddlflow.errors import DataError, DdlflowError
+from ddlflow.redact import redacted_text
 from ddlflow.spec.load import Plan
 from ddlflow.spec.pipeline import Data
 
@@ -25,12 +26,15 @@ class Finding:
     Attributes:
         what: the subject: source, label, storage, ...
         level: ok, note (the run works; read it) or error (it would not).
-        text: a sentence: what was found and, unless all is well, what to do.
+        text: a sentence: what was found and, unless all is well, what to do; without secrets.
     """
 
     what: str
     level: Level
     text: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", redacted_text(self.text))
 
 
 def placed(plan: Plan, what: str, key: str, look: Callable[[], Iterator[Finding]]) -> list[Finding]:

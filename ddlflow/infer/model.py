@@ -181,6 +181,8 @@ def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
     try:
         described = json.loads((folder / "model.json").read_text())
         weights = torch.load(folder / "weights.pt", weights_only=True, map_location="cpu")
+        with (folder / "weights.pt").open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
         written_in = described["format"]
     except FileNotFoundError as error:
         raise SpecError(
@@ -195,6 +197,8 @@ def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
             f"{folder} was written by ddlflow {described['ddlflow']}, in format "
             f"{written_in}; this one reads {FORMAT}. {what_to_do}."
         )
+    if described.get("weights_sha256", found) != found:  # torch.load sees no changed number
+        raise SpecError(_damaged(folder, "weights.pt is not the file that was written"))
     columns = Columns.from_json(described["columns"])
     code = _code(folder, described, trusted=trust_code)
     objective = _objective(described["objective"], code)
@@ -266,7 +270,7 @@ def identity_of(folder: Path) -> str:
     return found.hexdigest()
 
 
-def _damaged(folder: Path, error: Exception) -> str:
+def _damaged(folder: Path, error: Exception | str) -> str:
     said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
     return f"The model in {folder} is damaged: {said}. Give another copy of it, or train again."
 

@@ -245,6 +245,8 @@ def _claim(out: Path, job: dict[str, Any], fresh: bool) -> None:
             raise SpecError(
                 f"--out {out} holds other files. Name a folder that is empty or does not exist."
             ) from None
+    except ValueError:  # damaged: nobody knows whose
+        theirs = {}
     if theirs is not None and (fresh or theirs != job):
         if not fresh:
             raise SpecError(

@@ -1,12 +1,13 @@
 """A trained model as a folder: weights, what made it, and what reading its inputs needs.
 
 model.json    format, model section, labels and their scale, columns with vocabularies and
-              expressions, versions, digest
+              expressions, versions, digest, the SHA-256 of weights.pt
 weights.pt    the state of ``Predictor`` (standardise + net); tensors alone
 code/         the user's modules, where the pipeline names any
 train.json    the epochs' history and the digest trail
 """
 
+import hashlib
 import io
 import json
 import shutil
@@ -72,6 +73,8 @@ def save_model(
         "worlds": worlds(job.ledgers),
     }
     missing = statistics.missing / statistics.rows
+    weights = io.BytesIO()  # torch itself would name a full disk by an error of its own
+    torch.save(predictor.state_dict(), weights)
     described = {
         "format": FORMAT,
         "ddlflow": ddlflow.__version__,
@@ -85,6 +88,7 @@ def save_model(
         "missing": dict(zip(manifest.feature_names, missing.tolist(), strict=True)),
         "data_digest": manifest.digest,
         "model_digest": model_digest,
+        "weights_sha256": hashlib.sha256(weights.getbuffer()).hexdigest(),
         "code_digest": digest_of(Path(job.code)) if job.code is not None else "",
         "virtual_ranks": job.virtual_ranks,
         "threads": job.threads,
@@ -94,8 +98,6 @@ def save_model(
     remove_leftovers(folder.parent)
     making = temporary_for(folder)
     making.mkdir()
-    weights = io.BytesIO()  # torch itself would name a full disk by an error of its own
-    torch.save(predictor.state_dict(), weights)
     (making / "weights.pt").write_bytes(weights.getbuffer())
     (making / "model.json").write_text(json.dumps(described, indent=1))
     (making / "train.json").write_text(json.dumps(result))

@@ -248,6 +248,15 @@ class TestFoldersThatAreNoModel:
         torch.save({"net.weight": torch.zeros(2)}, copy / "weights.pt")
         assert "is damaged" in self.refused(copy)
 
+    def test_a_number_of_the_weights_is_changed(self, copy: Path) -> None:
+        """PyTorch reads such a file without a word."""
+        weights = bytearray((copy / "weights.pt").read_bytes())
+        value = torch.load(copy / "weights.pt", weights_only=True)["net.layers.0.weight"]
+        weights[weights.index(value.numpy().tobytes()) + 3] ^= 0x10
+        (copy / "weights.pt").write_bytes(weights)
+        torch.load(copy / "weights.pt", weights_only=True)
+        assert "is damaged: weights.pt is not the file that was written" in self.refused(copy)
+
     def test_the_weights_hold_objects(self, copy: Path) -> None:
         torch.save({"net": torch.nn.Linear(1, 1)}, copy / "weights.pt")
         assert "is damaged" in self.refused(copy)
