@@ -14,15 +14,19 @@ from ddlflow.train.validation import PREDICTED
 MAIN = {"binary": "log_loss", "multiclass": "log_loss", "regression": "mse"}
 
 
-def constant_outputs(manifest: Manifest) -> Tensor:
+def constant_outputs(manifest: Manifest, mean: float | None = None) -> Tensor:
     """The outputs of the best model without a feature, by the training rows: [outputs].
 
     Of classes the logits of their shares in the training rows, weighted as the rows are; of a
-    regression their labels' mean, as the shards have it, without weights. A class that no row has
-    counts as half a row.
+    regression their labels' mean, as the shards have it. A class that no row has counts as half a
+    row.
+
+    Args:
+        manifest: of the data set.
+        mean: of a regression whose rows have weights, their labels' weighted mean.
     """
     if manifest.label.kind == "regression":
-        return torch.tensor(manifest.label_statistics("train").mean)
+        return torch.tensor(manifest.label_statistics("train").mean if mean is None else [mean])
     sums, rows = manifest.weights("train")
     counts = torch.tensor(sums, dtype=torch.float64) * (rows / sum(sums))
     logs = counts.clamp(min=0.5).log()

@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ddlflow.data.manifest import Manifest, Shard, SplitName
@@ -60,7 +61,9 @@ def evaluate(
         predicted, and ``curves`` and ``histogram`` for the report.
     """
     manifest = Manifest.load(dataset)
-    constant = tuple(constant_outputs(manifest).tolist())
+    constant = tuple(
+        constant_outputs(manifest, _weighted_mean(manifest, dataset, map_over)).tolist()
+    )
     where = (str(model_folder), str(dataset), manifest.digest)
     counts = weighting(spec, manifest)
     tasks = [
@@ -83,6 +86,27 @@ def evaluate(
         if histogram is None
         else _shifted(histogram.curves(), manifest.columns.offsets.get(feature or "", 0)),
     }
+
+
+def _weighted_mean(manifest: Manifest, dataset: Path, map_over: Map) -> float | None:
+    """A regression's mean label by the training rows' weights; None where a row is a row."""
+    if manifest.label.kind != "regression" or not manifest.has_weights:
+        return None
+    # By distance from the plain mean, which may be great beside what the labels are apart.
+    plain = float(manifest.label_statistics("train").mean[0])
+    tasks = [(str(dataset), shard, plain) for shard in manifest.shards_of("train")]
+    return plain + sum(map_over(_weighted_distance, tasks, "evaluate")) / sum(
+        manifest.weights("train")[0]
+    )
+
+
+def _weighted_distance(task: tuple[str, Shard, float]) -> float:
+    """The labels' distances from a number, times the rows' weights, summed over a shard."""
+    dataset, shard, number = task
+    (path,) = verified(Path(dataset), [shard])
+    columns = map_shard(path)
+    distances = columns["label"].astype(np.float64) - number
+    return float(distances @ columns["weight"].astype(np.float64))
 
 
 def _in_source(curves: dict[str, Any], offset: Number) -> dict[str, Any]:

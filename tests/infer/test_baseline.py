@@ -45,9 +45,11 @@ def frame_of(kind: str, rows: int = 2_000) -> pd.DataFrame:
     return pd.DataFrame({"row": range(rows), "a": a, "b": b, "y": y})
 
 
-def run(frame: pd.DataFrame, kind: str, settings: str = "") -> tuple[Stage, Stage, Stage]:
+def run(
+    frame: pd.DataFrame, kind: str, settings: str = "", data: str = ""
+) -> tuple[Stage, Stage, Stage]:
     frame.to_csv("data/t.csv", index=False)
-    text = PIPELINE.replace("KIND", kind).replace("SETTINGS", settings).replace(", DATA", "")
+    text = PIPELINE.replace("KIND", kind).replace("SETTINGS", settings).replace(", DATA", data)
     Path("pipelines/t.yaml").write_text(text)
     with Session(load("t"), Screen()) as session:
         prepared = stages.prepare(session)
@@ -55,11 +57,11 @@ def run(frame: pd.DataFrame, kind: str, settings: str = "") -> tuple[Stage, Stag
         return prepared, trained, stages.evaluate(session, prepared, trained)
 
 
-def labels_of(frame: pd.DataFrame, prepared: Stage, split: Any) -> np.ndarray:
+def labels_of(frame: pd.DataFrame, prepared: Stage, split: Any, column: str = "y") -> np.ndarray:
     folder = Path(prepared.folder)
     shards = Manifest.load(folder).shards_of(split)
     rows = np.concatenate([map_shard(folder / shard.path)["row"] for shard in shards])
-    return frame["y"].to_numpy()[rows]
+    return frame[column].to_numpy()[rows]
 
 
 def by_scikit_learn(kind: str, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
@@ -93,6 +95,23 @@ def test_each_metric_stands_beside_a_model_without_features(project: Path, kind:
     assert evaluated.value["baseline"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert evaluated.value["baseline"].keys() | {"rows"} == evaluated.value["metrics"].keys()
     json.dumps(evaluated.value, allow_nan=False)
+
+
+def test_rows_weigh_in_the_mean_of_a_regression_too(project: Path) -> None:
+    frame = frame_of("regression")
+    frame["y"] += 1e9
+    frame["w"] = np.where(frame["a"] > 0, 20, 1)  # the mean is another with weights
+    prepared, _, evaluated = run(frame, "regression", "optimizer: {use: adam}", ", weight: w")
+    split = [
+        labels_of(frame, prepared, name, column) for name in ("train", "test") for column in "yw"
+    ]
+    train, train_weight, test, weight = split
+    constant = np.full(len(test), np.average(train, weights=train_weight))
+    mse = exact.mean_squared_error(test, constant, sample_weight=weight)
+    mae = exact.mean_absolute_error(test, constant, sample_weight=weight)
+    r2 = exact.r2_score(test, constant, sample_weight=weight)
+    expected = {"loss": mse, "mse": mse, "rmse": mse**0.5, "mae": mae, "r2": r2}
+    assert evaluated.value["baseline"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_a_model_that_learns_is_not_spoken_of(project: Path) -> None:
