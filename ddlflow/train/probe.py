@@ -174,6 +174,23 @@ def _width(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     return max(2, int(columns))
 
 
+def _advice(shape: list[int], expected: list[int]) -> str:
+    """A sentence on how outputs of a shape become those that are expected."""
+    if shape == expected:  # of another type
+        return ""
+    if shape[:1] != expected[:1]:
+        return (
+            " Squeeze the last axis alone: squeeze(1)."
+            if shape == expected[1:]
+            else " Give each row of the features its outputs."
+        )
+    if len(expected) == 2:
+        return f" The label has {expected[1]} classes: take num_outputs as an argument."
+    if shape[1:] == [1]:
+        return " Drop the last axis with squeeze(1)."
+    return " Give one number a row: a last layer of one column, then squeeze(1)."
+
+
 def _outputs(
     model: nn.Module, name: str, inputs: tuple[Tensor, ...], num_rows: int, num_outputs: int
 ) -> Tensor:
@@ -191,14 +208,10 @@ def _outputs(
             f"expected a float32 tensor of shape {expected}."
         )
     if list(outputs.shape) != expected or not outputs.is_floating_point():
-        advice = (
-            " Drop the last axis with squeeze(1)."
-            if num_outputs == 1
-            else f" The label has {num_outputs} classes: take num_outputs as an argument."
-        )
         raise SpecError(
             f"{name} gave {outputs.dtype} of shape {list(outputs.shape)} for {num_rows} row(s) "
-            f"in {mode}; expected floating point of shape {expected}.{advice}"
+            f"in {mode}; expected floating point of shape {expected}."
+            f"{_advice(list(outputs.shape), expected)}"
         )
     if model.training and not outputs.requires_grad:
         raise SpecError(f"No gradient reaches any parameter of {name}: is its output detached?")

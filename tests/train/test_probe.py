@@ -67,6 +67,9 @@ def test_parameters_without_a_gradient_are_named():
     ("line", "message"),
     [
         (lambda self, x: self.layer(x), r"shape \[2, 1\].*expected.*\[2\]\. Drop the last axis"),
+        (lambda self, x: self.layer(x).expand(-1, 2), r"\[2, 2\].*\[2\]\. Give one number a row"),
+        (lambda self, x: self.layer(x).squeeze(), r"\[\] for 1 row.*\[1\]\. Squeeze the last axis"),
+        (lambda self, x: self.layer(x).squeeze(1)[:1], r"\[1\] for 2 row.*\. Give each row"),
         (lambda self, x: (self.layer(x),), "gave a tuple for 2 row"),
         (lambda self, x: self.layer(x).squeeze(1).long(), r"gave torch\.int64"),
         (lambda self, x: self.layer(x).squeeze(1).detach(), "No gradient reaches"),
