@@ -16,7 +16,7 @@ def called(given: Given) -> str:
 def plain(value: Any) -> Any:
     """Nested values as a YAML file has them: dicts and lists, texts and Python's own numbers."""
     if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
+        return {_key(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
     if isinstance(value, os.PathLike):
@@ -24,3 +24,9 @@ def plain(value: Any) -> Any:
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         return value.tolist()
     return copy.deepcopy(value)
+
+
+def _key(key: Any) -> str:
+    """A key as YAML writes it: the class true of {True: 5} is no text 'True'."""
+    named = plain(key)
+    return str(named).lower() if isinstance(named, bool) else str(named)
