@@ -95,9 +95,8 @@ def _weighted_mean(manifest: Manifest, dataset: Path, map_over: Map) -> float | 
     # By distance from the plain mean, which may be great beside what the labels are apart.
     plain = float(manifest.label_statistics("train").mean[0])
     tasks = [(str(dataset), shard, plain) for shard in manifest.shards_of("train")]
-    return plain + sum(map_over(_weighted_distance, tasks, "evaluate")) / sum(
-        manifest.weights("train")[0]
-    )
+    distance: float = sum(map_over(_weighted_distance, tasks, "evaluate"))
+    return plain + distance / sum(manifest.weights("train")[0])
 
 
 def _weighted_distance(task: tuple[str, Shard, float]) -> float:
