@@ -17,7 +17,7 @@ from ddlflow.data.convert import text_or_whole, whole_of, words_of
 from ddlflow.data.derive import read_by
 from ddlflow.data.known import as_parsed, read_back
 from ddlflow.data.matrix import Float32, interleave
-from ddlflow.data.numbers import float_values, plain
+from ddlflow.data.numbers import EXACT, float_values, plain
 from ddlflow.data.offsets import Number
 from ddlflow.data.roles import Labels
 from ddlflow.data.schema import meant
@@ -121,10 +121,19 @@ class Columns:
         """The columns that a model is called with."""
         return [*self.numeric, *(category.name for category in self.categories)]
 
-    def parsed(self) -> dict[str, pa.DataType]:
-        """What a text file's columns are to be parsed as, to be read as in training."""
+    def parsed(self, *, are_plain: bool = True) -> dict[str, pa.DataType]:
+        """What a text file's columns are to be parsed as, to be read as in training.
+
+        Args:
+            are_plain: numbers stand there with a decimal point and no sign between thousands. Then
+                whole numbers that float64 would blur are parsed as text, and are exact.
+        """
+        known = self.known
         whole = [c.name for c in self.categories if c.kind == "integer"]
-        return as_parsed(self.known, whole, read_by(self.derive))
+        if are_plain:
+            large = [name for name, offset in self.offsets.items() if abs(offset) >= EXACT]
+            whole += [name for name in large if pa.types.is_integer(known.get(name, pa.null()))]
+        return as_parsed(known, whole, read_by(self.derive))
 
     @property
     def known(self) -> dict[str, pa.DataType]:

@@ -234,11 +234,21 @@ def evaluate(
 def _as_type(array: pa.Array, type_: pa.DataType, name: str, key: str) -> pa.Array:
     if array.type == type_:
         return array
-    is_word = kind_of(array.type) == "text" or pa.types.is_null(array.type)
+    has_numbers, has_words = kind_of(array.type) == "number", kind_of(array.type) == "text"
+    if pa.types.is_floating(array.type) and pc.all(pc.is_nan(array)).as_py() is not False:
+        array = pa.nulls(len(array))  # pandas' type of a column without any value
+        has_numbers = False
+    is_word = has_words or pa.types.is_null(array.type)
     if kind_of(type_) == "text" and not is_word:
         raise DataError(
             f"{key} reads column {name} as text, and here it is of type {array.type}: which text a "
             "value stands for is not plain. Give the column as text."
+        )
+    if not is_word and has_numbers != (kind_of(type_) == "number"):  # 1650213966000: of 2022?
+        how = ", of JSON as texts such as 2020-01-31 12:00:00" if has_numbers else ""
+        raise DataError(
+            f"{key} reads column {name} as {type_}, and here it is of type {array.type}: which "
+            f"value stands for which is not plain. Give the column as {type_}{how}."
         )
     try:
         if pa.types.is_time(type_) and kind_of(array.type) == "text":

@@ -47,6 +47,12 @@ def table_of(frame: Any, names: Sequence[str] | None = None) -> pa.Table:
         ) from error
 
 
+def names_of(frame: Any) -> list[str]:
+    """The names of a table's columns; the table may be of any package."""
+    names = frame.columns if is_pandas(frame) else table_of(frame).schema.names
+    return [str(name) for name in names]
+
+
 def batches(table: pa.Table, rows: int) -> Iterator[pa.RecordBatch]:
     """A table in batches of so many rows (the last may be shorter), at least one.
 

@@ -1,5 +1,6 @@
 """Columns of a table as numbers: null is NaN, and what a column is shifted by is taken off."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import pyarrow.compute as pc
 from ddlflow.data.convert import numbers_of
 from ddlflow.data.matrix import Float32
 from ddlflow.data.offsets import Float64, Number
+from ddlflow.data.schema import kind_of
 from ddlflow.errors import DataError
+
+EXACT = 2**53  # up to here float64 holds each whole number
 
 
 def float_values(array: pa.Array, name: str, offset: Number = 0) -> Float32:
@@ -30,7 +34,8 @@ def number_values(array: pa.Array, name: str, offset: Number = 0) -> npt.NDArray
     """As ``float_values``, in the type that the column has, without a copy where it has no null;
     float64 where there is an offset.
     """
-    array = numbers_of(plain(array), name)
+    array = plain(array)
+    array = numbers_of(_whole(array) if abs(offset) >= EXACT else array, name)
     type_ = array.type
     if pa.types.is_boolean(type_):
         array = array.cast(pa.uint8())
@@ -48,6 +53,16 @@ def number_values(array: pa.Array, name: str, offset: Number = 0) -> npt.NDArray
         return shifted(array, offset)
     values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
     return values
+
+
+def _whole(array: pa.Array) -> pa.Array:
+    """Texts that are all whole numbers of 64 bits as such: float64 would blur large ones."""
+    if kind_of(array.type) == "text":
+        text = pc.utf8_trim_whitespace(array.cast(pa.string()))
+        for type_ in (pa.int64(), pa.uint64()):
+            with contextlib.suppress(pa.ArrowInvalid):
+                return text.cast(type_)
+    return array
 
 
 def shifted(array: pa.Array, offset: Number) -> Float64:

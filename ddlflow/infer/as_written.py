@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ddlflow.data.derive import evaluate, needed
 from ddlflow.data.source import Range, Source, read
 from ddlflow.infer.model import TrainedModel
 
@@ -33,15 +34,17 @@ def as_written(source: Source, part: Range, keys: Sequence[str], model: TrainedM
     texts = enumerate(read(source.verbatim(wanted), part, wanted)) if wanted else iter(())
     others = [key for key in keys if key in alone or key not in as_text]
     columns = list(dict.fromkeys([*others, *model.features]))
-    for number, piece in enumerate(read(source.as_text(alone), part, columns)):
+    derived, own = needed(columns, source.derived) if words else ([], columns)
+    for number, piece in enumerate(read(source.as_text(alone), part, own)):
         has_gaps = any(piece.column(key).null_count for key in alone)
         if not words and len(alone) == len(as_text) and not has_gaps:
             yield {key: piece.column(key) for key in keys}, piece
             continue
         # Where a key is a feature too, or a word that stands for a missing value.
         text = next(text for at, text in texts if at == number)
-        of_key = {key: (text if key in as_text else piece).column(key) for key in keys}
-        yield of_key, _with_words(piece, text, words)
+        piece = _with_words(piece, text, words)  # noqa: PLW2901 - and what is derived from it
+        piece = evaluate(piece, columns, derived) if derived else piece  # noqa: PLW2901
+        yield {key: (text if key in as_text else piece).column(key) for key in keys}, piece
 
 
 def _learnt_words(source: Source, model: TrainedModel) -> dict[str, pa.Array]:

@@ -19,7 +19,8 @@ from pydantic import TypeAdapter
 from ddlflow.data.columns import Columns, Encoded
 from ddlflow.data.derive import bind, evaluate, needed, read_by, sources_read
 from ddlflow.data.files import names_format
-from ddlflow.data.frames import batches, is_pandas, table_of
+from ddlflow.data.frames import batches, is_pandas, names_of, table_of
+from ddlflow.data.schema import meant
 from ddlflow.data.source import Source, open_source
 from ddlflow.errors import DataError, DdlflowError, SpecError
 from ddlflow.models import build
@@ -89,14 +90,18 @@ class TrainedModel:
         if not is_own and names_format(location, data_root):
             reads["format"] = "auto"  # else it is as the training's: table.json, of JSON lines
         spec = self.data.model_copy(update=reads)
-        source = open_source(location, spec, data_root, self.columns.parsed())
+        plain = (self.data.decimal, self.data.thousands) == (".", None)
+        source = open_source(location, spec, data_root, self.columns.parsed(are_plain=plain))
         for name in self.inputs:
             if name not in source.schema:
                 near = nearest(name, source.schema)
                 raise DataError(
                     f"{source.location} has no column {name!r} that the model reads.{near}"
                 )
-        self.columns.check_types(source.schema)
+        derived, own = needed(self.features, source.derived)
+        arrays = [pa.array([], source.schema[name]) for name in own]
+        without_rows = pa.RecordBatch.from_arrays(arrays, names=own)
+        self.columns.encode(evaluate(without_rows, self.features, derived))  # of what types?
         return source
 
     @property
@@ -158,6 +163,12 @@ class TrainedModel:
             DataError: a column is missing, or holds what the model cannot read.
         """
         table = table_of(frame, self.inputs)
+        for name in self.features:
+            if name not in table.schema.names and name not in self.columns.derive:
+                raise DataError(
+                    f"The table lacks column {name}, which the model needs."
+                    f"{meant(name, names_of(frame))}"
+                )
         parts = [self.predict(batch) for batch in batches(table, FRAME_ROWS)]
         result: pd.DataFrame = pa.Table.from_batches(parts).to_pandas()
         if is_pandas(frame):

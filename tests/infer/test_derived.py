@@ -81,6 +81,30 @@ def test_the_model_learnt_what_the_expressions_tell(made: Trained, tmp_path: Pat
     assert sorted(load_model(made.folder).inputs) == INPUTS
 
 
+def test_a_number_is_no_time_and_a_time_no_number(made: Trained, tmp_path: Path) -> None:
+    """pandas' to_json writes times as milliseconds since 1970, of which any unit could be meant."""
+    later = made.source.to_pandas()
+    said = "reads column when as timestamp.*here it is of type int64.*Give the column as timestamp"
+    later.to_json(tmp_path / "u.jsonl", orient="records", lines=True)
+    with pytest.raises(DataError, match=said):
+        predicted(made, str(tmp_path / "u.jsonl"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    model = load_model(made.folder)
+    with pytest.raises(DataError, match=said):
+        model.predict_frame(later.assign(when=later["when"].astype("int64")))
+    nothing = model.predict_frame(later.assign(when=np.nan))  # a column without any value
+    assert nothing.equals(model.predict_frame(later.assign(when=pd.NaT)))
+
+    derive = {"long": "distance > 1000", "late": DATA["derive"]["late"]}
+    data = DATA | {"derive": derive}
+    spec = Data(source="t.parquet", features=["distance", "long"], **data)
+    pq.write_table(made.source, tmp_path / "t.parquet")
+    whole = fit(tmp_path, made.source, spec, "binary")
+    later["distance"] = later["when"]
+    with pytest.raises(DataError, match=r"long reads column distance as int64.*of type timestamp"):
+        load_model(whole.folder).predict_frame(later)
+
+
 @pytest.mark.parametrize("name", ["u.parquet", "u.csv", "u.jsonl"])
 def test_a_source_in_another_format_without_what_the_label_is_made_of(
     made: Trained, tmp_path: Path, name: str

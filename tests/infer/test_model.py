@@ -120,6 +120,9 @@ def test_a_table_without_a_column_names_it(trained: Callable[..., Any]) -> None:
     table = made.source.rename_columns(["id", "a", "b", "twon", "year", "y"])
     with pytest.raises(DataError, match=r"lacks column town.*twon"):
         load_model(made.folder).predict(batch(table))
+    for frame in (table, table.to_pandas()):  # its own columns are told, none that it lacks
+        with pytest.raises(DataError, match=r"The table lacks column town.*twon"):
+            load_model(made.folder).predict_frame(frame)
 
 
 def test_a_pandas_frame_gives_the_same(trained: Callable[..., Any]) -> None:

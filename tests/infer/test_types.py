@@ -254,3 +254,47 @@ def test_a_word_that_the_model_has_learnt_is_not_missing(tmp_path: Path) -> None
         assert counts["country"] == {"missing": 5, "unseen": 0}
         assert counts["b"] == {"missing": 3, "infinite": 0}
     assert found["country"].tolist() == made["country"].tolist()
+
+
+def test_what_is_derived_from_a_learnt_word_is_not_missing(tmp_path: Path) -> None:
+    random = np.random.default_rng(7)
+    country = random.choice(["NA", "ZA", "DE"], ROWS)
+    made = pd.DataFrame({"id": range(ROWS), "country": country, "b": random.normal(size=ROWS)})
+    made["y"] = (country == "NA").astype(int)
+    made.to_parquet(tmp_path / "t.parquet", index=False)
+    derive = {"mark": "country || '-' || (b > 0)"}
+    spec = Data(source="t.parquet", label="y", derive=derive, exclude=["id"])
+    trained = fit(tmp_path, pa.Table.from_pandas(made), spec, "binary", epochs=3)
+    made.to_csv(tmp_path / "t.csv", index=False)
+    found = applied(trained, tmp_path / "t.csv", tmp_path / "out", keys=("id", "mark"))
+    assert found["mark"].tolist() == [
+        f"{c}-{str(b > 0).lower()}" for c, b in zip(country, made["b"], strict=True)
+    ]
+    expected = load_model(trained.folder).predict_frame(made)
+    assert found["probability"].equals(expected["probability"])
+    counts = json.loads((tmp_path / "out" / SUCCESS).read_text())["columns"]
+    assert counts["mark"] == counts["country"] == {"missing": 0, "unseen": 0}
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.arrow"])
+def test_whole_numbers_that_float64_would_blur_are_exact_in_every_format(
+    tmp_path: Path, name: str
+) -> None:
+    random = np.random.default_rng(8)
+    made = pd.DataFrame({"id": range(ROWS), "n": random.integers(2**62, 2**62 + 100, ROWS)})
+    made["y"] = (made["n"] > 2**62 + 50).astype(int)
+    made.to_parquet(tmp_path / "t.parquet", index=False)
+    spec = Data(source="t.parquet", label="y", exclude=["id"])
+    trained = fit(tmp_path, pa.Table.from_pandas(made), spec, "binary", epochs=3)
+    expected = load_model(trained.folder).predict_frame(made)
+    assert expected["probability"].nunique() > 50
+    {"t.csv": to_csv, "t.jsonl": to_jsonl, "t.arrow": to_large}[name](made, tmp_path / name)
+    found = applied(trained, tmp_path / name, tmp_path / "out")
+    assert found["probability"].equals(expected["probability"])
+    texts = load_model(trained.folder).predict_frame(made.astype({"n": str}))
+    assert texts.equals(expected)
+    gap = made.astype({"n": str})
+    gap.loc[3, "n"] = ""
+    gap.to_csv(tmp_path / "gap.csv", index=False)
+    found = applied(trained, tmp_path / "gap.csv", tmp_path / "gap")
+    assert found["probability"].drop(3).equals(expected["probability"].drop(3))
