@@ -69,6 +69,8 @@ class Searching:
             if not self._in_time() and not self._folder(group).exists():
                 break
             trials = sampler.ask(group.size)
+            if not trials:
+                break  # forward: no further value makes the score better
             self._group(group, [t for t in trials if self._is_allowed(t)], metric, better)
             for trial in trials:
                 found = self.outcomes.get(trial.number)

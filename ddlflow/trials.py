@@ -165,15 +165,16 @@ def log_search(record: Record, searched: Stage) -> list[Path]:
     record.run.log_metrics({f"search_{metric}": best["score"]}, step=0)
     statuses = {f"ddlflow.trials.{k}": v for k, v in value["statuses"].items()}
     record.run.log_tags({"ddlflow.best_trial": best["number"], **statuses})
+    # A list that grows is no axis of a plot.
+    space = {} if spec.method == "forward" else spec.space
+    told = list(map(outcome_of, table["trials"]))
     plots = write_search(
         record.folder / "report" / "search",
         rows=table["trials"],
-        space=spec.space,
+        space=space,
         metric=metric,
         better=value["better"],
-        importances=importances(
-            spec.space, list(map(outcome_of, table["trials"])), value["better"]
-        ),
+        importances=importances(space, told, value["better"]) if space else {},
         title=f"{pipeline.name}: {value['trials']} trials",
     )
     for plot in plots:

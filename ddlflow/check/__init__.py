@@ -118,6 +118,8 @@ def _of_input(plan: Plan) -> list[Finding]:
         )
         found += placed(plan, "source", "infer.source", partial(inputs.infer_source, plan, chosen))
         found += _of_models(plan, models.expected(plan, chosen), of_search=not errors(of_search))
+        named = partial(inputs.model_features, plan, chosen)
+        found += placed(plan, "model", "model.features", named)
         found += placed(plan, "report", "report.histogram", partial(inputs.report, plan, chosen))
     return found
 

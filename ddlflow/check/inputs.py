@@ -12,7 +12,7 @@ from ddlflow.data.source import Source
 from ddlflow.spec.cv import MAX_FOLDS
 from ddlflow.spec.explain import nearest
 from ddlflow.spec.load import Plan
-from ddlflow.spec.pipeline import Made
+from ddlflow.spec.pipeline import Linear, Made
 
 
 def train(plan: Plan) -> Iterator[Finding]:
@@ -132,6 +132,22 @@ def _lacking(found: Source, names: Sequence[str], key: str) -> Iterator[Finding]
         more = ", ..." if len(lacking) > 5 else ""
         text = f"{key} {found.location} lacks the columns {', '.join(lacking[:5])}{more}"
         yield Finding("source", "error", f"{text}. Add them there, or name another source.")
+
+
+def model_features(plan: Plan, roles: Roles) -> Iterator[Finding]:
+    """The features that a model uses, or a search adds to it, are features of the data."""
+    model, search = plan.pipeline.model, plan.pipeline.search
+    asked = {"model.features": model.features} if isinstance(model, Linear) else {}
+    if search is not None and "model.features" in search.space:
+        values = search.space["model.features"].values or []
+        names = [n for value in values for n in (value if isinstance(value, list) else [value])]
+        asked["search.space.model.features"] = list(dict.fromkeys(map(str, names)))
+    for key, listed in asked.items():
+        for name in listed or ():
+            if name not in roles.features:
+                known = f" These are: {', '.join(roles.features[:20])}."
+                near = nearest(name, roles.features) or known
+                yield Finding("model", "error", f"{key} names {name}, which is no feature.{near}")
 
 
 def report(plan: Plan, roles: Roles) -> Iterator[Finding]:

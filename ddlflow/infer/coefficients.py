@@ -21,7 +21,7 @@ import numpy as np
 from scipy import special
 
 from ddlflow.data.manifest import Manifest
-from ddlflow.infer.design import Task, empty, num_compared, of_shard, weights_of
+from ddlflow.infer.design import Task, empty, num_compared, of_shard, used_by, weights_of
 from ddlflow.infer.estimate import Errors, compared, errors_of, layout_of, to_source
 from ddlflow.infer.model import load_model
 from ddlflow.infer.predict import Map
@@ -79,7 +79,7 @@ def coefficients(
     manifest = Manifest.load(dataset)
     weights = weights_of(model)
     found, why = None, _not_likelihood(spec, manifest)
-    seen = np.ones(len(weights), dtype=np.bool_)
+    used = seen = used_by(model)
     if len(weights) * num_compared(model) > MOST:
         why = f"there are more than {MOST:,} coefficients"
     else:
@@ -88,7 +88,9 @@ def coefficients(
         found = empty(model)
         for one in map_over(of_shard, tasks, "coefficients"):
             found.add(one)
-        seen = np.diag(found.gram) > 0  # a constant feature, or a level without rows, is none
+        seen = used & (
+            np.diag(found.gram) > 0
+        )  # a constant feature, or a level without rows, is none
     layout = layout_of(model, seen)
     names = [str(name) for name in model.classes]
     is_many = model.objective.kind == "multiclass"

@@ -17,6 +17,7 @@ from ddlflow.data.manifest import Shard
 from ddlflow.data.shard import map_shard
 from ddlflow.data.verified import verified
 from ddlflow.infer.model import TrainedModel, load_model
+from ddlflow.models.linear import Linear
 
 Float64 = npt.NDArray[np.float64]
 PIECE_NUMBERS = 4_000_000  # of a design matrix in memory at once: 32 MB
@@ -78,11 +79,28 @@ def num_compared(model: TrainedModel) -> int:
     return len(model.classes) - 1 if model.objective.kind == "multiclass" else 1
 
 
+def used_by(model: TrainedModel) -> npt.NDArray[np.bool_]:
+    """Which columns [p] of the design matrix a linear model uses."""
+    net, columns = model.predictor.net, model.columns
+    assert isinstance(net, Linear)
+    sizes = [category.size for category in columns.categories]
+    if net.only is None:
+        return np.ones(1 + len(columns.numeric) + sum(sizes), dtype=np.bool_)
+    numbers, codes = net.only
+    is_number = [k in numbers for k in range(len(columns.numeric))]
+    is_code = np.repeat([k in codes for k in range(len(sizes))], sizes)
+    return np.concatenate([[True], is_number, is_code]).astype(np.bool_)
+
+
 def weights_of(model: TrainedModel) -> Float64:
-    """A linear model's weights [p, outputs] by the columns of its design matrix."""
+    """A linear model's weights [p, outputs] by the columns of its design matrix; 0 if unused."""
     tensors = {name: t.double().numpy() for name, t in model.predictor.net.state_dict().items()}
     parts = [tensors["bias"][None, :], tensors["weight"].T]
-    return np.concatenate([*parts, *([tensors["one_hot"]] if "one_hot" in tensors else [])])
+    own = np.concatenate([*parts, *([tensors["one_hot"]] if "one_hot" in tensors else [])])
+    used = used_by(model)
+    weights = np.zeros((len(used), own.shape[1]))
+    weights[used] = own
+    return weights
 
 
 def of_shard(task: Task) -> Information:

@@ -58,10 +58,13 @@ def layout_of(model: TrainedModel, seen: npt.NDArray[np.bool_]) -> Layout:
         first = len(names)
         ordered = np.argsort(np.array(category.values), kind="stable") + 1
         codes = [code for code in [*ordered.tolist(), 0] if seen[first + code]]
+        is_used = bool(codes)
+        codes = codes or [0]
         words = [OTHER, *map(str, category.values)]
         names += [f"{category.name}={word}" for word in words]
         reference += [first + codes[0]] * category.size
-        levels[category.name] = words[codes[0]]
+        if is_used:
+            levels[category.name] = words[codes[0]]
     kept = [k for k in range(len(names)) if seen[k] and reference[k] != k]
     return Layout(names, np.array(reference), np.array(kept), levels)
 

@@ -220,6 +220,7 @@ def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
         category_sizes=[category.size for category in columns.categories],
         num_outputs=objective.num_outputs(len(columns.label.classes)),
         user_class=resolve(spec.use, code) if isinstance(spec, UserCode) else None,
+        names=columns.features,
     )
     num = len(columns.numeric)
     label = LabelScale(**described["label_scale"])

@@ -20,6 +20,7 @@ from ddlflow.models.mlp import Mlp
 from ddlflow.models.ready import ready
 from ddlflow.models.user import build_user
 from ddlflow.spec import pipeline
+from ddlflow.spec.explain import nearest
 
 BUILT_IN: dict[str, type[nn.Module]] = {"linear": Linear, "mlp": Mlp}
 
@@ -32,6 +33,7 @@ def build(
     num_outputs: int,
     user_class: Callable[..., Any] | None = None,
     from_zero: bool = False,
+    names: Sequence[str] = (),
 ) -> nn.Module:
     """Make the model that a pipeline names.
 
@@ -49,10 +51,11 @@ def build(
             first have to be unlearnt. Source: measured with mlp [100], Adam and early stopping on
             353 rows of a weak relation, 12 seeds: R2 0.05 behind ridge from random outputs at
             their best, 0.01 from 0.
+        names: of the columns, the numeric ones first: for a model that uses some of them.
 
     Raises:
-        SpecError: no columns at all, or user code that cannot be bound, raises or makes no
-            ``nn.Module``, or whose lazy layers find no shape.
+        SpecError: no columns at all, one that is used and not there, or user code that cannot be
+            bound, raises or makes no ``nn.Module``, or whose lazy layers find no shape.
     """
     if num_features == 0 and not category_sizes:
         raise SpecError("The model has no inputs. Name at least one feature in data.features.")
@@ -66,7 +69,27 @@ def build(
             raise SpecError(f"model.use is {spec.use}, which has not been resolved to a class.")
         made = build_user(spec.use, user_class, spec.arguments, offered=shape)
         return ready(spec.use, made, num_features=num_features, num_categories=len(category_sizes))
-    net = BUILT_IN[spec.use](**shape, **spec.model_dump(exclude={"use"}))
+    arguments = spec.model_dump(exclude={"use", "features"})
+    if isinstance(spec, pipeline.Linear) and spec.features is not None:
+        at = positions(spec.features, names)
+        numeric = tuple(k for k in at if k < num_features)
+        arguments["only"] = numeric, tuple(k - num_features for k in at if k >= num_features)
+    net = BUILT_IN[spec.use](**shape, **arguments)
     if from_zero and isinstance(net, Mlp):
         nn.init.zeros_(net.last.weight)
     return net
+
+
+def positions(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Where the columns that a model uses stand among all, in the order of all.
+
+    Raises:
+        SpecError: one of them is no feature of the data.
+    """
+    for name in wanted:
+        if name not in names:
+            raise SpecError(
+                f"model.features names {name}, which is no feature of the data."
+                f"{nearest(name, names)} The features are: {', '.join(list(names)[:20])}."
+            )
+    return [k for k, name in enumerate(names) if name in wanted]

@@ -22,7 +22,11 @@ class Linear(nn.Module):
         num_outputs: 1 for binary and regression, else the number of classes.
         embedding: None: categories are one-hot, so each code has a weight an output; else they
             are vectors of this width, learned together with the map.
+        only: the numeric and the categorical columns that are used, by position; None: all.
     """
+
+    numbers: Tensor
+    codes: Tensor
 
     def __init__(
         self,
@@ -31,8 +35,15 @@ class Linear(nn.Module):
         category_sizes: Sequence[int],
         num_outputs: int,
         embedding: int | None = None,
+        only: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
     ) -> None:
         super().__init__()
+        self.only = only
+        if only is not None:
+            num_features, category_sizes = len(only[0]), [category_sizes[k] for k in only[1]]
+            for name, positions in zip(("numbers", "codes"), only, strict=True):
+                chosen = torch.tensor(positions, dtype=torch.int64)
+                self.register_buffer(name, chosen, persistent=False)
         one_hot_sizes = list(category_sizes) if embedding is None else []
         # The map starts at zero, so the vectors must not: else neither would ever move. Their
         # size is that of a standardised feature.
@@ -61,6 +72,9 @@ class Linear(nn.Module):
         Returns:
             float32 [n] with one output, else [n, num_outputs].
         """
+        if self.only is not None:
+            features = features[:, self.numbers]
+            categories = None if categories is None else categories[:, self.codes]
         outputs = F.linear(self.embeddings(features, categories), self.weight, self.bias)
         if self.one_hot is not None:
             if categories is None:

@@ -2,9 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, PositiveInt, Tag
+from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag
 
 from ddlflow.spec.section import Fraction, Section, UserCode
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 class Linear(Section):
@@ -12,6 +16,9 @@ class Linear(Section):
 
     use: Literal["linear"]
     embedding: PositiveInt | None = None  # width of a category's vector; none: one-hot
+    # Those of the data's features that the model uses; none: all. A search by method forward
+    # finds them.
+    features: Annotated[list[str], Field(min_length=1), BeforeValidator(_listed)] | None = None
 
 
 class Mlp(Section):

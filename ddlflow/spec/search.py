@@ -15,7 +15,7 @@ from pydantic import (
 
 from ddlflow.spec.section import Section
 
-Method = Literal["grid", "random", "tpe", "cma_es"]
+Method = Literal["grid", "random", "tpe", "cma_es", "forward"]
 KINDS = ("values", "uniform", "log_uniform", "int")
 _SUCH = "a list of values, {uniform: [0, 0.5]}, {log_uniform: [1e-5, 0.1]} or {int: [1, 9]}"
 
@@ -168,6 +168,8 @@ class Pruning(Section):
 class Search(Section):
     """Trains with many settings and keeps the best."""
 
+    # forward: its one setting is a list that grows from nothing, by that of its values which makes
+    # the score best, until none does: {model.features: [a, b, c]}.
     method: Method
     space: dict[str, Range]  # by dotted name, as in --set: train.optimizer.lr
     metric: str | None = None  # none: auroc, accuracy or loss, as the objective has it
@@ -206,6 +208,8 @@ class Search(Section):
                     f"method grid tries every point, and trials is {self.trials}. "
                     "Remove trials, or set method: random"
                 )
+        elif self.method == "forward":
+            yield from self._of_forward()
         elif self.trials is None:
             yield f"method {self.method} needs trials. Set search.trials, such as 50"
         if self.method == "cma_es":
@@ -216,6 +220,16 @@ class Search(Section):
                     f"{' and '.join(listed)} {'is' if len(listed) == 1 else 'are'} not. "
                     "Give ranges such as {uniform: [0, 0.5]}, or set method: tpe"
                 )
+
+    def _of_forward(self) -> Iterator[str]:
+        one = next(iter(self.space.values()))
+        if len(self.space) > 1 or one.values is None or one.when:
+            yield (
+                "method forward adds values to one setting, so space has that one with all of "
+                "them, such as model.features: [a, b, c]. Correct space, or the method"
+            )
+        if self.pruning is not None:
+            yield "method forward compares whole trainings. Remove pruning, or set another method"
 
 
 def _of_names(names: Sequence[str]) -> Iterator[str]:

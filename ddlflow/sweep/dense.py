@@ -28,7 +28,7 @@ BLOCK_ROWS = 512  # of these at a time where a batch has more: rather few models
 def takes(net: nn.Module) -> bool:
     """Whether these formulas are the model's: any built-in one but for batch norm."""
     if type(net) is Linear:
-        return True
+        return net.only is None
     known = nn.Linear | nn.ReLU | nn.Tanh | nn.Sigmoid | nn.GELU | nn.Dropout
     return type(net) is Mlp and all(isinstance(part, known) for part in net.layers)
 

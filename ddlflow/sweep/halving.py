@@ -53,10 +53,21 @@ def groups(search: Search, num_trials: int, epochs: int) -> list[Group]:
     if pruning:
         made = rungs if pruning.use == "halving" else async_rungs
         steps = made(pruning.min_epochs, epochs, pruning.factor)
+    if search.method == "forward":
+        return list(_shrinking(search, num_trials, epochs))
     size = search.together if search.method in {"tpe", "cma_es"} else num_trials
     return [
         Group(first, min(size, num_trials - first), steps) for first in range(0, num_trials, size)
     ]
+
+
+def _shrinking(search: Search, num_trials: int, epochs: int) -> Iterator[Group]:
+    """What forward tries in turn: each of the values that are left."""
+    first, left = 0, len(next(iter(search.space.values())).values or ())
+    while first < num_trials:
+        size = min(left, num_trials - first)
+        yield Group(first, size, (epochs,))
+        first, left = first + size, left - 1
 
 
 def rungs(min_epochs: int, max_epochs: int, factor: int) -> tuple[int, ...]:

@@ -155,6 +155,7 @@ def first_net(model: Model, train: Training, prepared: Prepared) -> nn.Module:
         num_outputs=objective.num_outputs(len(manifest.label.classes)),
         user_class=user,
         from_zero=train.standardises_label,
+        names=manifest.columns.features,
     )
 
 

@@ -73,6 +73,8 @@ def sampler_of(search: Search, better: Better) -> Sampler:
     if search.method == "grid":
         grid = list(points(search.space))
         return _Known(len(grid), grid.__getitem__)
+    if search.method == "forward":
+        return Forward(search, better)
     assert search.trials is not None
     if search.method == "random":
         return _Known(search.trials, lambda number: random_point(search, number))
@@ -114,6 +116,48 @@ class _Known:
 
     def tell(self, number: int, score: float | None, pruned_after: int | None = None) -> None:
         assert 0 <= number < self._next, f"trial {number} was not asked for"
+
+
+class Forward:
+    """Forward selection: a list grows by the value that makes the score best, as long as one does.
+
+    A round tries each value that is left beside those that were taken.
+    """
+
+    def __init__(self, search: Search, better: Better) -> None:
+        ((self._name, one),) = search.space.items()
+        assert one.values is not None
+        self._values, self._sign = one.values, 1 if better == "higher" else -1
+        self.num_trials = total_trials(search)
+        self._taken: list[Any] = []
+        self._best = -math.inf
+        self._next = 0
+        self._tried: dict[int, list[Any]] = {}  # of the round
+        self._scores: dict[int, float | None] = {}
+
+    def ask(self, number: int) -> list[Trial]:
+        assert self._scores.keys() == self._tried.keys(), "scores of trials are missing"
+        if self._tried and not self._take():
+            return []
+        left = [value for value in self._values if value not in self._taken][:number]
+        lists = [[*self._taken, value] for value in left]
+        self._tried, self._scores = dict(enumerate(lists, self._next)), {}
+        self._next += len(lists)
+        return [Trial(k, {self._name: values}) for k, values in self._tried.items()]
+
+    def tell(self, number: int, score: float | None, pruned_after: int | None = None) -> None:
+        assert number in self._tried.keys() - self._scores.keys(), f"trial {number} waits for none"
+        self._scores[number] = score
+
+    def _take(self) -> bool:
+        """Takes the best list of the round; whether it is better than the one before."""
+        known = {k: score for k, score in self._scores.items() if score is not None}
+        found = {k: self._sign * s for k, s in known.items() if math.isfinite(s)}
+        best = min(found, key=lambda k: (-found[k], k), default=None)
+        if best is None or found[best] <= self._best:
+            return False
+        self._best, self._taken = found[best], self._tried[best]
+        return True
 
 
 class _Optuna:
@@ -190,4 +234,8 @@ def _suggest(trial: "optuna.Trial", name: str, one: Range) -> Any:
 
 def total_trials(search: Search) -> int:
     """How many trials a search has, unless its time ends first."""
+    if search.method == "forward":
+        values = len(next(iter(search.space.values())).values or ())
+        all_rounds = values * (values + 1) // 2
+        return min(search.trials or all_rounds, all_rounds)
     return search.trials if search.trials is not None else num_points(search.space)

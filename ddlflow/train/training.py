@@ -261,6 +261,7 @@ def first_net(job: Job, manifest: Manifest, objective: Objective) -> nn.Module:
         num_outputs=objective.num_outputs(len(manifest.label.classes)),
         user_class=resolve(spec.use, code) if isinstance(spec, UserCode) else None,
         from_zero=job.train_spec.standardises_label,
+        names=manifest.columns.features,
     )
 
 
