@@ -160,6 +160,8 @@ def the_line(lines: list[str]) -> str:
         ("cv={kind: group}", "cv: kind group needs the column of the groups. Set cv.by."),
         ("cv={kind: group, by: kye}", "cv.by names column kye, which the source lacks. Did you me"),
         ("cv={kind: time, by: label}", "cv.by names the label label. Name a column of its own"),
+        # what only the rows tell
+        ("train.class_weights={2: 3}", "train.class_weights names '2', which is no class of the "),
         # user code
         ("model={use: 'nett:Net'}", "there is no module nett, neither beside the pipeline in pip"),
         ("model={use: 'net:Nett'}", "pipelines/net.py has no Nett. Did you mean 'Net'?"),
@@ -224,6 +226,23 @@ def test_a_command_whose_section_is_missing(write: Write, refused: Refused) -> N
 def test_no_such_site(write: Write, refused: Refused) -> None:
     write()
     assert the_line(refused("--on", "lcoal")).startswith("There is no site 'lcoal': conf/lcoal.yam")
+
+
+@pytest.mark.parametrize(
+    ("sections", "apart"),
+    [
+        ({"data": {"weight": "a"}}, "data.weight"),
+        ({"train": {"class_weights": "balanced"}}, "train.class_weights"),
+        ({"train": {"precision": "bf16"}}, "train.precision: bf16"),
+        ({"model": {"batch_norm": True}}, "model.batch_norm"),
+    ],
+)
+def test_what_is_trained_apart_is_not_always_fused(
+    write: Write, refused: Refused, sections: dict[str, Any], apart: str
+) -> None:
+    write(**sections, cv={"folds": 3}, sweep={"fuse": "always"})
+    line = the_line(refused())
+    assert f"sweep.fuse is always, and trainings with {apart} are trained apart. Set sw" in line
 
 
 def test_several_errors_are_a_line_each(write: Write, refused: Refused) -> None:

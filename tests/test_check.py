@@ -270,6 +270,7 @@ def test_rows_without_a_label_may_be_dropped(make: Make) -> None:
     [
         (["signal", "noise"] * 100, "binary", "2 classes in 200 rows: "),
         ([True, False] * 100, "binary", "2 classes"),
+        ([0.0, 1.0] * 100, "binary", "200 rows: 0: 50.0%, 1: 50.0%."),
         (list(range(20)) * 10, "multiclass", "20 classes in 200 rows: 0: 5.0%"),
         ([float(i) for i in range(200)], "regression", "label spans 0 to 199 in 200 rows."),
     ],

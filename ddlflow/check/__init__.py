@@ -134,4 +134,8 @@ def _of_models(plan: Plan, shape: models.Shape, *, of_search: bool = True) -> li
 
 
 def _of_rows(plan: Plan, manifest: Manifest) -> list[Finding]:
-    return placed(plan, "source", "data.source", partial(rows.counted, plan, manifest))
+    weights = partial(rows.weights, plan, manifest)
+    return [
+        *placed(plan, "source", "data.source", partial(rows.counted, plan, manifest)),
+        *placed(plan, "train", "train.class_weights", weights),
+    ]

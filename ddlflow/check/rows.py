@@ -50,6 +50,14 @@ def _is_large(plan: Plan, location: str) -> bool:
     return sum(file.size for file in files) > SMALL_BYTES
 
 
+def weights(plan: Plan, manifest: Manifest) -> Iterator[Finding]:
+    """Whether classes that have weights are the label's."""
+    from ddlflow.train.weights import weighting
+
+    weighting(plan.pipeline.train, manifest)
+    yield from ()
+
+
 def counted(plan: Plan, manifest: Manifest) -> Iterator[Finding]:
     """What prepare says of the rows, and what needs rows that are not there."""
     for warning in manifest.warnings:

@@ -64,6 +64,11 @@ def shards(plan: Plan) -> Iterator[Finding]:
         yield Finding("storage", "error", f"{text} {advice}")
 
 
+def _class(value: object) -> object:
+    """A class as prepare has it: CSV's numbers are floats, and 1.0 is class 1."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _label(plan: Plan, found: Source, roles: Roles) -> Iterator[Finding]:
     """The class balance (or span) in the first piece: the whole is counted by prepare."""
     import pyarrow as pa
@@ -103,7 +108,9 @@ def _label(plan: Plan, found: Source, roles: Roles) -> Iterator[Finding]:
         return
     counts = pc.value_counts(label_keys(column)).to_pylist()
     counts.sort(key=lambda entry: -entry["counts"])
-    listed = ", ".join(f"{e['values']}: {e['counts'] / len(column):.1%}" for e in counts[:8])
+    listed = ", ".join(
+        f"{_class(e['values'])}: {e['counts'] / len(column):.1%}" for e in counts[:8]
+    )
     many = f" and {len(counts) - 8} more" if len(counts) > 8 else ""
     text = f"{roles.label} has {counted(len(counts), 'class')} in {rows}: {listed}{many}."
     if len(counts) < 2:

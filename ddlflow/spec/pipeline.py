@@ -116,6 +116,24 @@ class Pipeline(Section):
         return self
 
     @model_validator(mode="after")
+    def _always_fused(self) -> "Pipeline":
+        """What parts trainings whatever the rows; of the user's code only a trial can tell."""
+        apart = {
+            "data.weight": self.data.weight is not None,
+            "train.class_weights": self.train.class_weights is not None,
+            f"train.precision: {self.train.precision}": self.train.precision != "float32",
+            "train.optimizer.use: lbfgs": isinstance(self.train.optimizer, Lbfgs),
+            "model.batch_norm": isinstance(self.model, Mlp) and self.model.batch_norm,
+        }
+        found = [name for name, is_so in apart.items() if is_so]
+        if self.sweep.fuse == "always" and found:
+            raise ValueError(
+                f"sweep.fuse is always, and trainings with {found[0]} are trained apart. "
+                "Set sweep.fuse: auto"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _folds(self) -> "Pipeline":
         if self.cv is None:
             return self
