@@ -226,7 +226,7 @@ CHOICE = {"model.use": ["linear", "mlp"]}
         ({"trials": 1, "time_s": -1}, "search.time_s is -1; expected a number > 0."),
         (
             {"trials": 1, "method": "gird"},
-            "search.method is 'gird'; expected grid, random, tpe or cm",
+            "search.method is 'gird'; expected grid, random, tpe, cma_es",
         ),
         (
             {"trials": 1, "metrics": "auroc"},
