@@ -56,7 +56,7 @@ class Term:
 
 def has_coefficients(spec: Model) -> bool:
     """Whether a model is an affine map of its inputs."""
-    return isinstance(spec, Linear) and spec.embedding is None
+    return isinstance(spec, Linear) and spec.embedding is None and spec.pca is None
 
 
 def coefficients(

@@ -17,6 +17,7 @@ from torch import nn
 from ddlflow.errors import SpecError
 from ddlflow.models.linear import Linear
 from ddlflow.models.mlp import Mlp
+from ddlflow.models.pca import Projected
 from ddlflow.models.ready import ready
 from ddlflow.models.user import build_user
 from ddlflow.spec import pipeline
@@ -69,14 +70,18 @@ def build(
             raise SpecError(f"model.use is {spec.use}, which has not been resolved to a class.")
         made = build_user(spec.use, user_class, spec.arguments, offered=shape)
         return ready(spec.use, made, num_features=num_features, num_categories=len(category_sizes))
-    arguments = spec.model_dump(exclude={"use", "features"})
+    arguments = spec.model_dump(exclude={"use", "features", "pca"})
     if isinstance(spec, pipeline.Linear) and spec.features is not None:
         at = positions(spec.features, names)
         numeric = tuple(k for k in at if k < num_features)
         arguments["only"] = numeric, tuple(k - num_features for k in at if k >= num_features)
+    if spec.pca is not None:
+        shape["num_features"] = spec.pca
     net = BUILT_IN[spec.use](**shape, **arguments)
     if from_zero and isinstance(net, Mlp):
         nn.init.zeros_(net.last.weight)
+    if spec.pca is not None:
+        return Projected(net, num_features=num_features, components=spec.pca)
     return net
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag
+from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag, model_validator
 
 from ddlflow.spec.section import Fraction, Section, UserCode
 
@@ -19,6 +19,16 @@ class Linear(Section):
     # Those of the data's features that the model uses; none: all. A search by method forward
     # finds them.
     features: Annotated[list[str], Field(min_length=1), BeforeValidator(_listed)] | None = None
+    pca: PositiveInt | None = None  # so many principal components instead of numeric features
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> "Linear":
+        if self.features is not None and self.pca is not None:
+            raise ValueError(
+                "features chooses columns and pca makes components of all of them. Remove one of "
+                "the two"
+            )
+        return self
 
 
 class Mlp(Section):
@@ -31,6 +41,7 @@ class Mlp(Section):
     batch_norm: bool = False
     start: Literal["xavier", "he"] = "he"
     embedding: PositiveInt | None = None  # width of a category's vector; none: by its vocabulary
+    pca: PositiveInt | None = None  # so many principal components instead of numeric features
 
 
 def _built_in_or_user(value: Any) -> str:

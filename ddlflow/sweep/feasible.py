@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ddlflow.models.pca import Projected
 from ddlflow.models.user import one_line
 from ddlflow.spec.pipeline import Lbfgs, Training
 from ddlflow.sweep import dense, dropout
@@ -48,10 +49,9 @@ def why_apart(
 
     Neither the model nor torch's random state changes.
     """
-    if isinstance(train.optimizer, Lbfgs):
-        return "optimizer lbfgs goes to each optimum in steps of its own, over all rows"
-    if train.precision != "float32":
-        return f"precision {train.precision} is trained apart"
+    own_way = _own_way(net, train)
+    if own_way is not None:
+        return own_way
     name = type(net).__qualname__
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -71,6 +71,15 @@ def why_apart(
             return _difference(pairs, objective, inputs, labels)
         except Exception as error:
             return f"torch.func.vmap does not take {name}: {one_line(error)}"
+
+
+def _own_way(net: nn.Module, train: Training) -> str | None:
+    """What of a training's settings no stack has; None where there is nothing."""
+    if isinstance(train.optimizer, Lbfgs):
+        return "optimizer lbfgs goes to each optimum in steps of its own, over all rows"
+    if isinstance(net, Projected):
+        return "pca is fitted to the rows of each training"
+    return None if train.precision == "float32" else f"precision {train.precision} is trained apart"
 
 
 def made_inputs(

@@ -29,10 +29,10 @@ from ddlflow.sweep.member import (
 from ddlflow.sweep.standing import ADVICE, Standing
 from ddlflow.sweep.trained import Emit
 from ddlflow.train import precision
-from ddlflow.train.full_batch import FullBatch, FullBatchOptimizer, step
+from ddlflow.train.components import fit_components
+from ddlflow.train.full_batch import FullBatch, FullBatchOptimizer, optimizer_of, step
 from ddlflow.train.gradients import Gradients
 from ddlflow.train.loop import EVENT_EVERY_S, READ_EVERY_STEPS, Stopped
-from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.penalty import add_penalty_gradient, penalised, penalty_on, stop_at_zero
 from ddlflow.train.reduction import Reduction
 from ddlflow.train.schedules import factor, is_constant
@@ -68,15 +68,13 @@ class Solo:
         self._best: Tensors | None = None
         objective = objective_of(spec, prepared.code)
         alike = weighting(spec, prepared.manifest, member.fold)
-        self._net = first_net(member.model, spec, prepared).to(device)
-        optimizer: torch.optim.Optimizer
-        if isinstance(spec.optimizer, Lbfgs):
-            optimizer = FullBatchOptimizer(self._net, spec.optimizer)
-        else:
-            optimizer = make_optimizer(spec.optimizer, self._net.parameters(), device=device)
-        self._state = State(self._net, optimizer)
         fold = prepared.folds[member.fold]
         rows = Rows(fold.train, fold.standardisation, label.of_array)
+        self._net = first_net(member.model, spec, prepared)
+        fit_components(self._net, rows)
+        self._net = self._net.to(device)
+        optimizer = optimizer_of(spec.optimizer, self._net, device=device)
+        self._state = State(self._net, optimizer)
         self._rows = rows.rows
         self._batches = Batches(
             rows,

@@ -23,8 +23,9 @@ from ddlflow.data.batches import Chunk
 from ddlflow.data.batches import mark as mark_of
 from ddlflow.data.rows import Rows
 from ddlflow.errors import TrainingError
-from ddlflow.spec.pipeline import Lbfgs, Penalty, Training
+from ddlflow.spec.pipeline import AnyOptimizer, Lbfgs, Penalty, Training
 from ddlflow.train.loop import Stopped, Surroundings, end_epoch, mark, progress, save
+from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.penalty import penalised
 from ddlflow.train.precision import LossOf
 from ddlflow.train.state import State
@@ -48,7 +49,7 @@ class FullBatchOptimizer(torch.optim.LBFGS):
     def __init__(self, net: nn.Module, spec: Lbfgs) -> None:
         self.exact = copy.deepcopy(net).double()
         super().__init__(
-            self.exact.parameters(),
+            [p for p in self.exact.parameters() if p.requires_grad],
             lr=1.0,
             max_iter=1,
             max_eval=SEARCHED,
@@ -69,6 +70,15 @@ class FullBatchOptimizer(torch.optim.LBFGS):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.exact.load_state_dict(state_dict["exact"])
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "exact"})
+
+
+def optimizer_of(
+    spec: AnyOptimizer, net: nn.Module, *, device: torch.device
+) -> torch.optim.Optimizer:
+    """The optimizer that a pipeline names, for a net that is on the device."""
+    if isinstance(spec, Lbfgs):
+        return FullBatchOptimizer(net, spec)
+    return make_optimizer(spec, net.parameters(), device=device)
 
 
 class FullBatch:
@@ -103,7 +113,7 @@ class FullBatch:
     ) -> None:
         self._rows, self._loss_of, self._penalty = rows, loss_of, penalty
         self._world, self._group = world, group
-        self._parameters = list(net.parameters())
+        self._parameters = [p for p in net.parameters() if p.requires_grad]
         self._penalised = penalised(net)
         self._known: Tensor | None = None  # the weights that loss and gradient are of
         self._value = torch.zeros((), dtype=torch.float64)

@@ -39,7 +39,7 @@ def make_optimizer(
     Returns:
         An optimizer whose ``param_groups[0]["lr"]`` may be set before each step.
     """
-    assert not isinstance(spec, Lbfgs)  # ddlflow.train.full_batch
+    assert not isinstance(spec, Lbfgs)  # `optimizer_of`
     optimizer, fused_on = BUILT_IN[spec.use]
     form = {"fused": True} if torch.device(device).type in fused_on else {}
     return optimizer(parameters, **spec.model_dump(exclude={"use"}), **form)

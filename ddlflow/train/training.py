@@ -21,21 +21,21 @@ from ddlflow.models import build
 from ddlflow.models.label_scale import AS_IT_IS, LabelScale
 from ddlflow.models.standardise import Standardise
 from ddlflow.spec.code import resolve
-from ddlflow.spec.pipeline import Lbfgs, UserCode
+from ddlflow.spec.pipeline import UserCode
 from ddlflow.train import fence, precision
 from ddlflow.train.agreement import Ranks, compare, resumed
 from ddlflow.train.bad_batch import name_rows
 from ddlflow.train.checkpoint import Say
+from ddlflow.train.components import fit_components
 from ddlflow.train.digests import digest
 from ddlflow.train.export import save_model
-from ddlflow.train.full_batch import FullBatch, FullBatchOptimizer, descend
+from ddlflow.train.full_batch import FullBatch, FullBatchOptimizer, descend, optimizer_of
 from ddlflow.train.gradients import Gradients, seed_random
 from ddlflow.train.job import Job
 from ddlflow.train.label import label_scale
 from ddlflow.train.ledger import Ledger
 from ddlflow.train.loop import Stopped, Surroundings, train
 from ddlflow.train.objectives import Objective, objective_for
-from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.penalty import penalty_on
 from ddlflow.train.precision import LossOf
 from ddlflow.train.pulse import Pulse
@@ -76,12 +76,13 @@ def run(
     patiently = partial(wait_for_space, what=f"storage {job.folder}", pulse=pulse, say=say)
     manifest = Manifest.load(folder)
     objective = objective_of(job)
-    net = first_net(job, manifest, objective).to(device)
-    optimizer: torch.optim.Optimizer
-    if isinstance(spec.optimizer, Lbfgs):
-        optimizer = FullBatchOptimizer(net, spec.optimizer)
-    else:
-        optimizer = make_optimizer(spec.optimizer, net.parameters(), device=device)
+    standardisation = standardisation_of(manifest)
+    label = label_scale(spec, manifest, manifest.label_statistics("train"))
+    rows = _rows(folder, manifest, "train", standardisation, pulse, label=label)
+    net = first_net(job, manifest, objective)
+    held = fit_components(net, rows)
+    net = net.to(device)
+    optimizer = optimizer_of(spec.optimizer, net, device=device)
     state = State(net, optimizer)
     ranks = Ranks(rank, world, group, device)
     attempt = patiently(lambda: fence.claim(job.checkpoints)) if rank == 0 else 0
@@ -90,13 +91,12 @@ def run(
         _same_training(saved, job)
         state.restore(saved["state"])
         emit({"event": "resumed", "step": state.steps, "history": state.history})
+    elif held is not None and rank == 0:
+        say(f"The components of pca hold {held:.1%} of the features' variance.")
 
     mine = virtual_ranks_of(rank, world, job.virtual_ranks)
-    standardisation = standardisation_of(manifest)
-    label = label_scale(spec, manifest, manifest.label_statistics("train"))
     spec = spec.model_copy(update={"penalty": penalty_on(label, spec.penalty)})
     weights = weighting(spec, manifest)
-    rows = _rows(folder, manifest, "train", standardisation, pulse, label=label)
     validation = Validation(
         rows=_rows(folder, manifest, "validation", standardisation, pulse),
         net=net,

@@ -77,3 +77,12 @@ def test_lbfgs_has_the_same_bits(ground: Callable[..., Any], tmp_path: Path) -> 
     assert found.metrics == told["metrics"]
     (group,) = plan_stacks([member], ground().prepared)
     assert group.apart == "optimizer lbfgs goes to each optimum in steps of its own, over all rows"
+
+
+def test_folds_have_components_of_their_own(ground: Callable[..., Any]) -> None:
+    member = ground().member(epochs=2, model={"use": "linear", "pca": 2})
+    (group,) = plan_stacks([member], ground().prepared)
+    assert group.apart == "pca is fitted to the rows of each training"
+    tensors = ground().apart([member])["m"].tensors
+    assert tensors is not None
+    assert bool(tensors["components"].any())
