@@ -254,6 +254,8 @@ def _as_type(array: pa.Array, type_: pa.DataType, name: str, key: str) -> pa.Arr
         if pa.types.is_time(type_) and kind_of(array.type) == "text":
             array = pc.binary_join_element_wise("1970-01-01 ", array.cast(pa.string()), "")
             array = array.cast(pa.timestamp(type_.unit))  # from text to a time there is no cast
+        elif pa.types.is_date(type_) and has_words:
+            array = array.cast(pa.timestamp("ms"))  # 2020-01-31T00:00:00.000 is a day too
         return without_nan(array).cast(type_)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(

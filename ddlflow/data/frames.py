@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from ddlflow.data.known import plain
+from ddlflow.data.schema import decoded
 from ddlflow.errors import DataError
 
 
@@ -66,5 +67,5 @@ def batches(table: pa.Table, rows: int) -> Iterator[pa.RecordBatch]:
             whole = column.combine_chunks() if column.num_chunks else pa.array([], column.type)
             if isinstance(whole, pa.ChunkedArray):  # 2 GiB of text in one column
                 raise DataError(f"{rows} rows hold more than 2 GiB in one column. Leave it out.")
-            arrays.append(whole.cast(plain(whole.type)))
+            arrays.append(decoded(whole).cast(plain(whole.type)))
         yield pa.RecordBatch.from_arrays(arrays, names=piece.schema.names)

@@ -88,5 +88,5 @@ def settled(name: str, seen: pa.DataType, known: Types, format_name: str) -> pa.
     if pa.types.is_integer(seen) or pa.types.is_floating(seen):
         return wanted if pa.types.is_floating(wanted) else seen
     if pa.types.is_string(seen) or pa.types.is_temporal(seen):  # JSON has no dates, only text
-        return wanted if pa.types.is_temporal(wanted) else pa.string()
+        return wanted if pa.types.is_timestamp(wanted) else pa.string()  # its parser reads no days
     return seen

@@ -169,7 +169,7 @@ def conform(array: pa.Array, type_: pa.DataType, name: str, path: str) -> pa.Arr
     if pa.types.is_dictionary(own):
         if kind_of(own) == "text" and not pa.types.is_string_view(own.value_type):
             return array
-        array = array.dictionary_decode()
+        array = decoded(array)
     elif pa.types.is_large_string(own):
         return array
     try:
@@ -179,6 +179,16 @@ def conform(array: pa.Array, type_: pa.DataType, name: str, path: str) -> pa.Arr
             f"{path}: column {name} is of type {own}, which cannot be read as text. "
             "Take it out of data.text."
         ) from error
+
+
+def decoded(array: pa.Array) -> pa.Array:
+    """A dictionary's values in place of its codes, those of Polars' categories too."""
+    if not pa.types.is_dictionary(array.type):
+        return array
+    words = array.dictionary
+    if pa.types.is_string_view(words.type):  # which Arrow cannot take by their codes
+        array = pa.DictionaryArray.from_arrays(array.indices, words.cast(pa.string()))
+    return array.dictionary_decode()
 
 
 def folder_columns(

@@ -174,18 +174,34 @@ def parse(
 def _parse_csv(data: bytes, dialect: Dialect, names: Sequence[str], columns: Types) -> pa.Table:
     grouped = [n for n, type_ in columns.items() if dialect.thousands and is_number(type_)]
     types = columns | dict.fromkeys(grouped, pa.string())
-    only = list(columns)
     try:
-        table = _read_csv(data, dialect, names, types, only=only, block_bytes=PARSE_BYTES)
-    except pa.ArrowInvalid as error:
-        if "straddling" not in str(error):
+        table = _read_wanted(data, dialect, names, types)
+    except pa.ArrowInvalid:
+        # With gaps pandas writes whole numbers as 2020.0; what is no whole number is told as it is.
+        whole = {name: pa.float64() for name, type_ in types.items() if pa.types.is_integer(type_)}
+        try:
+            read = _read_wanted(data, dialect, names, types | whole) if whole else None
+            table = read and read.cast(pa.schema(list(types.items())))
+        except pa.ArrowInvalid:
+            table = None
+        if table is None:
             raise
-        # A row longer than a parser's block: rare, and then the whole is one block.
-        table = _read_csv(data, dialect, names, types, only=only)
     for name in grouped:
         values = _numbers(table[name], name, dialect).cast(columns[name])
         table = table.set_column(table.schema.get_field_index(name), name, values)
     return table
+
+
+def _read_wanted(data: bytes, dialect: Dialect, names: Sequence[str], types: Types) -> pa.Table:
+    """The columns of these types, in this order."""
+    only = list(types)
+    try:
+        return _read_csv(data, dialect, names, types, only=only, block_bytes=PARSE_BYTES)
+    except pa.ArrowInvalid as error:
+        if "straddling" not in str(error):
+            raise
+        # A row longer than a parser's block: rare, and then the whole is one block.
+        return _read_csv(data, dialect, names, types, only=only)
 
 
 def _read_csv(

@@ -6,6 +6,7 @@ Zip codes and flags are words that look like numbers: each format guesses differ
 import json
 import shutil
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +299,33 @@ def test_whole_numbers_that_float64_would_blur_are_exact_in_every_format(
     gap.to_csv(tmp_path / "gap.csv", index=False)
     found = applied(trained, tmp_path / "gap.csv", tmp_path / "gap")
     assert found["probability"].drop(3).equals(expected["probability"].drop(3))
+
+
+def test_days_whole_numbers_with_gaps_and_categories_of_polars(tmp_path: Path) -> None:
+    """Each as pandas or Polars writes it: days in JSON as text, 3 beside a gap in CSV as 3.0."""
+    random = np.random.default_rng(9)
+    made = pd.DataFrame({"id": range(ROWS), "word": random.choice(["u", "v"], ROWS)})
+    made["day"] = [date.fromordinal(int(k)) for k in random.integers(737000, 738000, ROWS)]
+    made["n"] = pd.array(random.integers(0, 5, ROWS), dtype="Int64")
+    made.loc[::7, "n"] = None
+    made["y"] = (made["word"] == "u").astype(int)
+    made.to_parquet(tmp_path / "t.parquet", index=False)
+    derive = {"more": "n + 1", "text": "n || word", "late": "dayofyear(day)"}
+    spec = Data(source="t.parquet", label="y", exclude=["id"], derive=derive)
+    trained = fit(tmp_path, pa.Table.from_pandas(made), spec, "binary", epochs=3)
+    model = load_model(trained.folder)
+    expected = model.predict_frame(made)
+    categories = polars.from_pandas(made).with_columns(polars.col("word").cast(polars.Categorical))
+    assert model.predict_frame(categories).equals(expected)
+
+    made.astype({"n": float}).to_csv(tmp_path / "t.csv", index=False)
+    made.to_json(tmp_path / "t.jsonl", orient="records", lines=True, date_format="iso")
+    assert "T00:00:00.000" in (tmp_path / "t.jsonl").read_text()
+    categories.write_ndjson(tmp_path / "p.jsonl")
+    categories.write_ipc(tmp_path / "p.arrow")
+    for name in ("t.csv", "t.jsonl", "p.jsonl", "p.arrow"):
+        found = applied(trained, tmp_path / name, tmp_path / f"out-{name}")
+        assert found["probability"].equals(expected["probability"]), name
+    made.assign(n=[1.5, *made["n"][1:]]).to_csv(tmp_path / "half.csv", index=False)
+    with pytest.raises(DataError, match=r"column n holds '1.5', which is not a whole number"):
+        applied(trained, tmp_path / "half.csv", tmp_path / "half")
