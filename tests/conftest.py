@@ -26,6 +26,11 @@ for _profile, _examples in (("short", 25), ("long", 200)):
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
+# Files by the start of their names, those that take longest first (durations.txt tells).
+LONG = (
+    *("flows/test_schedule", "flows/", "chaos/", "test_real_flights", "test_small_tables"),
+    *("test_redact", "test_cases", "test_reproduce", "engines/", "test_searching", "test_owner"),
+)
 WHOLE_RUN, SLOWEST = 500, 40  # reports of a run that is kept, and lines of it
 
 # Set before anything imports Prefect, and inherited by every command that a test starts.
@@ -35,6 +40,17 @@ os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ.pop("PREFECT_API_URL", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests take long come first: a process that gets one last would end alone."""
+    folder = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(folder).as_posix()
+        return next((k for k, start in enumerate(LONG) if name.startswith(start)), len(LONG))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -184,6 +184,8 @@ def test_the_last_screen(ddlflow: Callable[..., Said], monkeypatch: pytest.Monke
             {"name": "train", "seconds": 2.25, "cached": False},
         ],
         "metrics": {"auroc": 0.77123, "rows": 500},
+        "baseline": {"auroc": 0.5},
+        "coefficients": None,
         "rows_per_s": 84500.2,
         "model_digest": "d1",
         "model_uri": "runs:/abc/model",
@@ -194,7 +196,13 @@ def test_the_last_screen(ddlflow: Callable[..., Said], monkeypatch: pytest.Monke
     monkeypatch.setattr(commands, "run", lambda *_, **__: result)
     status, out, err = ddlflow("run", "p")
     assert (status, err) == (0, "")
-    for words in ("prepare cached", "train 2.2 s", "auroc 0.7712", "run abc", "next ddlflow ui"):
+    for words in (
+        "prepare cached",
+        "train 2.2 s",
+        "auroc 0.7712 0.5000",
+        "run abc",
+        "next ddlflow ui",
+    ):
         assert words in " ".join(out.split())
     for value in ("84,500 rows/s", "runs:/abc/model", "p/q", "r/s", "mlflow ui"):
         assert value in out

@@ -26,7 +26,7 @@ import pytest
 import yaml
 from distributed import Client
 
-from ddlflow import stages
+from ddlflow import launch, stages
 from ddlflow.errors import EngineError, TrainingError
 from ddlflow.report.screen import Screen
 from ddlflow.session import Session, Stage
@@ -384,8 +384,11 @@ def test_a_loss_that_is_not_finite_would_be_so_again(
     assert len(ended.lines) == 1
 
 
-def test_a_dask_worker_is_killed_and_started_again(bench: Bench, undisturbed: str) -> None:
+def test_a_dask_worker_is_killed_and_started_again(
+    bench: Bench, undisturbed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Dask's own nanny brings it back, and the next attempt has as many ranks."""
+    monkeypatch.setattr(launch, "COME_BACK_S", 60.0)  # a busy machine needs more than a moment
 
     def disturb(watch: Watch) -> None:
         watch.wait_for_checkpoint()
