@@ -285,3 +285,15 @@ def test_powers_and_products_as_statsmodels(fit: Fit, rows: pd.DataFrame, tmp_pa
     )
     read = pd.concat(map(pd.read_parquet, sorted((tmp_path / "predictions").glob("*.parquet"))))
     assert read["prediction"].to_numpy() == pytest.approx(wanted.to_numpy(), rel=1e-5)
+
+
+def test_two_ranks_of_their_own_give_the_same_bits(fit: Fit, rows: pd.DataFrame) -> None:
+    """Processes that meet by torch.distributed, against one rank."""
+    frame, train = rows[["a", "b", "town", "yes"]], {"virtual_ranks": 2}
+    one = fit(frame, "yes", "binary", train=train)
+    site = {"engine": {"use": "local", "workers": 2, "threads": 1}, "storage": ".ddlflow-2"}
+    Path("conf/local.yaml").write_text(yaml.safe_dump(site))
+    two = fit(frame, "yes", "binary", train=train)
+    assert (one["trained"]["world"], two["trained"]["world"]) == (1, 2)
+    assert one["trained"]["model_digest"] == two["trained"]["model_digest"]
+    assert one["terms"] == two["terms"]
