@@ -268,7 +268,7 @@ def test_a_text_with_an_equals_sign(project: Path) -> None:
         ("model.use=mpl", "model.use is 'mpl'; expected linear, mlp or module:name."),
         (
             "train.optimizer.lr=0.1",
-            "train.optimizer.use is missing; expected sgd, adagrad, rmsprop, adam or adamw.",
+            "train.optimizer.use is missing; expected sgd, adagrad, rmsprop, adam, adamw or lbfgs.",
         ),
         (
             "data.split.validation=0.95",
