@@ -60,7 +60,7 @@ def as_parsed(
 
     Whole numbers are parsed as float64, as a gap or a decimal may follow; where they are categories
     as text, in which 2020 and 2020.0 are found to be one (``convert.whole_of``). What expressions
-    read (``computed_from``) is parsed as it was.
+    read (``computed_from``) is parsed as it was; times to the microsecond.
     """
     found = {}
     for name, type_ in types.items():
@@ -68,6 +68,8 @@ def as_parsed(
         is_number = is_number and name not in computed_from
         wide = pa.string() if name in categorical else pa.float64()
         found[name] = wide if is_number else plain(type_)
+        if pa.types.is_timestamp(type_) and type_.unit in ("s", "ms"):  # a fraction may follow
+            found[name] = pa.timestamp("us", type_.tz)
     return found
 
 

@@ -329,3 +329,24 @@ def test_days_whole_numbers_with_gaps_and_categories_of_polars(tmp_path: Path) -
     made.assign(n=[1.5, *made["n"][1:]]).to_csv(tmp_path / "half.csv", index=False)
     with pytest.raises(DataError, match=r"column n holds '1.5', which is not a whole number"):
         applied(trained, tmp_path / "half.csv", tmp_path / "half")
+
+
+def test_seconds_of_a_csv_are_those_of_json_and_of_fractions(tmp_path: Path) -> None:
+    """pandas writes 2020-01-01T10:00:00.000 into JSON, where a CSV has 2020-01-01 10:00:00."""
+    random = np.random.default_rng(10)
+    hours = pd.to_timedelta(random.integers(0, 10**7, ROWS), unit="s")
+    made = pd.DataFrame({"id": range(ROWS), "time": pd.Timestamp("2020-01-01") + hours})
+    made["y"] = (made["time"].dt.hour > 11).astype(int)
+    made.to_csv(tmp_path / "t.csv", index=False)
+    spec = Data(source="t.csv", label="y", exclude=["id"])
+    source = source_module.open_source("t.csv", spec, tmp_path)
+    (part,) = source_module.ranges(source)
+    read = source_module.read(source, part, ["id", "time", "y"])
+    trained = fit(tmp_path, pa.Table.from_batches(read), spec, "binary", epochs=3)
+    expected = load_model(trained.folder).predict_frame(made)
+    made.to_json(tmp_path / "t.jsonl", orient="records", lines=True, date_format="iso")
+    later = made.assign(time=made["time"] + pd.Timedelta("250ms"))
+    later.to_csv(tmp_path / "fraction.csv", index=False)
+    for name in ("t.csv", "t.jsonl", "fraction.csv"):
+        found = applied(trained, tmp_path / name, tmp_path / f"out-{name}")
+        assert found["probability"].equals(expected["probability"]), name
