@@ -250,6 +250,14 @@ def _as_type(array: pa.Array, type_: pa.DataType, name: str, key: str) -> pa.Arr
             f"{key} reads column {name} as {type_}, and here it is of type {array.type}: which "
             f"value stands for which is not plain. Give the column as {type_}{how}."
         )
+    if pa.types.is_boolean(type_) and has_numbers:
+        two = pc.is_in(without_nan(array).cast(pa.float64()), value_set=pa.array([0.0, 1.0, None]))
+        if pc.all(two).as_py() is False:
+            shown = array.filter(pc.invert(two))[0].as_py()
+            raise DataError(
+                f"{key} reads column {name} as true or false, and here it holds {shown!r}. Give "
+                "the column as true or false, or as 0 and 1."
+            )
     try:
         if pa.types.is_time(type_) and kind_of(array.type) == "text":
             array = pc.binary_join_element_wise("1970-01-01 ", array.cast(pa.string()), "")

@@ -89,13 +89,20 @@ def explain(
     row_json = re.search(r"in row (\d+)", said)
     place = passage.place(int(row[1]) - 1 if row else int(row_json[1]) if row_json else 0)
     bad = re.search(r"In CSV column #(\d+): .*error to (\w+).*: invalid value '(.*)'", said, re.S)
+    zone = re.search(r"In CSV column #(\d+): .*expected (no|a) zone offset in '(.*)'", said, re.S)
     in_text = re.search(r"In CSV column #(\d+): .*invalid UTF8 data", said)
     changed = re.search(r"Column\(/(.*)\) changed from (\w+) to (\w+)", said)
     length = re.search(r"Expected (\d+) columns, got (\d+): (.*)", said, re.S)
-    if bad:
-        # The parser counts the wanted columns or all of them, by version: the name that fits.
-        index = int(bad[1])
-        column = names[index] if index < len(names) else list(columns)[-1]
+    if zone:
+        expected, write = (
+            ("without a zone", "in UTC, without an offset")
+            if zone[2] == "no"
+            else ("with a zone", "with its offset, such as +00:00")
+        )
+        text = f"column {_column(int(zone[1]), names, columns)} holds {zone[3]!r:.80}, where times "
+        text += f"{expected} are expected. Write the column {write}."
+    elif bad:
+        column = _column(int(bad[1]), names, columns)
         type_ = columns.get(column, pa.float64())
         text = f"column {column} holds {bad[3]!r:.80}, "
         text += _wrong_value(column, bad[3], type_, bad[2], dialect)
@@ -109,6 +116,11 @@ def explain(
     else:
         return f"{place} cannot be read: {said}"
     return f"{place}: {text}"
+
+
+def _column(index: int, names: Sequence[str], columns: dict[str, pa.DataType]) -> str:
+    """The parser counts the wanted columns or all of them, by version: the name that fits."""
+    return names[index] if index < len(names) else list(columns)[-1]
 
 
 def _wrong_value(column: str, value: str, type_: pa.DataType, kind: str, dialect: Dialect) -> str:

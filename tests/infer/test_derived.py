@@ -105,6 +105,37 @@ def test_a_number_is_no_time_and_a_time_no_number(made: Trained, tmp_path: Path)
         load_model(whole.folder).predict_frame(later)
 
 
+def test_what_is_neither_true_nor_false_is_said(made: Trained, tmp_path: Path) -> None:
+    source = made.source.append_column("fast", pa.array([True, False, None] * (ROWS // 3)))
+    pq.write_table(source, tmp_path / "t.parquet")
+    data = DATA | {"derive": DATA["derive"] | {"far": "fast and distance > 1000"}}
+    whole = fit(
+        tmp_path, source, Data(source="t.parquet", features=["distance", "far"], **data), "binary"
+    )
+    model, frame = load_model(whole.folder), source.to_pandas()
+    expected = model.predict_frame(frame)
+    numbers = frame["fast"].astype("float64")
+    assert model.predict_frame(frame.assign(fast=numbers)).equals(expected)
+    with pytest.raises(DataError, match=r"far reads column fast as true or false.* holds 2\.0"):
+        model.predict_frame(frame.assign(fast=numbers * 2))
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("2013-05-01T10:00:00Z", "without a zone are expected. Write the column in UTC"),
+        ("2013-05-01 10:00:00+02:00", "without a zone are expected. Write the column in UTC"),
+    ],
+)
+def test_a_zone_in_a_csv_of_a_model_without_is_said(
+    made: Trained, tmp_path: Path, written: str, said: str
+) -> None:
+    text = f"distance,when,zip\n100,2013-05-01 10:00:00,07030\n100,{written},07030\n"
+    (tmp_path / "u.csv").write_text(text)
+    with pytest.raises(DataError, match=rf"line 3: column when holds .*{said}"):
+        predicted(made, str(tmp_path / "u.csv"), tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", ["u.parquet", "u.csv", "u.jsonl"])
 def test_a_source_in_another_format_without_what_the_label_is_made_of(
     made: Trained, tmp_path: Path, name: str
