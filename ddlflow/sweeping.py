@@ -8,7 +8,7 @@ from typing import Any
 from ddlflow import pieces, stages
 from ddlflow.check.search import too_late
 from ddlflow.data.manifest import Manifest
-from ddlflow.data.storage import load_json
+from ddlflow.data.storage import load_json, replacing
 from ddlflow.errors import SpecError, TrainingError
 from ddlflow.launch import Tell, settled
 from ddlflow.searching import TABLE, Searching
@@ -24,7 +24,7 @@ from ddlflow.train.auto import resolve
 from ddlflow.train.predictions import described
 
 Json = dict[str, Any]
-VERSION = {"cross_validate": 4, "search": 4}
+VERSION = {"cross_validate": 5, "search": 4}
 
 
 def cross_validate(session: Session, prepared: Stage) -> Stage:
@@ -60,7 +60,7 @@ def cross_validate(session: Session, prepared: Stage) -> Stage:
                 pieces.forget_failed(folder)
                 raise TrainingError(f"The training of fold {fold['fold']} failed: {fold['reason']}")
         told = {"folds": found, "scores": _summary(found)}
-        return told | (_predictions(folder, prepared) if wants_rows else {})
+        return told | (_predictions(folder, prepared, len(data)) if wants_rows else {})
 
     return session.stage("cross_validate", depends_on, work)
 
@@ -169,14 +169,29 @@ def _summary(folds: Sequence[Json]) -> dict[str, Json]:
     return found
 
 
-def _predictions(folder: Path, prepared: Stage) -> Json:
+def _predictions(folder: Path, prepared: Stage, repeats: int) -> Json:
     """Gathers the folds' predictions in one folder, a Parquet file a fold (and repeat)."""
     made = folder / "predictions"
     made.mkdir(exist_ok=True)
     for path in sorted(folder.glob("repeat-*/**/predictions-*.parquet")):
         repeat = path.relative_to(folder).parts[0]
+        if repeats > 1:  # the folder is read as one table, in which folds of two repeats are two
+            _with_repeat(path, int(repeat.removeprefix("repeat-")))
         path.replace(made / f"{repeat}-{path.name.removeprefix('predictions-')}")
     files = sorted(path.name for path in made.glob("*.parquet"))
     label = Manifest.load(Path(prepared.folder)).label
     write_json(made / "_SUCCESS", {"files": files} | described(label.kind, label.classes))
     return {"predictions": str(made)}
+
+
+def _with_repeat(path: Path, repeat: int) -> None:
+    """Puts the column ``repeat`` beside ``fold``, once."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    if "repeat" in table.column_names:
+        return
+    column = pa.repeat(pa.scalar(repeat, pa.int32()), table.num_rows)
+    with replacing(path) as temporary:
+        pq.write_table(table.add_column(1, "repeat", column), temporary)

@@ -256,8 +256,9 @@ def test_each_training_row_is_predicted_once_by_a_model_that_has_not_seen_it(
     }[kind]
     for repeat, prepared in enumerate(data):
         table = pa.concat_tables(pq.read_table(folder / n) for n in names[3 * repeat :][:3])
-        expected = ["row", "fold", "label", "prediction", *scores]
+        expected = ["row", "repeat", "fold", "label", "prediction", *scores]
         assert table.column_names == expected
+        assert set(table["repeat"].to_pylist()) == {repeat}
         manifest = Manifest.load(Path(prepared.folder))
         numbers = table["row"].to_pylist()
         kept = [
