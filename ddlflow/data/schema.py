@@ -21,7 +21,10 @@ def meant(name: str, known: Iterable[str]) -> str:
 def check_names(file: File, schema: pa.Schema) -> None:
     doubled = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if doubled:
-        raise DataError(f"{file.path} has more than one column named {', '.join(doubled)}.")
+        raise DataError(
+            f"{file.path} has more than one column named {', '.join(doubled)}. "
+            "Give each a name of its own."
+        )
 
 
 def check_same(

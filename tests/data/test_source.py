@@ -267,7 +267,7 @@ def test_broken_json(tmp_path: Path) -> None:
 
 
 def test_doubled_columns(tmp_path: Path) -> None:
-    assert "more than one column named y" in _wrong(tmp_path / "t.csv", b"y,y\n0,1\n")
+    assert "more than one column named y. Give each" in _wrong(tmp_path / "t.csv", b"y,y\n0,1\n")
 
 
 def test_files_with_different_columns(tmp_path: Path) -> None:
