@@ -96,7 +96,7 @@ def trials(record: Record) -> Iterator[Tell]:
             waits = log_child(
                 session.storage / "tracking",
                 session.plan.site.tracking.uri,
-                session.plan.pipeline.name,
+                session.plan.site.tracking.experiment,
                 record.run.local_id,  # the same whether MLflow answers or not
                 child_of(row, metric=metric, folds=has_folds),
                 away=away,
