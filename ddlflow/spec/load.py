@@ -177,9 +177,10 @@ def find(name: str, folder: str, what: str) -> Path:
         if candidate.is_file():
             return candidate
     known = names(folder, what)
+    other = " Name yours by --on (in Python: on=)." if what == "site" and not known else ""
     raise SpecError(
         f"There is no {what} {name!r}: {shown(candidates[0])} does not exist."
-        f"{nearest(name, known)} Known here: {', '.join(known) or 'none'}."
+        f"{nearest(name, known)} Known here: {', '.join(known) or 'none'}.{other}"
     )
 
 
