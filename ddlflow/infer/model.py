@@ -31,7 +31,7 @@ from ddlflow.spec.code import check_trusted, resolve
 from ddlflow.spec.explain import nearest
 from ddlflow.spec.pipeline import Data, Model, ObjectiveName, UserCode, UserObjective
 from ddlflow.train import predictions
-from ddlflow.train.export import FORMAT
+from ddlflow.train.export import FORMAT, SEAL, sealed
 from ddlflow.train.objectives import Objective, objective_for
 
 if TYPE_CHECKING:
@@ -43,7 +43,15 @@ PASS_ROWS = 2_048
 FRAME_ROWS = 128 * PASS_ROWS  # of a table in memory that are held as numbers at once
 
 # What json and torch say of a file that is cut off, overwritten or of something else.
-_DAMAGED = (ValueError, TypeError, KeyError, EOFError, RuntimeError, pickle.UnpicklingError)
+_DAMAGED = (
+    AttributeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    pickle.UnpicklingError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +199,10 @@ def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
     folder = Path(folder)
     try:
         described = json.loads((folder / "model.json").read_text())
+        written_in = described["format"]
         weights = torch.load(folder / "weights.pt", weights_only=True, map_location="cpu")
         with (folder / "weights.pt").open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        written_in = described["format"]
+            found = sealed(described, hashlib.file_digest(file, "sha256").hexdigest())
     except FileNotFoundError as error:
         raise SpecError(
             f"{folder} is no ddlflow model: it has no {Path(error.filename).name}. Give the folder "
@@ -208,8 +216,8 @@ def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
             f"{folder} was written by ddlflow {described['ddlflow']}, in format "
             f"{written_in}; this one reads {FORMAT}. {what_to_do}."
         )
-    if described.get("weights_sha256", found) != found:  # torch.load sees no changed number
-        raise SpecError(_damaged(folder, "weights.pt is not the file that was written"))
+    if described.get(SEAL, found) != found:  # json and torch see no changed number
+        raise SpecError(_damaged(folder, "model.json or weights.pt is not what was written"))
     columns = Columns.from_json(described["columns"])
     code = _code(folder, described, trusted=trust_code)
     objective = _objective(described["objective"], code)

@@ -1,7 +1,7 @@
 """A trained model as a folder: weights, what made it, and what reading its inputs needs.
 
 model.json    format, model section, labels and their scale, columns with vocabularies and
-              expressions, versions, digest, the SHA-256 of weights.pt
+              expressions, versions, digest, and the SHA-256 of all that and weights.pt (``sealed``)
 weights.pt    the state of ``Predictor`` (standardise + net); tensors alone
 code/         the user's modules, where the pipeline names any
 train.json    the epochs' history and the digest trail
@@ -32,6 +32,7 @@ from ddlflow.train.ledger import worlds
 from ddlflow.train.state import State
 
 FORMAT = 2
+SEAL = "sha256"
 
 
 def rows_mark(rows: Rows) -> int:
@@ -42,6 +43,12 @@ def rows_mark(rows: Rows) -> int:
         rows.read(start, stop, {"row": ids}, 0)
         total += int(mark(ids[: stop - start].reshape(1, -1))[0])
     return total % 2**64
+
+
+def sealed(described: dict[str, Any], weights: str) -> str:
+    """What tells a model's description, and weights of this SHA-256, from damaged ones."""
+    known = json.loads(json.dumps({k: v for k, v in described.items() if k != SEAL}))
+    return hashlib.sha256(f"{json.dumps(known, sort_keys=True)}\0{weights}".encode()).hexdigest()
 
 
 def save_model(
@@ -88,11 +95,11 @@ def save_model(
         "missing": dict(zip(manifest.feature_names, missing.tolist(), strict=True)),
         "data_digest": manifest.digest,
         "model_digest": model_digest,
-        "weights_sha256": hashlib.sha256(weights.getbuffer()).hexdigest(),
         "code_digest": digest_of(Path(job.code)) if job.code is not None else "",
         "virtual_ranks": job.virtual_ranks,
         "threads": job.threads,
     }
+    described[SEAL] = sealed(described, hashlib.sha256(weights.getbuffer()).hexdigest())
     folder = job.model_folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder.parent)

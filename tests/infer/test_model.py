@@ -258,7 +258,13 @@ class TestFoldersThatAreNoModel:
         weights[weights.index(value.numpy().tobytes()) + 3] ^= 0x10
         (copy / "weights.pt").write_bytes(weights)
         torch.load(copy / "weights.pt", weights_only=True)
-        assert "is damaged: weights.pt is not the file that was written" in self.refused(copy)
+        assert "is damaged: model.json or weights.pt is not what was written" in self.refused(copy)
+
+    def test_a_number_of_the_description_is_changed(self, copy: Path) -> None:
+        described = json.loads((copy / "model.json").read_text())
+        described["label_scale"]["mean"] += 1
+        (copy / "model.json").write_text(json.dumps(described))
+        assert "is damaged: model.json or weights.pt is not what was written" in self.refused(copy)
 
     def test_the_weights_hold_objects(self, copy: Path) -> None:
         torch.save({"net": torch.nn.Linear(1, 1)}, copy / "weights.pt")
