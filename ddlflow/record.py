@@ -18,7 +18,7 @@ from ddlflow.redact import redacted_values
 from ddlflow.session import Session, Stage
 from ddlflow.spec import code
 from ddlflow.stages import COEFFICIENTS, inferred_source, key_of
-from ddlflow.storage import write_json
+from ddlflow.storage import storage_errors, write_json
 from ddlflow.tracking.run import Run
 
 EXAMPLE_ROWS = 5
@@ -197,9 +197,13 @@ def recorded(session: Session, prepared: Stage) -> Iterator[Record]:
     root = session.storage / "tracking"
     mark = session.storage / "unfinished" / f"{key_of(session, prepared)}.json"
     spool = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}-{plan.pipeline.name}"
-    with session.lease(mark, f"this run of {plan.pipeline.name} in {session.storage}") as lease:
-        if mark.exists() and not session.fresh:
-            known = Path(json.loads(mark.read_text())["spool"])
+    with (
+        storage_errors(session.storage, of_work=True),
+        session.lease(mark, f"this run of {plan.pipeline.name} in {session.storage}") as lease,
+    ):
+        marked = load_json(mark)
+        if isinstance(marked, dict) and "spool" in marked and not session.fresh:
+            known = Path(marked["spool"])
             spool = known if known.exists() and not is_held(known) else spool
         for sentence in send_pending(root, plan.site.tracking.uri):
             session.screen.say(sentence)

@@ -1,5 +1,6 @@
 """What a stage's key depends on: what is not repeated, and what is made anew."""
 
+import errno
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import yaml
 
 from ddlflow import stages
 from ddlflow.data.manifest import Manifest
+from ddlflow.errors import DdlflowError
+from ddlflow.record import recorded
 from ddlflow.report.screen import Screen
 from ddlflow.session import Session, Stage
 from ddlflow.spec.load import load
@@ -149,3 +152,22 @@ def test_results_that_are_not_as_they_were_written_are_made_again(
     assert made == ["a", "b", "c", "a", "b"]
     assert (parts / "a").read_text() == "a" * 9
     assert run().cached
+
+
+@pytest.mark.parametrize("mark", ["", '{"spool'])
+def test_a_report_that_finds_no_room_says_where(
+    prepare: Prepare, tmp_path: Path, mark: str
+) -> None:
+    """It was an OSError that was not foreseen, and a JSONDecodeError where its mark was cut off."""
+    prepare()
+    path = tmp_path / ".ddlflow" / "runs" / "roc.png"
+    for _ in range(2):
+        with Session(load("p", "local", []), Screen(io.StringIO())) as session:
+            prepared = stages.prepare(session)
+            with (
+                pytest.raises(DdlflowError, match=r"roc\.png cannot be written: No space"),
+                recorded(session, prepared),
+            ):
+                raise OSError(errno.ENOSPC, "No space", str(path))
+        (left,) = (tmp_path / ".ddlflow" / "unfinished").glob("*.json")
+        left.write_text(mark)

@@ -97,4 +97,6 @@ def experiment_of(client: MlflowClient, uri: str, name: str) -> str:
 def one_sentence(text: Any, uri: str) -> str:
     """An error's first line, short, without secrets, ended like a sentence."""
     lines = without_secrets(str(text), uri).strip().splitlines() or ["no reason was given"]
+    if len(lines) > 1 and lines[0].startswith("(raised as a result of"):  # SQLAlchemy, of a flush
+        del lines[0]
     return f"{lines[0][:300].rstrip('. ')}."

@@ -2,6 +2,7 @@ import pytest
 
 from ddlflow.errors import SpecError
 from ddlflow.tracking import store
+from ddlflow.tracking.connect import one_sentence
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,11 @@ def test_the_page_of_a_run():
     assert store.page("sqlite:////x y/m.db", "3", "abc") == (
         "mlflow ui --backend-store-uri 'sqlite:////x y/m.db'"
     )
+
+
+def test_the_cause_of_a_database_error_is_told_whatever_flushed_it():
+    cause = "(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT INTO tags ...]"
+    flush = "(raised as a result of Query-invoked autoflush; consider using a session ...)\n"
+    for text in (cause, flush + cause):
+        found = one_sentence(ValueError(text), "sqlite:///x.db")
+        assert found == "(sqlite3.OperationalError) database or disk is full."
