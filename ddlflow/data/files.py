@@ -226,6 +226,8 @@ def _file(address: str, path: str, info: Any, root: str) -> File:
     if size is None:
         raise DataError(f"{address}: the server does not state the file's size. Download it first.")
     stamp = next((str(info[key]) for key in _STAMPS if info.get(key) is not None), "")
+    if "ino" in info:  # a local file: tar and rsync give an old mtime to new bytes, never this one
+        stamp = f"{stamp} {info['created']}"
     keys = []
     for part in name.split("/")[:-1]:
         key, sign, value = part.partition("=")

@@ -228,3 +228,14 @@ def test_json_beside_tables_is_no_table(tmp_path: Path) -> None:
 def test_how_it_is_read_is_part_of_the_fingerprint(tmp_path: Path, change: dict[str, str]) -> None:
     FRAME.astype(int).to_csv(tmp_path / "t.csv", index=False)
     assert _open("t.csv", tmp_path).fingerprint != _open("t.csv", tmp_path, **change).fingerprint
+
+
+def test_new_bytes_of_the_same_size_and_time_are_known_to(tmp_path: Path) -> None:
+    """As tar and rsync leave them: the time of change is another all the same."""
+    path, prints = tmp_path / "t.csv", set()
+    for text in ("a\n1\n", "a\n2\n"):
+        path.write_text(text)
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        prints.add(_open(str(path), tmp_path).fingerprint)
+        assert _open(str(path), tmp_path).fingerprint in prints
+    assert len(prints) == 2
