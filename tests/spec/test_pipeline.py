@@ -167,3 +167,8 @@ def test_off_is_a_word_without_quotes() -> None:
     assert pipeline(train=train).train.determinism == "off"
     with pytest.raises(ValidationError, match="determinism"):
         pipeline(train={"objective": "binary", "determinism": True})
+
+
+@pytest.mark.parametrize("written", ["\t", "\\t"])
+def test_a_tab_is_a_tab_with_and_without_yamls_double_quotes(written: str) -> None:
+    assert Data(source="t.csv", label="y", delimiter=written).delimiter == "\t"
