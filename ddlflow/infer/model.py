@@ -218,8 +218,18 @@ def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
         )
     if described.get(SEAL, found) != found:  # json and torch see no changed number
         raise SpecError(_damaged(folder, "model.json or weights.pt is not what was written"))
+    try:
+        return _rebuilt(folder, described, weights, trusted=trust_code)
+    except (*_DAMAGED, AttributeError) as error:  # what user code raises is a SpecError already
+        raise SpecError(_damaged(folder, error)) from error
+
+
+def _rebuilt(
+    folder: Path, described: Any, weights: dict[str, torch.Tensor], *, trusted: bool
+) -> TrainedModel:
+    """The model that a description and its weights are of."""
     columns = Columns.from_json(described["columns"])
-    code = _code(folder, described, trusted=trust_code)
+    code = _code(folder, described, trusted=trusted)
     objective = _objective(described["objective"], code)
     spec: Model = TypeAdapter(Model).validate_python(described["model"])
     net = build(
@@ -233,10 +243,7 @@ def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
     num = len(columns.numeric)
     label = LabelScale(**described["label_scale"])
     predictor = Predictor(Standardise(np.zeros(num), np.ones(num)), net, label)
-    try:
-        predictor.load_state_dict(weights)
-    except RuntimeError as error:
-        raise SpecError(_damaged(folder, error)) from error
+    predictor.load_state_dict(weights)
     predictor.eval()
     return TrainedModel(
         predictor=predictor,

@@ -17,7 +17,7 @@ from ddlflow.errors import DataError, DdlflowError, SpecError
 from ddlflow.infer import model as model_module
 from ddlflow.infer.model import load_model
 from ddlflow.installed import requirements, wheel
-from ddlflow.train.export import FORMAT
+from ddlflow.train.export import FORMAT, SEAL
 
 COLUMNS = {
     "binary": {"prediction": pa.string(), "probability": pa.float32()},
@@ -265,6 +265,24 @@ class TestFoldersThatAreNoModel:
         described["label_scale"]["mean"] += 1
         (copy / "model.json").write_text(json.dumps(described))
         assert "is damaged: model.json or weights.pt is not what was written" in self.refused(copy)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda described: described["columns"].pop("types"),
+            lambda described: described["model"].update(use="mlpx"),
+            lambda described: described["label_scale"].update(other=1),
+            lambda described: described.update(model=[]),
+            lambda described: described.pop("missing"),
+        ],
+        ids=["columns", "model", "label", "list", "missing"],
+    )
+    def test_a_description_that_is_none(self, copy: Path, change: Callable[[Any], Any]) -> None:
+        described = json.loads((copy / "model.json").read_text())
+        del described[SEAL]
+        change(described)
+        (copy / "model.json").write_text(json.dumps(described))
+        assert "is damaged: " in self.refused(copy)
 
     def test_the_weights_hold_objects(self, copy: Path) -> None:
         torch.save({"net": torch.nn.Linear(1, 1)}, copy / "weights.pt")

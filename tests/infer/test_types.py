@@ -24,6 +24,7 @@ from ddlflow.errors import DataError
 from ddlflow.infer.model import load_model
 from ddlflow.infer.predict import SUCCESS, infer
 from ddlflow.spec.pipeline import Data
+from ddlflow.train.export import SEAL
 
 from .conftest import Trained, fit, in_turn
 
@@ -140,6 +141,7 @@ def test_a_name_that_tells_no_format_is_read_as_the_training_was(
     shutil.copytree(model.folder, tmp_path / "model")
     described = json.loads((tmp_path / "model/model.json").read_text())
     described["data"]["format"] = "jsonl"
+    del described[SEAL]
     (tmp_path / "model/model.json").write_text(json.dumps(described))
     like = replace(model, folder=tmp_path / "model")
     new = frame(seed=1)
