@@ -25,6 +25,7 @@ from ddlflow import stages
 from ddlflow.report.screen import Screen
 from ddlflow.session import Session
 from ddlflow.spec.load import load
+from ddlflow.train.checkpoint import step_of
 
 ROWS = 3000
 PIPELINE = {
@@ -188,7 +189,7 @@ def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str], after: int
     """The step of the first checkpoint of a later step than ``after``; training goes on."""
     give_up = time.monotonic() + 100
     while True:
-        found = [int(path.stem[5:]) for path in folder.glob("*/checkpoints/step-*.ckpt")]
+        found = [step_of(path) for path in folder.glob("*/checkpoints/*.ckpt")]
         if max(found, default=0) > after:
             return max(found)
         assert process.poll() is None, process.communicate()[1]

@@ -172,7 +172,7 @@ def test_folds_score_as_a_plain_loop(
         write_table(tmp_path / source, bunch.data, bunch.target_names[bunch.target])
     elif name == "diabetes":
         bunch, objective, model = load_diabetes(scaled=False), "regression", {"use": "linear"}
-        train |= {"optimizer": {"use": "adam", "lr": 2.0}}
+        train |= {"optimizer": {"use": "adam", "lr": 2.0}, "standardise_label": False}
         write_table(tmp_path / source, bunch.data, bunch.target)
     else:
         bunch, objective = load_digits(), "multiclass"
