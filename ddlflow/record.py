@@ -255,7 +255,8 @@ def redacted_site(session: Session) -> dict[str, Any]:
 
 def rows_per_s(trained: Stage) -> float:
     """Rows trained on a second, over all epochs; validation is not counted in."""
-    speeds = [row["rows_per_s"] for row in trained.value["history"]]
+    # 0: an attempt that went on behind an epoch's last step did nothing but its end.
+    speeds = [row["rows_per_s"] for row in trained.value["history"] if row["rows_per_s"] > 0]
     return len(speeds) / sum(1 / speed for speed in speeds) if speeds else 0.0
 
 

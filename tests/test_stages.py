@@ -171,3 +171,15 @@ def test_a_report_that_finds_no_room_says_where(
                 raise OSError(errno.ENOSPC, "No space", str(path))
         (left,) = (tmp_path / ".ddlflow" / "unfinished").glob("*.json")
         left.write_text(mark)
+
+
+def test_the_speed_of_a_training_that_went_on_behind_an_epochs_last_step() -> None:
+    """Its attempt trained on no row of that epoch: a speed of 0, which counts for nothing."""
+    from ddlflow.record import rows_per_s
+
+    def speed(*speeds: float) -> float:
+        history = [{"rows_per_s": one} for one in speeds]
+        return rows_per_s(Stage("train", "k", "f", 1.0, False, {"history": history}))
+
+    assert speed(100.0, 0.0, 100.0) == pytest.approx(100.0)
+    assert speed(0.0) == speed() == 0.0

@@ -3,7 +3,7 @@
 import codecs
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 
 from ddlflow.spec.section import Fraction, Section, Seed
 
@@ -21,11 +21,6 @@ def _encoding(name: str) -> str:
             "utf-16 or shift_jis"
         ) from None
     return name
-
-
-def _tab(value: object) -> object:
-    """A tab, where it is written without the double quotes that YAML needs for it."""
-    return "\t" if value == "\\t" else value
 
 
 class Made(Section):
@@ -66,9 +61,7 @@ class Data(Section):
     test_source: str | None = None  # a table of its own that is the test split
     format: Literal["auto", "parquet", "csv", "arrow", "jsonl"] = "auto"
     header: bool = True  # CSV: does the first line name the columns? else c0, c1, ...
-    delimiter: Annotated[str, BeforeValidator(_tab), Field(min_length=1, max_length=1)] = (
-        ","  # of CSV; "\t" for tabs
-    )
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","  # of CSV; "\t" for tabs
     encoding: Annotated[str, AfterValidator(_encoding)] = "utf-8"  # CSV, JSON: latin-1, cp1252, ...
     decimal: Literal[".", ","] = "."  # CSV: the sign before the decimals
     thousands: Annotated[str, Field(pattern=r"^[^\w\"+-]$")] | None = None  # CSV: "," in 1,234,567
@@ -95,6 +88,12 @@ class Data(Section):
     infinite: Literal["impute", "refuse", "drop"] = "impute"  # impute: as if it were missing
     split: Split = Split()
     seed: Seed = 7
+
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _tab(cls, value: object) -> object:
+        """A tab, where it is written without the double quotes that YAML needs for it."""
+        return "\t" if value == "\\t" else value
 
     @model_validator(mode="after")
     def _one_sign_each(self) -> "Data":
