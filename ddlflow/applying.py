@@ -79,9 +79,10 @@ def predict(
         SpecError, DataError: the input is wrong, or the model brings code that is not trusted.
     """
     from ddlflow.data.frames import is_frame
+    from ddlflow.finished import hashed
     from ddlflow.infer.predict import infer
     from ddlflow.report.screen import Screen
-    from ddlflow.session import Session, hashed
+    from ddlflow.session import Session
     from ddlflow.tables import keeping
     from ddlflow.tracking.fetch import fetch_model
 

@@ -18,8 +18,9 @@ from ddlflow.data.manifest import Manifest, Shard
 from ddlflow.data.storage import load_json
 from ddlflow.data.verified import check
 from ddlflow.errors import DataError, SpecError
+from ddlflow.finished import STAGE_FILE
 from ddlflow.report.screen import Screen
-from ddlflow.session import STAGE_FILE, Session
+from ddlflow.session import Session
 from ddlflow.spec.load import load_site, plan_of_site
 from ddlflow.storage import storage_of
 from ddlflow.tracking.read import Reader

@@ -8,8 +8,8 @@ from typing import Any
 
 from ddlflow.differences import of_manifests
 from ddlflow.errors import SpecError
+from ddlflow.finished import hashed
 from ddlflow.installed import PACKAGES
-from ddlflow.session import hashed
 from ddlflow.spec.load import load_site
 from ddlflow.storage import storage_of
 from ddlflow.tracking.read import Reader, Recorded

@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 import ddlflow
+from ddlflow.finished import Stage
 from ddlflow.installed import PACKAGES, versions
 from ddlflow.ranks import together
 from ddlflow.record import flat
 from ddlflow.redact import redacted_values
-from ddlflow.session import Session, Stage
+from ddlflow.session import Session
 from ddlflow.spec.load import Plan
 from ddlflow.tracking.read import Reader, Recorded
 

@@ -17,10 +17,10 @@ import psutil
 from ddlflow.check.finding import Finding, counted
 from ddlflow.check.site import existing
 from ddlflow.errors import DdlflowError
+from ddlflow.finished import STAGE_FILE
 from ddlflow.flow import Flow, load_flow
 from ddlflow.owner import SILENT_S, Owner, State, owner_of, state_of
 from ddlflow.running import VARIABLE, Record, records, running
-from ddlflow.session import STAGE_FILE
 from ddlflow.spec.load import load_site
 from ddlflow.stages import VERSION
 from ddlflow.storage import storage_of

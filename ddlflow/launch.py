@@ -11,8 +11,9 @@ from ddlflow.data.storage import load_json
 from ddlflow.engines import Failure, GangJob, GangResult
 from ddlflow.errors import DdlflowError, EngineError
 from ddlflow.failures import describe, error_of, is_final, is_same, plural
+from ddlflow.finished import Stage
 from ddlflow.ranks import Gathering
-from ddlflow.session import Session, Stage
+from ddlflow.session import Session
 from ddlflow.spec.pipeline import Training
 from ddlflow.spec.site import Engine
 from ddlflow.storage import write_json

@@ -13,16 +13,16 @@ import yaml
 import ddlflow
 from ddlflow import ranks
 from ddlflow.data.storage import load_json
+from ddlflow.finished import Stage
 from ddlflow.installed import PACKAGES, git_commit, requirements, versions, wheel
 from ddlflow.redact import redacted_values
-from ddlflow.session import Session, Stage
+from ddlflow.session import Session
 from ddlflow.spec import code
 from ddlflow.stages import COEFFICIENTS, inferred_source, key_of
 from ddlflow.storage import storage_errors, write_json
 from ddlflow.tracking.run import Run
 
 EXAMPLE_ROWS = 5
-ID_WAIT_S = 60.0  # for a slow server; one that is away is not waited for
 
 
 class Record:
@@ -37,7 +37,7 @@ class Record:
     @property
     def run_id(self) -> str:
         """What a user is told: MLflow's id, once the server has given one."""
-        return self.run.id_for_people(ID_WAIT_S)
+        return self.run.id_for_people()
 
     def settings(self, prepared: Stage) -> None:
         """The resolved pipeline and site, versions, commit, seeds and the data's fingerprint."""

@@ -20,10 +20,11 @@ import yaml
 from ddlflow import stages
 from ddlflow.differences import Difference, data, surroundings
 from ddlflow.errors import SpecError
+from ddlflow.finished import Stage
 from ddlflow.record import flat
 from ddlflow.redact import GONE
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session, Stage
+from ddlflow.session import Session
 from ddlflow.spec.code import check_trusted
 from ddlflow.spec.load import Plan, load, load_site
 from ddlflow.spec.site import Site
@@ -156,7 +157,7 @@ def _again(
         parent=recorded.run_id,
         say=screen.say,
     ) as run:
-        verdict.child_run_id = run.id_for_people(wait_s=60.0)
+        verdict.child_run_id = run.id_for_people()
         _train(session, prepared, trail, verdict)
         if verdict.model_digest != recorded.tags["model_digest"]:  # None after a difference
             verdict.verdict = "different"

@@ -10,8 +10,9 @@ from typing import Any
 from ddlflow import pieces
 from ddlflow.data.storage import load_json, save_json
 from ddlflow.errors import SpecError, TrainingError
+from ddlflow.finished import Stage
 from ddlflow.launch import Tell
-from ddlflow.session import Session, Stage
+from ddlflow.session import Session
 from ddlflow.spec.pipeline import Pipeline, Training
 from ddlflow.sweep.halving import Better, Group, groups, keep
 from ddlflow.sweep.member import Member

@@ -6,40 +6,34 @@ once, and the second waits and then finds the result.
 """
 
 import contextlib
-import hashlib
 import itertools
-import json
 import shutil
 import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ddlflow.data.storage import load_json
 from ddlflow.engines import Engine, GangJob, GangResult, open_engine
 from ddlflow.engines.resources import Resources, resources
 from ddlflow.errors import DdlflowError, InputError
+from ddlflow.finished import STAGE_FILE, Stage, damaged, hashed, load, save, told
 from ddlflow.holds import Uses
 from ddlflow.lease import Lease, held
 from ddlflow.owner import beating, this_owner
 from ddlflow.report.screen import Screen
 from ddlflow.spec.load import Plan
 from ddlflow.spec.pipeline import Pipeline
-from ddlflow.storage import remove_empty, storage_errors, storage_of, write_json
+from ddlflow.storage import remove_empty, storage_errors, storage_of
 from ddlflow.workers import count_gpus, gpus_of, least_cores
 
 if TYPE_CHECKING:
     from ddlflow.train.facts import Facts  # which imports PyTorch
-
-STAGE_FILE = "stage.json"
-DIGEST = "digest"  # of all else that it holds
-HASHED_BYTES = 64 * 2**20  # of a larger result the size alone is looked at each time it is found
 
 
 class Interrupted(BaseException):
@@ -48,57 +42,6 @@ class Interrupted(BaseException):
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
         self.exit_status = 128 + signal_number
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A finished stage: a small manifest of what it made.
-
-    Attributes:
-        name: prepare, train, evaluate or infer.
-        key: the hash of all that it depends on.
-        folder: on the storage.
-        seconds: that its work took (when it was done).
-        cached: whether this run found it done.
-        value: JSON values; what later stages and the user are told.
-        results: its files that others read, each with its size and, unless it is large, SHA-256.
-    """
-
-    name: str
-    key: str
-    folder: str
-    seconds: float
-    cached: bool
-    value: dict[str, Any]
-    results: dict[str, list[Any]] = field(default_factory=dict)
-
-
-def hashed(value: Any) -> str:
-    """16 hex digits of the SHA-256 of JSON values."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _told(path: Path) -> list[Any]:
-    """A result's size and, unless it is large, SHA-256."""
-    size = path.stat().st_size
-    if size > HASHED_BYTES:
-        return [size]
-    return [size, hashlib.sha256(path.read_bytes()).hexdigest()]
-
-
-def _damaged(folder: Path) -> list[Path]:
-    """The files of a finished stage that are not as they were written."""
-    known = load_json(folder / STAGE_FILE)
-    if not isinstance(known, dict):
-        return [folder / STAGE_FILE]
-    if {*known} == {"name", "key", "folder", "seconds", "cached", "value"}:
-        return []  # of an earlier ddlflow
-    told = {name: value for name, value in known.items() if name != DIGEST}
-    if known.get(DIGEST) != hashed(told):
-        return [folder / STAGE_FILE]
-    written = {folder / name: told for name, told in known["results"].items()}
-    return [path for path, told in written.items() if not path.is_file() or _told(path) != told]
 
 
 class Session:
@@ -245,14 +188,14 @@ class Session:
                 self._uses.wait_for_others(folder, self.screen.say)
                 shutil.rmtree(folder)
             if done.exists():
-                damaged = _damaged(folder)
-                if not damaged:
+                bad = damaged(folder)
+                if not bad:
                     self._use(folder)
                     return self._found(folder)
-                names = ", ".join(path.name for path in damaged)
+                names = ", ".join(path.name for path in bad)
                 self.screen.say(f"{name}: {folder} is damaged ({names}): it is done again")
                 self._uses.wait_for_others(folder, self.screen.say)
-                for path in {*damaged, done}:
+                for path in {*bad, done}:
                     path.unlink(missing_ok=True)
             is_new = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
@@ -265,25 +208,17 @@ class Session:
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
             seconds = time.monotonic() - began
-            paths = [path for pattern in results for path in sorted(folder.glob(pattern))]
-            made = {
-                str(path.relative_to(folder)): _told(path)
-                for path in paths
-                if path.is_file() and "__pycache__" not in path.parts
-            }
-            stage = Stage(name, key, str(folder), seconds, False, value, made)
+            stage = Stage(name, key, str(folder), seconds, False, value, told(folder, results))
             lease.confirm()
-            known = asdict(stage)
-            write_json(done, known | {DIGEST: hashed(known)})
+            save(stage)
             self._use(folder)
         self.screen.done(name, seconds, cached=False)
         return stage
 
     def _found(self, folder: Path) -> Stage:
-        known = json.loads((folder / STAGE_FILE).read_text())
-        known.pop(DIGEST, None)
-        self.screen.done(known["name"], known["seconds"], cached=True)
-        return Stage(**{**known, "cached": True, "folder": str(folder)})
+        stage = load(folder)
+        self.screen.done(stage.name, stage.seconds, cached=True)
+        return stage
 
     def keep(self, folder: Path) -> bool:
         """Keeps a finished stage's folder until the session ends; whether there is one."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ddlflow.errors import DataError, SpecError
+from ddlflow.finished import Stage, hashed
 from ddlflow.launch import Tell, launch, settled, setup
 from ddlflow.redact import redacted, redacted_values
-from ddlflow.session import Session, Stage, hashed
+from ddlflow.session import Session
 from ddlflow.spec import code
 from ddlflow.spec.pipeline import Made
 from ddlflow.storage import write_json

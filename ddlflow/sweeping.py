@@ -10,9 +10,10 @@ from ddlflow.check.search import too_late
 from ddlflow.data.manifest import Manifest
 from ddlflow.data.storage import load_json, replacing
 from ddlflow.errors import SpecError, TrainingError
+from ddlflow.finished import Stage
 from ddlflow.launch import Tell, settled
 from ddlflow.searching import TABLE, Searching
-from ddlflow.session import Session, Stage
+from ddlflow.session import Session
 from ddlflow.spec import code
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.storage import write_json

@@ -12,11 +12,11 @@ import yaml
 
 from ddlflow.data.storage import load_json
 from ddlflow.errors import TrackingError
+from ddlflow.finished import Stage
 from ddlflow.launch import Tell
 from ddlflow.record import Record, flat
 from ddlflow.redact import redacted_values
 from ddlflow.searching import TABLE
-from ddlflow.session import Stage
 from ddlflow.spec.search import Search
 
 Json = dict[str, Any]

@@ -24,7 +24,7 @@ LOW = {"errors", "spec", "redact", "owner", "entries", "lease", "machine"}
 NUMERICS = {"data", "models", "train", "sweep", "infer", "report"}
 COMPOSED = {"session", "stages", "launch", "record", "check", "commands", "applying", "project"}
 COMPOSED |= {"compare", "reproduce", "differences", "audit", "storage", "failures", "holds"}
-COMPOSED |= {"tables"}
+COMPOSED |= {"tables", "finished"}
 COMPOSED |= {"flow", "running", "doctor", "pieces", "searching", "sweeping", "trials", "installed"}
 COMPOSED |= {"ranks", "workers"}
 # Room -> the rooms beside itself that it may import.

@@ -95,7 +95,7 @@ class TrainedModel:
         reads: dict[str, Any] = {"features": self.features, "exclude": [], "categorical": []}
         reads["text"] = [name for name in self.data.text if name not in self.inputs]
         is_own = redacted(location) in (self.data.source, self.data.test_source)
-        if not is_own and names_format(location, data_root):
+        if self.data.format != "auto" and not is_own and names_format(location, data_root):
             reads["format"] = "auto"  # else it is as the training's: table.json, of JSON lines
         spec = self.data.model_copy(update=reads)
         plain = (self.data.decimal, self.data.thousands) == (".", None)

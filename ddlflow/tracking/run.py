@@ -25,6 +25,7 @@ _REFUSED = re.compile(r"[^/\w.\- :]")  # what MLflow allows in no name of a sett
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Say = Callable[[str], None]
+ID_WAIT_S = 60.0  # for a slow server (a busy machine, a new database); one that is away: no time
 
 
 def open_run(
@@ -36,7 +37,7 @@ def open_run(
     tags: Mapping[str, Any],
     parent: str | None = None,
     resume: str | None = None,
-    wait_s: float = 60.0,
+    wait_s: float = ID_WAIT_S,
     say: Say | None = None,
 ) -> "Run":
     """Begin to log a run, or go on with the one whose spool this is.
@@ -128,7 +129,7 @@ class Run:
         """MLflow's id; None while the server has not created the run."""
         return self._spool.sent.run_id
 
-    def id_for_people(self, wait_s: float) -> str:
+    def id_for_people(self, wait_s: float = ID_WAIT_S) -> str:
         """The id to print: MLflow's, waited for while the server answers, else ``local_id``.
 
         Every command that takes a run's id takes either.
