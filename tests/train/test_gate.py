@@ -22,6 +22,7 @@ class Store:
 
     def __init__(self) -> None:
         self.heard: list[bytes] = []
+        self.reached = threading.Event()
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -36,6 +37,7 @@ class Store:
 
     def _answer(self, one: socket.socket) -> None:
         self.heard.append(b"")
+        self.reached.set()
         with one:
             while chunk := one.recv(1 << 16):
                 self.heard[-1] += chunk
@@ -104,6 +106,7 @@ def test_an_answer_of_an_earlier_connection_is_worth_nothing() -> None:
             said = one.recv(64)
             real.sendall(said)
             assert len(real.recv(32)) == 32
+            store.reached.wait(30)  # the door answers before it has reached the store
         assert exchange(door.port, said)[32:] == b""
         assert store.heard == [b""]
 
