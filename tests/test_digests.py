@@ -1,4 +1,4 @@
-"""The bits of four trainings, kept: a change that means to keep results keeps these.
+"""The bits of four trainings and a fused search, kept: who means to keep results keeps these.
 
 The digests were taken before anything of this issue was changed, one worker, one thread. Another
 class of processor, or another PyTorch, has other last bits: there the losses stand in for them.
@@ -16,10 +16,17 @@ import torch
 import yaml
 from sklearn.datasets import load_digits
 
-from ddlflow import stages
+from ddlflow import stages, sweeping
 from ddlflow.report.screen import Screen
 from ddlflow.session import Session
 from ddlflow.spec.load import load
+from ddlflow.sweep.member import Member, Result
+from ddlflow.sweep.place import Where, prepared_at
+from ddlflow.sweep.plan import plan_stacks
+from ddlflow.sweep.run import Piece, start
+from ddlflow.sweep.space import settings
+from ddlflow.train.auto import resolve
+from ddlflow.train.digests import digest
 from ddlflow.train.facts import facts_here
 
 MACHINE, TORCH = "x86_64 AVX512", "2.13.0"
@@ -34,6 +41,14 @@ DIGITS: dict[str, Any] = {
         "virtual_ranks": 3,
         "seed": 7,
     },
+}
+SEARCH: dict[str, Any] = DIGITS | {
+    "train": DIGITS["train"] | {"epochs": 3},
+    "search": {
+        "method": "grid",
+        "space": {"train.optimizer.lr": [0.001, 0.003, 0.01], "model.hidden": [[32], [16, 8]]},
+    },
+    "sweep": {"fuse": "always"},
 }
 
 
@@ -75,33 +90,97 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize("name", list(KNOWN))
-def test_a_training_keeps_its_bits(
-    tmp_path: Path, name: str, request: pytest.FixtureRequest
-) -> None:
-    data_root, pipeline = tmp_path, name
-    if name == "higgs-sample":
-        data_root = request.getfixturevalue("real_data")
-    if name == "digits":
-        bunch = load_digits()
-        pixels = {f"p{k}": bunch.data[:, k] for k in range(64)}
-        pq.write_table(pa.table(pixels | {"label": bunch.target}), tmp_path / "digits.parquet")
-        pipeline = str(tmp_path / "digits.yaml")
-        Path(pipeline).write_text(yaml.safe_dump(DIGITS))
+# Of the search's six members: one digest of all their weights, and each one's last val_loss.
+KNOWN_SEARCH = "ffc6a0d7514bfce83a8f98bcdf68dce89fe86396b4c2cf0634f2b8557d7b1a75"
+KNOWN_LOSSES = [
+    1.5843536376953125,
+    2.326275126139323,
+    0.7311504787868923,
+    1.9585535685221354,
+    0.20443761613633898,
+    1.3106960720486112,
+]
+
+
+def write(folder: Path, pipeline: dict[str, Any], data_root: Path) -> tuple[str, str]:
+    """The digits, a pipeline on them, and a site of one worker with one thread."""
+    bunch = load_digits()
+    pixels = {f"p{k}": bunch.data[:, k] for k in range(64)}
+    pq.write_table(pa.table(pixels | {"label": bunch.target}), folder / "digits.parquet")
     site = {
         "engine": {"use": "local", "workers": 1, "threads": 1},
         "device": "cpu",
         "data_root": str(data_root),
-        "storage": str(tmp_path / "storage"),
+        "storage": str(folder / "storage"),
     }
-    (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
+    (folder / "site.yaml").write_text(yaml.safe_dump(site))
+    (folder / "digits.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
+    return str(folder / "digits.yaml"), str(folder / "site.yaml")
 
-    with Session(load(pipeline, str(tmp_path / "site.yaml"), []), Screen(io.StringIO())) as session:
+
+def has_these_bits() -> bool:
+    """Whether this machine is of the class that the digests were taken on."""
+    return facts_here()["processor"] == MACHINE and torch.__version__.split("+")[0] == TORCH
+
+
+@pytest.mark.parametrize("name", list(KNOWN))
+def test_a_training_keeps_its_bits(
+    tmp_path: Path, name: str, request: pytest.FixtureRequest
+) -> None:
+    data_root = request.getfixturevalue("real_data") if name == "higgs-sample" else tmp_path
+    digits, site = write(tmp_path, DIGITS, data_root)
+    pipeline = digits if name == "digits" else name
+
+    with Session(load(pipeline, site, []), Screen(io.StringIO())) as session:
         trained = stages.train(session, stages.prepare(session)).value
 
     known, last = KNOWN[name], trained["history"][-1]
     assert trained["steps"] == known.steps
-    if facts_here()["processor"] == MACHINE and torch.__version__.split("+")[0] == TORCH:
+    if has_these_bits():
         assert trained["model_digest"] == known.digest
     assert last["loss"] == pytest.approx(known.loss, rel=2e-2)
     assert last["val_loss"] == pytest.approx(known.val_loss, rel=2e-2)
+
+
+def test_a_fused_search_keeps_its_bits(tmp_path: Path) -> None:
+    pipeline, site = write(tmp_path, SEARCH, tmp_path)
+    told: list[dict[str, Any]] = []
+    with Session(load(pipeline, site, []), Screen(io.StringIO())) as session:
+        prepared = stages.prepare(session)
+        searched = sweeping.search(session, prepared, told.append).value
+        plan = session.plan.pipeline
+    assert (searched["trainings"], searched["fused"]) == (6, 6)
+    told.sort(key=lambda row: row["number"])
+
+    # A search keeps no weights: its members once more, as its worker trains them.
+    rows = prepared.value["rows"]
+    members = []
+    for row in told:
+        setting = settings(plan, row["values"])
+        train = resolve(setting.train, rows["train"], rows["validation"])
+        members.append(Member(str(row["number"]), setting.model, train))
+    where = prepared_at(Where(prepared.folder, None, "cpu", 1), members, 0)
+    found: dict[str, Result] = {}
+    torch.set_flush_denormal(True)
+    try:
+        for group in plan_stacks(members, where, fuse="always"):
+            assert group.apart is None
+            stack = start(Piece(group.members, True, ""), where)
+            while stack.alive:
+                stack.run_epoch()
+            found |= stack.results
+    finally:
+        torch.set_flush_denormal(False)
+
+    assert {result.fused for result in found.values()} == {3}
+    losses = [found[member.id].history[-1]["val_loss"] for member in members]
+    scores = [found[member.id].metrics[searched["metric"]] for member in members]
+    assert scores == pytest.approx([row["score"] for row in told], rel=1e-6)
+    if has_these_bits():
+        tensors = {
+            f"{id_}.{name}": tensor
+            for id_, result in found.items()
+            for name, tensor in (result.tensors or {}).items()
+        }
+        assert digest(tensors) == KNOWN_SEARCH
+    assert losses == pytest.approx(KNOWN_LOSSES, rel=2e-2)
