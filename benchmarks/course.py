@@ -11,10 +11,10 @@ from pathlib import Path
 
 import data
 
-from ddlflow import stages
-from ddlflow.record import rows_per_s
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.runs import stages
+from ddlflow.runs.record import rows_per_s
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import Plan
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.spec.site import Site

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from ddlflow.data.made import plan, write_part
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.prepare import prepare
+from ddlflow.data.prepare.prepare import prepare
+from ddlflow.data.samples.made import plan, write_part
+from ddlflow.data.shards.manifest import Manifest
 from ddlflow.spec.pipeline import Data, Split
 
 ROOT = Path(".ddlflow/bench").absolute()

@@ -19,9 +19,9 @@ import train
 
 from ddlflow.models import build
 from ddlflow.spec.pipeline import Adam, Mlp
-from ddlflow.train import checkpoint
 from ddlflow.train.optimizers import make_optimizer
-from ddlflow.train.state import State
+from ddlflow.train.saved import checkpoint
+from ddlflow.train.saved.state import State
 
 CASES = (
     ("mlp [100]", (100,), 1_400),

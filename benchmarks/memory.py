@@ -41,9 +41,9 @@ class Peak:
 
 def measure(rows: int) -> dict[str, float]:
     """Runs the stages in this process on the local engine; MB by stage."""
-    from ddlflow import stages
     from ddlflow.report.screen import Screen
-    from ddlflow.session import Session
+    from ddlflow.runs import stages
+    from ddlflow.runs.session import Session
     from ddlflow.spec.load import Plan
     from ddlflow.spec.pipeline import Pipeline
     from ddlflow.spec.site import Site

@@ -53,7 +53,7 @@ def bare(files: list[Path], pool: ProcessPoolExecutor) -> float:
 
 
 def ours(source: Path, rows: int, engine: object) -> float:
-    from ddlflow.data.prepare import prepare
+    from ddlflow.data.prepare.prepare import prepare
     from ddlflow.spec.pipeline import Data
 
     out = data.ROOT / "ours"

@@ -11,7 +11,7 @@ import statistics
 import data
 import train
 
-from ddlflow.train.world import fitting_world
+from ddlflow.train.parallel.world import fitting_world
 
 PARAMETERS = 28 * 100 + 100 + 100 + 1
 

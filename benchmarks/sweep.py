@@ -28,11 +28,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ddlflow import stages, sweeping
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.shard import map_shard
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.shard import map_shard
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.runs import stages, sweeps
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 
 PEERS = Path(__file__).with_name("peers")
@@ -86,7 +86,7 @@ class Searches:
         session.use(plan.pipeline)
         prepared = stages.prepare(session)
         began = time.perf_counter()
-        found = sweeping.search(session, prepared)
+        found = sweeps.search(session, prepared)
         seconds = time.perf_counter() - began
         assert not found.cached
         assert found.value["trainings"] == 5 * settings

@@ -20,18 +20,18 @@ import torch
 from data import ROOT, shards
 from torch import nn
 
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.rows import Standardisation
-from ddlflow.data.shard import map_shard, write_shard
-from ddlflow.data.statistics import empty
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.rows import Standardisation
+from ddlflow.data.shards.shard import map_shard, write_shard
+from ddlflow.data.shards.statistics import empty
 from ddlflow.models.standardise import Standardise
 from ddlflow.spec.model import Mlp
 from ddlflow.spec.pipeline import Train
+from ddlflow.sweep.fused.plan import plan_stacks
+from ddlflow.sweep.fused.streams import Pool
 from ddlflow.sweep.member import FoldRows, Member, Prepared
-from ddlflow.sweep.plan import plan_stacks
 from ddlflow.sweep.run import Piece, cut, start
-from ddlflow.sweep.streams import Pool
-from ddlflow.train.metrics import scores_for
+from ddlflow.train.tasks.metrics import scores_for
 
 ROWS, FOLDS = 100_000, 5
 CLOCK = time.perf_counter

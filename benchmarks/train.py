@@ -27,8 +27,8 @@ BARE = """
 import json, sys, time
 from pathlib import Path
 import numpy as np, torch
-from ddlflow.data.rows import Rows
-from ddlflow.data.manifest import Manifest
+from ddlflow.data.shards.rows import Rows
+from ddlflow.data.shards.manifest import Manifest
 from ddlflow.train.training import standardisation_of
 folder = Path(sys.argv[1])
 batch, threads, epochs = map(int, sys.argv[2:])

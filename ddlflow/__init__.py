@@ -13,21 +13,17 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ddlflow.applying import load_model as load_model
-    from ddlflow.applying import predict as predict
-    from ddlflow.commands import run as run
+    from ddlflow.api import load_model as load_model
+    from ddlflow.api import predict as predict
+    from ddlflow.api import run as run
 
 __all__ = ["load_model", "predict", "run"]
 
 
 def __getattr__(name: str) -> object:
     """Imports a public name when it is first used: `import ddlflow` costs next to nothing."""
-    if name == "run":
-        from ddlflow.commands import run
-
-        return run
-    if name in {"load_model", "predict"}:
-        import ddlflow.applying as module
+    if name in __all__:
+        import ddlflow.api as module
 
         return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,18 +33,18 @@ from prefect.settings import (
 )
 from prefect.states import Completed, Crashed, State
 
-from ddlflow import stages, sweeping
-from ddlflow.check import precheck, recheck
-from ddlflow.data.manifest import Manifest
+from ddlflow.data.shards.manifest import Manifest
 from ddlflow.errors import DdlflowError
-from ddlflow.launch import Tell
-from ddlflow.record import Record, recorded, summary, sweep_summary
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session, Stage
+from ddlflow.runs import stages, sweeps
+from ddlflow.runs.check import precheck, recheck
+from ddlflow.runs.launch import Tell
+from ddlflow.runs.record import Record, recorded, summary, sweep_summary
+from ddlflow.runs.record_trials import log_chosen, log_folds, log_search, trials
+from ddlflow.runs.session import Session, Stage
 from ddlflow.spec.given import called
 from ddlflow.spec.load import load
-from ddlflow.sweep.sampler import total_trials
-from ddlflow.trials import log_chosen, log_folds, log_search, trials
+from ddlflow.sweep.choose.sampler import total_trials
 
 SHOWN_TRIALS = 500  # in Prefect's table; MLflow has all
 PROGRESS_EVERY_S = 2.0
@@ -127,14 +127,14 @@ def sweep(session: Session, prepared: Stage, record: Record, only: str | None) -
     if spec is not None and only != "cross_validate":
         with trials(record) as tell:
             shown = progress(total_trials(spec), tell)
-            searched = run_stage(sweeping.search, session, prepared, shown)
+            searched = run_stage(sweeps.search, session, prepared, shown)
         done.append(searched)
         log_search(record, searched)
-        session.use(sweeping.chosen(session, searched))
+        session.use(sweeps.chosen(session, searched))
         log_chosen(record, spec)
     scored = spec is not None and spec.cv and only is None  # the search has the folds' scores
     if cv is not None and only != "search" and (cv.predictions or not scored):
-        validated = run_stage(sweeping.cross_validate, session, prepared)
+        validated = run_stage(sweeps.cross_validate, session, prepared)
         done.append(validated)
         log_folds(record, validated)
     return done

@@ -29,7 +29,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 # Files by the start of their names, those that take longest first (durations.txt tells).
 LONG = (
     *("flows/test_schedule", "flows/", "chaos/", "test_real_flights", "test_small_tables"),
-    *("test_redact", "test_cases", "test_reproduce", "engines/", "test_searching", "test_owner"),
+    *(
+        "test_redact",
+        "test_cases",
+        "history/test_reproduce",
+        "engines/",
+        "runs/test_search",
+        "store/test_owner",
+    ),
 )
 WHOLE_RUN, SLOWEST = 500, 40  # reports of a run that is kept, and lines of it
 

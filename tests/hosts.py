@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import psutil
 import pytest
 
-from ddlflow.owner import this_owner
+from ddlflow.store.owner import this_owner
 
 # Process 1 of a host: it keeps the namespaces and lets orphans go.
 INIT = """

@@ -20,11 +20,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ddlflow import cli, commands, stages
-from ddlflow.check import precheck
+from ddlflow import api
+from ddlflow.cli import app
 from ddlflow.errors import DataError, SpecError, TrainingError
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.runs import stages
+from ddlflow.runs.check import precheck
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 
 ROWS = 300
@@ -97,13 +99,13 @@ def refused(
     def no_flow() -> Any:
         raise AssertionError("Prefect would have started")
 
-    monkeypatch.setattr(commands, "load_flow", no_flow)
+    monkeypatch.setattr(api, "load_flow", no_flow)
 
     def run(*arguments: str, command: str = "run") -> list[str]:
         before = tree()
         monkeypatch.setattr(sys, "argv", ["ddlflow", command, "p", *arguments])
         with pytest.raises(SystemExit) as exited:
-            cli.main()
+            app.main()
         out, err = capfd.readouterr()
         assert exited.value.code == 2, err
         assert out == ""

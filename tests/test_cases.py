@@ -22,13 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ddlflow import stages
-from ddlflow.check import precheck
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.shard import map_shard
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.shard import map_shard
 from ddlflow.errors import DdlflowError
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.runs import stages
+from ddlflow.runs.check import precheck
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 
 FOLDER = Path(__file__).parent / "cases"

@@ -16,18 +16,18 @@ import torch
 import yaml
 from sklearn.datasets import load_digits
 
-from ddlflow import stages, sweeping
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.runs import stages, sweeps
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
+from ddlflow.sweep.choose.space import settings
+from ddlflow.sweep.fused.plan import plan_stacks
 from ddlflow.sweep.member import Member, Result
 from ddlflow.sweep.place import Where, prepared_at
-from ddlflow.sweep.plan import plan_stacks
 from ddlflow.sweep.run import Piece, start
-from ddlflow.sweep.space import settings
 from ddlflow.train.auto import resolve
-from ddlflow.train.digests import digest
 from ddlflow.train.facts import facts_here
+from ddlflow.train.saved.digests import digest
 
 MACHINE, TORCH = "x86_64 AVX512", "2.13.0"
 DIGITS: dict[str, Any] = {
@@ -147,7 +147,7 @@ def test_a_fused_search_keeps_its_bits(tmp_path: Path) -> None:
     told: list[dict[str, Any]] = []
     with Session(load(pipeline, site, []), Screen(io.StringIO())) as session:
         prepared = stages.prepare(session)
-        searched = sweeping.search(session, prepared, told.append).value
+        searched = sweeps.search(session, prepared, told.append).value
         plan = session.plan.pipeline
     assert (searched["trainings"], searched["fused"]) == (6, 6)
     told.sort(key=lambda row: row["number"])

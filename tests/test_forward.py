@@ -14,17 +14,17 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import PredefinedSplit
 from sklearn.preprocessing import OneHotEncoder
 
-from ddlflow import stages, sweeping
-from ddlflow.check import check
 from ddlflow.errors import SpecError
 from ddlflow.infer.coefficients import coefficients
 from ddlflow.infer.model import load_model
 from ddlflow.models import positions
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.runs import stages, sweeps
+from ddlflow.runs.check import check
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 from ddlflow.spec.pipeline import Search
-from ddlflow.sweep.sampler import Forward, total_trials
+from ddlflow.sweep.choose.sampler import Forward, total_trials
 
 NUMBERS = ["a", "b", "c", "d", "e"]
 
@@ -68,8 +68,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_as_scikit_learn() -> None:
     with Session(load("p", "local", []), Screen(io.StringIO())) as session:
         prepared = stages.prepare(session)
-        searched = sweeping.search(session, prepared)
-        session.use(sweeping.chosen(session, searched))
+        searched = sweeps.search(session, prepared)
+        session.use(sweeps.chosen(session, searched))
         trained = stages.train(session, prepared)
         how: dict[str, Any] = {"spec": session.plan.pipeline.train, "threads": 1}
         found = coefficients(

@@ -14,17 +14,17 @@ import pytest
 import yaml
 
 import ddlflow
-from ddlflow import stages, tables
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.source import PIECE_ROWS, open_source, ranges, read
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.sources.source import PIECE_ROWS, open_source, ranges, read
 from ddlflow.errors import DataError, SpecError
 from ddlflow.redact import hidden_values
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.runs import stages, tables
+from ddlflow.runs.session import Session
+from ddlflow.runs.tables import check_there, keeping, placed
 from ddlflow.spec.load import load
 from ddlflow.spec.pipeline import Data
-from ddlflow.storage import storage_of
-from ddlflow.tables import check_there, keeping, placed
+from ddlflow.store.site_storage import storage_of
 
 PIPELINE: dict[str, Any] = {
     "name": "given",

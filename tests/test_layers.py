@@ -1,9 +1,10 @@
 """Who may import whom (design section 3), read from the source files with ``ast``.
 
-    redact <- errors <- spec <- data <- models <- train <- sweep, infer, report
-    owner <- entries <- lease: who holds what on the storage; any room that writes there may ask
-    engines and tracking import errors, spec and these alone
-    session, stages, record, check, commands and project compose these; cli and flows use them
+    redact <- errors <- spec <- store <- data <- models <- train <- sweep, infer
+    engines, tracking and report import errors, spec and store alone
+    runs composes these; history is of recorded runs; api, flow and cli stand on top
+
+Within runs/ and data/ there is an order as well: no file imports a later one.
 
 Imports inside functions count as well, and those for type checking alone.
 """
@@ -20,42 +21,86 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ddlflow"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-LOW = {"errors", "spec", "redact", "owner", "entries", "lease", "machine"}
+LOW = {"errors", "redact", "machine", "spec", "store"}
 NUMERICS = {"data", "models", "train", "sweep", "infer", "report"}
-COMPOSED = {"session", "stages", "launch", "record", "check", "commands", "applying", "project"}
-COMPOSED |= {"compare", "reproduce", "differences", "audit", "storage", "failures", "holds"}
-COMPOSED |= {"tables", "finished"}
-COMPOSED |= {"flow", "running", "doctor", "pieces", "searching", "sweeping", "trials", "installed"}
-COMPOSED |= {"ranks", "workers"}
+RUN = LOW | NUMERICS | {"engines", "tracking"}
 # Room -> the rooms beside itself that it may import.
 MAY_IMPORT = {
     "redact": set(),
     "errors": {"redact"},
-    "owner": set(),
     "machine": set(),
-    "entries": {"owner"},
-    "lease": {"errors", "owner", "entries"},
     "spec": {"errors", "redact"},
+    "store": {"errors", "redact", "spec"},
     "data": LOW,
     "models": LOW | {"data"},
     "train": LOW | {"data", "models"},
     "sweep": LOW | {"data", "models", "train"},
     "infer": LOW | {"data", "models", "train"},
-    "report": LOW | {"data", "models", "train"},
+    "report": {"errors", "data", "spec"},  # spec: to go (it is given a search's space)
     "engines": LOW,
     "tracking": LOW,
-    **dict.fromkeys(COMPOSED, LOW | NUMERICS | {"engines", "tracking"} | COMPOSED),
-    "cli": LOW | COMPOSED | {"output", "report", "tracking"},
-    "output": {"errors", "redact", "report"},
+    "flow": LOW | {"runs"},
+    "runs": RUN | {"flow"},  # flow: to go (doctor ends lost flow runs)
+    "history": RUN | {"runs"},  # all but runs and tracking: to go
+    "api": RUN | {"runs", "history", "flow"},
+    # All but api: to go.
+    "cli": {"api", "errors", "history", "redact", "report", "runs", "spec", "tracking"},
     "__main__": {"cli"},
-    # Its three public names, when they are first used.
-    "__init__": {"commands", "applying"},
+    "__init__": {"api"},  # its three public names, when they are first used
+}
+# Path prefixes under a room, the lowest first: no file imports what a later line names.
+ORDER = {
+    "runs": [
+        ("workers", "ranks", "failures", "finished", "holds", "tables", "running", "installed"),
+        ("project",),
+        ("check/finding",),
+        ("check/",),
+        ("session",),
+        ("launch",),
+        ("stages",),
+        ("spread",),
+        ("search",),
+        ("sweeps",),
+        ("record",),
+        ("record_trials",),
+        ("apply", "doctor"),
+    ],
+    "data": [
+        ("sources/",),
+        ("convert", "matrix", "numbers", "offsets", "roles"),
+        ("columns",),
+        ("shards/",),
+        ("prepare/",),
+        ("samples/",),
+    ],
+    "train": [
+        ("tasks/",),
+        ("facts", "job", "label", "pulse", "schedules", "optimizers", "auto", "components"),
+        ("bad_batch", "penalty", "weights", "probe"),
+        ("precision", "validation"),
+        ("saved/",),
+        ("parallel/",),
+        ("loop",),
+        ("full_batch",),
+        ("training",),
+        ("rank",),
+    ],
+    "sweep": [
+        ("choose/",),
+        ("member",),
+        ("standing", "trained", "place"),
+        ("fused/",),
+        ("held_out", "solo"),
+        ("run",),
+        ("task",),
+        ("cutting",),
+    ],
 }
 # Framework -> the files that may import it, as path prefixes under ddlflow/.
 ONLY_IN = {
     "dask": ("engines/dask", "engines/on_worker.py"),
     "distributed": ("engines/dask", "engines/on_worker.py"),
-    "duckdb": ("data/derive_sql.py",),
+    "duckdb": ("data/sources/derive_sql.py",),
     "dask_cuda": ("engines/dask",),
     "mlflow": ("tracking/",),
     "prefect": ("no file: flows/ alone",),
@@ -64,14 +109,14 @@ ONLY_IN = {
     "matplotlib": ("report/",),
     "optuna": ("sweep/",),
     "rich": ("report/screen.py",),
-    "typer": ("cli", "output.py"),
+    "typer": ("cli/",),
     "torch": (
-        "data/batches.py",
+        "data/shards/batches.py",
         "models/",
         "train/",
         "sweep/",
         "infer/",
-        "workers.py",
+        "runs/workers.py",
     ),
 }
 # With these installed the numerics run: no Dask, no Prefect, no MLflow (design section 3).
@@ -81,8 +126,7 @@ ENOUGH_FOR_NUMERICS |= {"duckdb", "pydantic", "pydantic_core", "yaml", "psutil",
 
 def room(path: Path) -> str:
     """The room that a file of ddlflow/ is in: its folder, or itself."""
-    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return "cli" if name.startswith("cli_") else name  # the command line in several files
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported(tree: ast.AST, file: Path) -> Iterator[tuple[str, int]]:
@@ -126,12 +170,52 @@ def crossings(source: str, file: Path) -> list[str]:
     return found
 
 
+def level(room: str, inside: str) -> int:
+    """The level in a room's ``ORDER`` that a path inside it is on: the longest name counts."""
+    found = [
+        (len(name), number)
+        for number, names in enumerate(ORDER[room])
+        for name in names
+        if inside == name or (name.endswith("/") and f"{inside}/".startswith(name))
+    ]
+    assert found, f"{room}/{inside} has no place in ORDER"
+    return max(found)[1]
+
+
+def inside(path: Path) -> str:
+    """``session`` of ddlflow/runs/session.py, ``check/`` of ddlflow/runs/check/__init__.py."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts[1:]
+    return "/".join(parts).removesuffix("__init__")
+
+
+def later(source: str, file: Path) -> list[str]:
+    """The imports of a file that are of a later level of its own room."""
+    own = room(file)
+    here = inside(file)
+    if own not in ORDER or not here:
+        return []
+    found = []
+    for module, line in imported(ast.parse(source), file):
+        parts = module.split(".")
+        if parts[:2] != ["ddlflow", own]:
+            continue
+        path = PACKAGE.joinpath(*parts[1:])
+        while not (path.is_dir() or path.with_suffix(".py").is_file()):
+            path = path.parent  # a name in a module
+        theirs = inside(path) if path != PACKAGE / own else ""
+        if theirs and level(own, theirs) > level(own, here):
+            found.append(f"{file.relative_to(ROOT)}:{line}: {here} imports {module}")
+    return found
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_a_file_imports_only_what_its_room_may(file: Path) -> None:
     assert crossings(file.read_text(), file) == []
 
 
-@pytest.mark.parametrize("name", ["errors", "spec", "data", "models", "train", "sweep", "infer"])
+@pytest.mark.parametrize(
+    "name", ["errors", "spec", "store", "data", "models", "train", "sweep", "infer"]
+)
 def test_the_numerics_need_no_cluster_and_no_tracking(name: str) -> None:
     third_party = {
         module.split(".")[0]
@@ -140,6 +224,26 @@ def test_the_numerics_need_no_cluster_and_no_tracking(name: str) -> None:
         for module, _ in imported(ast.parse(file.read_text()), file)
     } - {"ddlflow", *sys.stdlib_module_names}
     assert third_party <= ENOUGH_FOR_NUMERICS
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_file_imports_nothing_later_in_its_room(file: Path) -> None:
+    assert later(file.read_text(), file) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("runs/session.py", "from ddlflow.runs import stages"),
+        ("runs/launch.py", "from ddlflow.runs.stages import train"),
+        ("runs/check/finding.py", "from ddlflow.runs.check import precheck"),
+        ("data/sources/x.py", "def f():\n    import ddlflow.data.prepare.prepare"),
+        ("data/columns.py", "from ..data.shards import batches"),
+        ("train/tasks/x.py", "from ddlflow.train.loop import train"),
+    ],
+)
+def test_the_order_finds_what_breaks_it(file: str, line: str) -> None:
+    assert len(later(line, PACKAGE / file)) == 1
 
 
 def test_every_room_has_its_rule() -> None:
@@ -157,12 +261,15 @@ def test_nothing_imports_the_command_line_or_the_flows() -> None:
     [
         ("data/x.py", "from ddlflow.train.loop import train"),
         ("data/x.py", "from ..train import loop"),
-        ("spec/x.py", "def f():\n    import ddlflow.data.source"),
+        ("spec/x.py", "def f():\n    import ddlflow.data.sources.source"),
+        ("store/x.py", "from ddlflow.data.columns import Column"),
+        ("report/x.py", "from ddlflow.train.tasks import metrics"),
+        ("runs/x.py", "from ddlflow.history.compare import compare"),
         ("engines/x.py", "from ddlflow import data"),
         ("tracking/x.py", "import ddlflow.infer.model as m"),
-        ("models/x.py", "from ddlflow.cli import main"),
+        ("models/x.py", "from ddlflow.cli.app import main"),
         ("train/x.py", "import mlflow"),
-        ("stages.py", "from prefect import flow"),
+        ("runs/stages.py", "from prefect import flow"),
         ("engines/local.py", "from distributed import Client"),
     ],
 )
@@ -193,7 +300,7 @@ HEAVY = (
     ("statement", "heavy"),
     [
         ("import ddlflow", (*HEAVY, "pydantic", "yaml", "typer")),
-        ("import ddlflow.cli", (*HEAVY, "pydantic")),
+        ("import ddlflow.cli.app", (*HEAVY, "pydantic")),
         ("import ddlflow.spec.load, ddlflow.spec.code", HEAVY),
     ],
 )

@@ -17,13 +17,13 @@ import statsmodels.formula.api as smf
 import yaml
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from ddlflow import stages
 from ddlflow.infer.model import load_model
 from ddlflow.infer.predict import infer
 from ddlflow.report.coefficients import draw_coefficients, notes_of, write_coefficients
 from ddlflow.report.screen import Screen
 from ddlflow.report.style import save_all
-from ddlflow.session import Session
+from ddlflow.runs import stages
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 
 ROWS = 20_000

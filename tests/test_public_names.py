@@ -45,7 +45,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_the_names_stay_functions_when_their_rooms_are_imported() -> None:
     """Importing a subpackage binds its name in the package, over a function of that name."""
     code = (
-        "import ddlflow; ddlflow.load_model; import ddlflow.commands, ddlflow.check\n"
+        "import ddlflow; ddlflow.load_model; import ddlflow.api, ddlflow.runs.check\n"
         "print(*[name for name in ddlflow.__all__ if not callable(getattr(ddlflow, name))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

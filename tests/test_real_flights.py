@@ -13,11 +13,11 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import OrdinalEncoder
 
-from ddlflow import stages
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.shard import map_shard
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.shard import map_shard
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.runs import stages
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -16,10 +16,10 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ddlflow import stages
 from ddlflow.infer.model import load_model
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.runs import stages
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import Plan, load
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.spec.site import Site

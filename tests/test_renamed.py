@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ddlflow import stages, sweeping
-from ddlflow.compare import compare
-from ddlflow.differences import of_manifests
 from ddlflow.errors import SpecError
+from ddlflow.history.compare import compare
+from ddlflow.history.differences import of_manifests
 from ddlflow.infer.predict import infer
-from ddlflow.record import recorded
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session, Stage
+from ddlflow.runs import stages, sweeps
+from ddlflow.runs.record import recorded
+from ddlflow.runs.session import Session, Stage
 from ddlflow.spec.load import load
 
 ROWS = 600
@@ -175,8 +175,8 @@ def test_folds_and_a_search_are_done_anew_too() -> None:
             prepared = stages.prepare(opened)
             keys.append(
                 [
-                    sweeping.cross_validate(opened, prepared).key,
-                    sweeping.search(opened, prepared).key,
+                    sweeps.cross_validate(opened, prepared).key,
+                    sweeps.search(opened, prepared).key,
                 ]
             )
     assert not set(keys[0]) & set(keys[1])

@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ddlflow import stages
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.runs import stages
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
-from ddlflow.train.checkpoint import step_of
+from ddlflow.train.saved.checkpoint import step_of
 
 ROWS = 3000
 PIPELINE = {
@@ -49,7 +49,7 @@ COMMAND = """
 import sys
 from ddlflow import stages
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 
 with Session(load("pipeline.yaml", sys.argv[1], sys.argv[2:]), Screen()) as session:

@@ -18,8 +18,8 @@ from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from ddlflow.data.prepare import prepare
-from ddlflow.data.shard import map_shard
+from ddlflow.data.prepare.prepare import prepare
+from ddlflow.data.shards.shard import map_shard
 from ddlflow.infer.evaluate import evaluate
 from ddlflow.spec.pipeline import Data, Train
 from ddlflow.train import training

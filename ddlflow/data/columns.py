@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ddlflow.data.convert import text_or_whole, whole_of, words_of
-from ddlflow.data.derive import read_by
-from ddlflow.data.known import as_parsed, read_back
 from ddlflow.data.matrix import Float32, interleave
 from ddlflow.data.numbers import EXACT, float_values, plain
 from ddlflow.data.offsets import Number
 from ddlflow.data.roles import Labels
-from ddlflow.data.schema import meant
+from ddlflow.data.sources.derive import read_by
+from ddlflow.data.sources.known import as_parsed, read_back
+from ddlflow.data.sources.schema import meant
 from ddlflow.errors import DataError
 
 Value = bool | int | float | str

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ddlflow.data.schema import kind_of
+from ddlflow.data.sources.schema import kind_of
 from ddlflow.errors import DataError
 
 _WHOLE = r"^\s*[+-]?\d+(\.0*)?\s*$"  # with gaps pandas writes whole numbers as 2020.0

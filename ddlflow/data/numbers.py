@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from ddlflow.data.convert import numbers_of
 from ddlflow.data.matrix import Float32
 from ddlflow.data.offsets import Float64, Number
-from ddlflow.data.schema import kind_of
+from ddlflow.data.sources.schema import kind_of
 from ddlflow.errors import DataError
 
 EXACT = 2**53  # up to here float64 holds each whole number

@@ -6,9 +6,9 @@ from typing import Literal
 
 import pyarrow as pa
 
-from ddlflow.data.derive import WHERE, Derived, made_of_features, sources_of
-from ddlflow.data.derive_dates import parts
-from ddlflow.data.schema import is_date, is_name, is_time, kind_of, meant
+from ddlflow.data.sources.derive import WHERE, Derived, made_of_features, sources_of
+from ddlflow.data.sources.derive_dates import parts
+from ddlflow.data.sources.schema import is_date, is_name, is_time, kind_of, meant
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Cv, Data
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ddlflow.data.derive import evaluate, needed
-from ddlflow.data.source import Range, Source, read
+from ddlflow.data.sources.derive import evaluate, needed
+from ddlflow.data.sources.source import Range, Source, read
 from ddlflow.infer.model import TrainedModel
 
 Pieces = Iterator[tuple[dict[str, pa.Array], pa.RecordBatch]]

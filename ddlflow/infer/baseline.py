@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddlflow.data.manifest import Manifest
+from ddlflow.data.shards.manifest import Manifest
 from ddlflow.spec.pipeline import Train, UserCode
-from ddlflow.train.scores import BETTER, Kind, metric_names
+from ddlflow.train.tasks.scores import BETTER, Kind, metric_names
 from ddlflow.train.validation import PREDICTED
 
 # By what a model is held against its baseline: what it minimises.

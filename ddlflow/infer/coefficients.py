@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from ddlflow.data.manifest import Manifest
+from ddlflow.data.shards.manifest import Manifest
 from ddlflow.infer.design import Task, empty, num_compared, of_shard, used_by, weights_of
 from ddlflow.infer.estimate import Errors, compared, errors_of, layout_of, to_source
 from ddlflow.infer.model import load_model

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ddlflow.data.manifest import Shard
-from ddlflow.data.shard import map_shard
-from ddlflow.data.verified import verified
+from ddlflow.data.shards.manifest import Shard
+from ddlflow.data.shards.shard import map_shard
+from ddlflow.data.shards.verified import verified
 from ddlflow.infer.model import TrainedModel, load_model
 from ddlflow.models.linear import Linear
 

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddlflow.data.manifest import Manifest, Shard, SplitName
 from ddlflow.data.offsets import Number
-from ddlflow.data.shard import map_shard
-from ddlflow.data.verified import verified
+from ddlflow.data.shards.manifest import Manifest, Shard, SplitName
+from ddlflow.data.shards.shard import map_shard
+from ddlflow.data.shards.verified import verified
 from ddlflow.infer.baseline import constant_outputs, of_names, repeated
 from ddlflow.infer.model import PASS_ROWS, load_model
 from ddlflow.infer.predict import Map
 from ddlflow.spec.pipeline import Train
-from ddlflow.train.histogram import FeatureHistogram, histogram_edges, histogram_range
+from ddlflow.train.tasks.histogram import FeatureHistogram, histogram_edges, histogram_range
 from ddlflow.train.validation import empty_scores, score
 from ddlflow.train.weights import Weighting, weighting
 

@@ -17,11 +17,11 @@ import torch
 from pydantic import TypeAdapter
 
 from ddlflow.data.columns import Columns, Encoded
-from ddlflow.data.derive import bind, evaluate, needed, read_by, sources_read
-from ddlflow.data.files import names_format
-from ddlflow.data.frames import batches, is_pandas, names_of, table_of
-from ddlflow.data.schema import meant
-from ddlflow.data.source import Source, open_source
+from ddlflow.data.sources.derive import bind, evaluate, needed, read_by, sources_read
+from ddlflow.data.sources.files import names_format
+from ddlflow.data.sources.frames import batches, is_pandas, names_of, table_of
+from ddlflow.data.sources.schema import meant
+from ddlflow.data.sources.source import Source, open_source
 from ddlflow.errors import DataError, DdlflowError, SpecError
 from ddlflow.models import build
 from ddlflow.models.label_scale import LabelScale
@@ -30,9 +30,9 @@ from ddlflow.redact import redacted
 from ddlflow.spec.code import check_trusted, resolve
 from ddlflow.spec.explain import nearest
 from ddlflow.spec.pipeline import Data, Model, ObjectiveName, UserCode, UserObjective
-from ddlflow.train import predictions
-from ddlflow.train.export import FORMAT, SEAL, sealed
-from ddlflow.train.objectives import Objective, objective_for
+from ddlflow.train.saved.export import FORMAT, SEAL, sealed
+from ddlflow.train.tasks import predictions
+from ddlflow.train.tasks.objectives import Objective, objective_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,7 +141,7 @@ class TrainedModel:
         """A row of predictions for each row of a table with the columns ``inputs``.
 
         Returns:
-            The columns of `ddlflow.train.predictions`.
+            The columns of `ddlflow.train.tasks.predictions`.
         """
         features = self._derived(batch) if self.columns.derive else batch
         return self.predict_encoded(self.columns.encode(features))

@@ -15,16 +15,16 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ddlflow.data.row_splits import RowSplits, row_splits
-from ddlflow.data.source import Range, Source, ranges
-from ddlflow.data.storage import is_temporary, remove_leftovers, temporary_for
+from ddlflow.data.prepare.row_splits import RowSplits, row_splits
+from ddlflow.data.sources.source import Range, Source, ranges
 from ddlflow.errors import DataError, InputError, SpecError
 from ddlflow.infer import unfamiliar
 from ddlflow.infer.as_written import as_written
 from ddlflow.infer.model import TrainedModel, load_model
 from ddlflow.redact import redacted
 from ddlflow.spec.explain import nearest
-from ddlflow.train import predictions
+from ddlflow.store.files import is_temporary, remove_leftovers, temporary_for
+from ddlflow.train.tasks import predictions
 
 FORMAT = 2  # of the predictions: those of another are not gone on with
 JOB, SUCCESS = "_job.json", "_SUCCESS"

@@ -1,9 +1,9 @@
 """Standardisation as part of the model, and the whole that is exported: standardise, then net.
 
-Training standardises a window of rows once and in advance, in numpy (``ddlflow.data.batches``);
-inference does it batch by batch, here. Both give the same bits, because each number goes through
-one float32 subtraction and one float32 product, each rounded on its own: never a fused
-multiply-add, whose result has other last bits.
+Training standardises a window of rows once and in advance, in numpy
+(``ddlflow.data.shards.batches``); inference does it batch by batch, here. Both give the same bits,
+because each number goes through one float32 subtraction and one float32 product, each rounded on
+its own: never a fused multiply-add, whose result has other last bits.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Plots of a classifier, each from the plain numbers of ``curves`` (ddlflow.train.metrics)."""
+"""Plots of a classifier, each from the numbers of ``curves`` (ddlflow.train.tasks.metrics)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The report of a run: the curves of ddlflow.train.metrics as plots, the metrics as a table.
+"""The report of a run: the curves of ddlflow.train.tasks.metrics as plots, the metrics as a table.
 
 Matplotlib takes a third of a second to import: import this module where something is drawn.
 """

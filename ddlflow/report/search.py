@@ -26,11 +26,11 @@ def write_search(
 
     Args:
         folder: where to; made if it is not there, and files of the same names replaced.
-        rows: the table of the trials (`ddlflow.sweep.table.rows`).
+        rows: the table of the trials (`ddlflow.sweep.choose.table.rows`).
         space: that was searched.
         metric: of the scores.
         better: which scores are.
-        importances: of the settings (`ddlflow.sweep.importance.importances`), or nothing.
+        importances: of the settings (`ddlflow.sweep.choose.importance.importances`), or nothing.
         title: the heading of every plot.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Plots of a search's settings, from the rows of its table (ddlflow.sweep.table)."""
+"""Plots of a search's settings, from the rows of its table (ddlflow.sweep.choose.table)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Plots of a search's course, from the rows of its table (ddlflow.sweep.table)."""
+"""Plots of a search's course, from the rows of its table (ddlflow.sweep.choose.table)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from ddlflow.report.plots import WORDS
 from ddlflow.report.style import BLUE, GREY, RED, SKY, figure, shown
 
 Better = Literal["higher", "lower"]
-Row = Mapping[str, Any]  # of ddlflow.sweep.table.rows
+Row = Mapping[str, Any]  # of ddlflow.sweep.choose.table.rows
 Rows = Sequence[Row]
 FAR = 3.0  # a score so many times as far from the best as the median is drawn at the edge
 

@@ -1,16 +1,25 @@
 """Pipelines and sites that a script gives: by name, by path, or as nested values of Python."""
 
 import copy
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Given = str | os.PathLike[str] | Mapping[str, Any]
+Changes = Mapping[str, Any] | Sequence[str]
 
 
 def called(given: Given) -> str:
     """What a pipeline or a site is called in a list of commands: its name, or its path."""
     return str(given.get("name", "given")) if isinstance(given, Mapping) else os.fspath(given)
+
+
+def as_changes(changes: Changes) -> list[str]:
+    """``{"train.epochs": 3}`` -> ``["train.epochs=3"]``."""
+    if isinstance(changes, Mapping):
+        return [f"{key}={json.dumps(value)}" for key, value in changes.items()]  # JSON is YAML
+    return list(changes)
 
 
 def plain(value: Any) -> Any:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from ddlflow.sweep.fused.plan import Fuse, plan_stacks
 from ddlflow.sweep.member import Member, Prepared, first_net
 from ddlflow.sweep.place import Where, member_of, prepared_at
-from ddlflow.sweep.plan import Fuse, plan_stacks
 from ddlflow.sweep.run import Piece, cut
 from ddlflow.sweep.task import reason_of
 

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import torch
 
 from ddlflow.data.columns import Label
-from ddlflow.data.rows import Rows
-from ddlflow.data.storage import replacing
+from ddlflow.data.shards.rows import Rows
+from ddlflow.store.files import replacing
 from ddlflow.sweep.member import Member, Prepared, first_net, label_scale_of, objective_of
-from ddlflow.train import predictions
-from ddlflow.train.state import Tensors
+from ddlflow.train.saved.state import Tensors
+from ddlflow.train.tasks import predictions
 
 PASS_ROWS = 2_048  # a pass whose activations stay in the cache
 
@@ -22,7 +22,7 @@ def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, fold
     """Writes ``predictions-<fold>.parquet``: a row for each held-out row of the member's fold.
 
     Columns: ``row``, its number in the source; ``fold``; ``label``; and those of
-    `ddlflow.train.predictions`.
+    `ddlflow.train.tasks.predictions`.
 
     Args:
         member: which.

@@ -8,18 +8,18 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.rows import Standardisation
-from ddlflow.data.statistics import Statistics
-from ddlflow.data.verified import verified
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.rows import Standardisation
+from ddlflow.data.shards.statistics import Statistics
+from ddlflow.data.shards.verified import verified
 from ddlflow.errors import TrainingError
 from ddlflow.models import build
 from ddlflow.models.label_scale import LabelScale
 from ddlflow.spec.code import resolve
 from ddlflow.spec.pipeline import Model, Training, UserCode
-from ddlflow.train.gradients import seed_random
 from ddlflow.train.label import label_scale
-from ddlflow.train.objectives import Objective, objective_for
+from ddlflow.train.parallel.gradients import seed_random
+from ddlflow.train.tasks.objectives import Objective, objective_for
 from ddlflow.train.training import standardisation_of
 
 Status = Literal["done", "failed", "pruned"]

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from pydantic import TypeAdapter
 
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.verified import verified
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.verified import verified
 from ddlflow.spec.pipeline import Model, Training
 from ddlflow.sweep.member import FoldRows, Member, Prepared, whole
 from ddlflow.train.training import standardisation_by

@@ -7,14 +7,14 @@ from itertools import pairwise
 
 from torch import nn
 
-from ddlflow.sweep.feasible import made_inputs, program_of
+from ddlflow.sweep.fused.feasible import made_inputs, program_of
+from ddlflow.sweep.fused.plan import Fuse, Group
+from ddlflow.sweep.fused.program import Program
+from ddlflow.sweep.fused.size import choose
+from ddlflow.sweep.fused.stack import Stack
+from ddlflow.sweep.fused.streams import Pool
 from ddlflow.sweep.member import Member, Prepared, objective_of
-from ddlflow.sweep.plan import Fuse, Group
-from ddlflow.sweep.program import Program
-from ddlflow.sweep.size import choose
 from ddlflow.sweep.solo import Solo
-from ddlflow.sweep.stack import Stack
-from ddlflow.sweep.streams import Pool
 from ddlflow.sweep.trained import Emit, Trained
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ddlflow.data.batches import Batches
-from ddlflow.data.order import num_steps
-from ddlflow.data.rows import Rows
+from ddlflow.data.shards.batches import Batches
+from ddlflow.data.shards.order import num_steps
+from ddlflow.data.shards.rows import Rows
 from ddlflow.spec.pipeline import Lbfgs, Optimizer, Training
 from ddlflow.sweep.member import (
     Member,
@@ -31,12 +31,12 @@ from ddlflow.sweep.trained import Emit
 from ddlflow.train import precision
 from ddlflow.train.components import fit_components
 from ddlflow.train.full_batch import FullBatch, FullBatchOptimizer, optimizer_of, step
-from ddlflow.train.gradients import Gradients
 from ddlflow.train.loop import EVENT_EVERY_S, READ_EVERY_STEPS, Stopped
+from ddlflow.train.parallel.gradients import Gradients
+from ddlflow.train.parallel.reduction import Reduction
 from ddlflow.train.penalty import add_penalty_gradient, penalised, penalty_on, stop_at_zero
-from ddlflow.train.reduction import Reduction
+from ddlflow.train.saved.state import State, Tensors, copied
 from ddlflow.train.schedules import factor, is_constant
-from ddlflow.train.state import State, Tensors, copied
 from ddlflow.train.validation import Validation, empty_scores
 from ddlflow.train.weights import weighting
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ddlflow.sweep.member import Member, Result, Status
-from ddlflow.train.metrics import BETTER
+from ddlflow.train.tasks.metrics import BETTER
 from ddlflow.train.validation import row_of
 
 ADVICE = "Lower train.optimizer.lr, set train.clip_norm, or look at its rows."

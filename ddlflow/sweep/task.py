@@ -17,16 +17,16 @@ from typing import Any, Literal
 
 import torch
 
-from ddlflow.data.storage import load_json, save_json
 from ddlflow.errors import CheckpointError, DdlflowError
 from ddlflow.models.user import one_line
-from ddlflow.sweep.halving import Better, goes_on
+from ddlflow.store.files import load_json, save_json
+from ddlflow.sweep.choose.halving import Better, goes_on
 from ddlflow.sweep.held_out import write_predictions
 from ddlflow.sweep.member import Prepared, Result
 from ddlflow.sweep.place import Where, member_of, prepared_at
 from ddlflow.sweep.run import Piece, start
 from ddlflow.sweep.trained import Trained
-from ddlflow.train import checkpoint
+from ddlflow.train.saved import checkpoint
 
 Json = dict[str, Any]
 # The engine gives a task to four workers, one after the other, where they die of it. The last one

@@ -38,7 +38,7 @@ class Trained(Protocol):
         ...
 
     def snapshot(self) -> dict[str, Any]:
-        """Tensors and plain values, for ``ddlflow.train.checkpoint``."""
+        """Tensors and plain values, for ``ddlflow.train.saved.checkpoint``."""
         ...
 
     def restore(self, saved: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 One file a step:
 
-- ``store``    tracking URIs: checked, made absolute, printed without their secrets
+- ``uris``     tracking URIs: checked, made absolute, printed without their secrets
 - ``spool``    the log file of one run that outlives outages and crashes
 - ``connect``  a client of the store; the database and the experiment, made where missing
 - ``send``     that log file, record by record, into MLflow
@@ -21,6 +21,6 @@ Importing this package imports no MLflow: ``open_run`` does, and the modules ``m
 from ddlflow.redact import redacted
 from ddlflow.tracking.pending import send_pending
 from ddlflow.tracking.run import Run, open_run
-from ddlflow.tracking.store import page
+from ddlflow.tracking.uris import page
 
 __all__ = ["Run", "open_run", "page", "redacted", "send_pending"]

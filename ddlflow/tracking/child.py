@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ddlflow.redact import redacted
-from ddlflow.tracking import store
+from ddlflow.tracking import uris
 from ddlflow.tracking.pending import send_spool
 from ddlflow.tracking.spool import Spool, now_ms
 
@@ -73,7 +73,7 @@ def log_child(
                         "op": "run",
                         "t": began,
                         "id": id_,
-                        "uri": redacted(store.absolute(uri)),
+                        "uri": redacted(uris.absolute(uri)),
                         "experiment": experiment,
                         "name": child.name,
                         "tags": {key: str(value) for key, value in child.tags.items()},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddlflow.errors import TrackingError
-from ddlflow.tracking.store import absolute, database_path, prepare_mlflow, without_secrets
+from ddlflow.tracking.uris import absolute, database_path, prepare_mlflow, without_secrets
 
 prepare_mlflow()
 

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from ddlflow.errors import SpecError, TrackingError
-from ddlflow.tracking.store import MODEL_FORMS
+from ddlflow.tracking.uris import MODEL_FORMS
 
 
 def fetch_model(model_uri: str, tracking_uri: str, to: Path) -> Path:

@@ -19,7 +19,7 @@ from mlflow.models import Model, ModelSignature, infer_signature
 from ddlflow.errors import TrackingError
 from ddlflow.tracking.run import Run
 from ddlflow.tracking.spool import Record, Sent
-from ddlflow.tracking.store import RUN_TAG
+from ddlflow.tracking.uris import RUN_TAG
 
 with warnings.catch_warnings():
     # MLflow's own chat agents warn of their type hints when they are defined.

@@ -6,7 +6,7 @@ from pathlib import Path
 from ddlflow.errors import TrackingError
 from ddlflow.redact import redacted
 from ddlflow.tracking.spool import Record, Spool, unfinished
-from ddlflow.tracking.store import absolute
+from ddlflow.tracking.uris import absolute
 
 
 def send_pending(root: Path, uri: str | None = None) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from ddlflow.errors import SpecError, TrackingError
 from ddlflow.redact import redacted
 from ddlflow.tracking.connect import REFUSALS, connect, one_sentence
-from ddlflow.tracking.store import RUN_TAG, database_path
+from ddlflow.tracking.uris import RUN_TAG, database_path
 
 
 @dataclass(frozen=True, slots=True)

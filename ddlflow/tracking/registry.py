@@ -10,7 +10,7 @@ from typing import Any
 from ddlflow.errors import SpecError, TrackingError
 from ddlflow.redact import redacted
 from ddlflow.tracking.connect import REFUSALS, connect, one_sentence
-from ddlflow.tracking.store import MODEL_FORMS, absolute, database_path
+from ddlflow.tracking.uris import MODEL_FORMS, absolute, database_path
 
 import mlflow.artifacts  # isort: skip - after connect, which prepares MLflow
 from mlflow import MlflowClient  # isort: skip

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ddlflow.errors import TrackingError
 from ddlflow.redact import redacted
-from ddlflow.tracking import store
+from ddlflow.tracking import uris
 from ddlflow.tracking.spool import Record, Spool, now_ms
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def open_run(
         TrackingError: The experiment was deleted, the run to resume is not there, or the spool
             is another process's or another store's. (An outage is no error.)
     """
-    uri = store.absolute(uri)
+    uri = uris.absolute(uri)
     # Here and not in the thread: two threads that import at once can see half a module.
     from ddlflow.tracking.delivery import Delivery
 
@@ -141,7 +141,7 @@ class Run:
     def page(self) -> str:
         """The run's page on the server, or the command that shows it."""
         sent = self._spool.sent
-        return store.page(self._delivery.uri, sent.experiment_id, sent.run_id)
+        return uris.page(self._delivery.uri, sent.experiment_id, sent.run_id)
 
     # ---- what is logged ----------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any
 from ddlflow.errors import TrackingError
 from ddlflow.tracking.connect import REFUSALS, connect, experiment_of, one_sentence
 from ddlflow.tracking.spool import Record, Sent, Spool
-from ddlflow.tracking.store import RUN_TAG
+from ddlflow.tracking.uris import RUN_TAG
 
 from mlflow import MlflowClient, entities  # isort: skip - after connect, which prepares it
 from mlflow.exceptions import MlflowException  # isort: skip

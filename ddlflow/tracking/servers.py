@@ -23,7 +23,7 @@ from types import FrameType
 import psutil
 
 from ddlflow.errors import TrackingError
-from ddlflow.tracking.store import absolute, database_path, page
+from ddlflow.tracking.uris import absolute, database_path, page
 
 _HOST = "127.0.0.1"
 _PORT_TRIES = 3  # another process can take a free port before the server binds it

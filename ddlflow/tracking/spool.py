@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ddlflow.errors import DdlflowError, TrackingError
-from ddlflow.lease import Lease, held_now, holder
-from ddlflow.owner import BEAT_S
+from ddlflow.store.lease import Lease, held_now, holder
+from ddlflow.store.owner import BEAT_S
 
 Record = dict[str, Any]
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ddlflow.data import order
-from ddlflow.data.manifest import Manifest, SplitName
-from ddlflow.data.shard import map_shard
+from ddlflow.data.shards import order
+from ddlflow.data.shards.manifest import Manifest, SplitName
+from ddlflow.data.shards.shard import map_shard
 
 NAMED = 3
 

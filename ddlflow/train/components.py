@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ddlflow.data.rows import Rows
+from ddlflow.data.shards.rows import Rows
 from ddlflow.models.pca import Projected
 
 PIECE_ROWS = 8_192

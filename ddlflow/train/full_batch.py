@@ -19,16 +19,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ddlflow.data.batches import Chunk
-from ddlflow.data.batches import mark as mark_of
-from ddlflow.data.rows import Rows
+from ddlflow.data.shards.batches import Chunk
+from ddlflow.data.shards.batches import mark as mark_of
+from ddlflow.data.shards.rows import Rows
 from ddlflow.errors import TrainingError
 from ddlflow.spec.pipeline import AnyOptimizer, Lbfgs, Penalty, Training
 from ddlflow.train.loop import Stopped, Surroundings, end_epoch, mark, progress, save
 from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.penalty import penalised
 from ddlflow.train.precision import LossOf
-from ddlflow.train.state import State
+from ddlflow.train.saved.state import State
 
 PIECE_ROWS = 8_192
 SLICES = 64  # the most; what ranks share, and what their sums take of memory

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.statistics import Statistics
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.statistics import Statistics
 from ddlflow.models.label_scale import AS_IT_IS, LabelScale
 from ddlflow.spec.pipeline import Train
 

@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 
-from ddlflow.data.batches import Batches
-from ddlflow.data.order import num_steps
+from ddlflow.data.shards.batches import Batches
+from ddlflow.data.shards.order import num_steps
 from ddlflow.errors import TrainingError
 from ddlflow.spec.pipeline import Optimizer, Training
-from ddlflow.train.gradients import Gradients
-from ddlflow.train.ledger import Ledger
-from ddlflow.train.metrics import BETTER
+from ddlflow.train.parallel.gradients import Gradients
+from ddlflow.train.parallel.replicas import Replicas
 from ddlflow.train.penalty import add_penalty_gradient, penalised, stop_at_zero
 from ddlflow.train.pulse import Pulse
-from ddlflow.train.replicas import Replicas
+from ddlflow.train.saved.ledger import Ledger
+from ddlflow.train.saved.state import State, copied
+from ddlflow.train.saved.writer import Writer
 from ddlflow.train.schedules import factor, is_constant
-from ddlflow.train.state import State, copied
+from ddlflow.train.tasks.metrics import BETTER
 from ddlflow.train.validation import row_of
-from ddlflow.train.writer import Writer
 
 # Losses are read from the device after so many steps, or seconds: a read waits for the device.
 READ_EVERY_STEPS = 64

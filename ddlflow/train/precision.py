@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ddlflow.train.objectives import Objective
+from ddlflow.train.tasks.objectives import Objective
 from ddlflow.train.weights import ALL_ALIKE, Weighting
 
 # (inputs, labels) -> the loss as a sum over the rows, float32

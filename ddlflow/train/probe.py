@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ddlflow.errors import SpecError
 from ddlflow.models.user import one_line
-from ddlflow.train.objectives import Objective
+from ddlflow.train.tasks.objectives import Objective
 
 HINT_ROWS, HINT_SPREAD, HINT_LEAST = 64, 10.0, 1e-6
 

@@ -137,7 +137,7 @@ def _join(told: dict[str, Any], device: Any, emit: Emit, lines: "queue.Queue[str
     import torch.distributed as dist
     from torch._C._distributed_c10d import TCPStore
 
-    from ddlflow.train import gate
+    from ddlflow.train.parallel import gate
 
     rank, world, secret = told["rank"], told["world"], told["secret"]
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)

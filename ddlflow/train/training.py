@@ -10,42 +10,43 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ddlflow.data.batches import Batches
-from ddlflow.data.manifest import Manifest, SplitName
-from ddlflow.data.order import virtual_ranks_of
-from ddlflow.data.rows import Rows, Standardisation
-from ddlflow.data.statistics import Statistics
-from ddlflow.data.verified import verified
+from ddlflow.data.shards.batches import Batches
+from ddlflow.data.shards.manifest import Manifest, SplitName
+from ddlflow.data.shards.order import virtual_ranks_of
+from ddlflow.data.shards.rows import Rows, Standardisation
+from ddlflow.data.shards.statistics import Statistics
+from ddlflow.data.shards.verified import verified
 from ddlflow.errors import CheckpointError, TrainingError
 from ddlflow.models import build
 from ddlflow.models.label_scale import AS_IT_IS, LabelScale
 from ddlflow.models.standardise import Standardise
 from ddlflow.spec.code import resolve
 from ddlflow.spec.pipeline import UserCode
-from ddlflow.train import fence, precision
-from ddlflow.train.agreement import Ranks, compare, resumed
+from ddlflow.train import precision
 from ddlflow.train.bad_batch import name_rows
-from ddlflow.train.checkpoint import Say
 from ddlflow.train.components import fit_components
-from ddlflow.train.digests import digest
-from ddlflow.train.export import save_model
 from ddlflow.train.full_batch import FullBatch, FullBatchOptimizer, descend, optimizer_of
-from ddlflow.train.gradients import Gradients, seed_random
 from ddlflow.train.job import Job
 from ddlflow.train.label import label_scale
-from ddlflow.train.ledger import Ledger
 from ddlflow.train.loop import Stopped, Surroundings, train
-from ddlflow.train.objectives import Objective, objective_for
+from ddlflow.train.parallel.agreement import Ranks, compare, resumed
+from ddlflow.train.parallel.gradients import Gradients, seed_random
+from ddlflow.train.parallel.reduction import Reduction
+from ddlflow.train.parallel.replicas import Replicas
 from ddlflow.train.penalty import penalty_on
 from ddlflow.train.precision import LossOf
 from ddlflow.train.pulse import Pulse
-from ddlflow.train.reduction import Reduction
-from ddlflow.train.replicas import Replicas
-from ddlflow.train.space import wait_for_space
-from ddlflow.train.state import State
+from ddlflow.train.saved import fence
+from ddlflow.train.saved.checkpoint import Say
+from ddlflow.train.saved.digests import digest
+from ddlflow.train.saved.export import save_model
+from ddlflow.train.saved.ledger import Ledger
+from ddlflow.train.saved.space import wait_for_space
+from ddlflow.train.saved.state import State
+from ddlflow.train.saved.writer import Writer
+from ddlflow.train.tasks.objectives import Objective, objective_for
 from ddlflow.train.validation import Validation, empty_scores
 from ddlflow.train.weights import weighting
-from ddlflow.train.writer import Writer
 
 Group = dist.ProcessGroup | None
 log = logging.getLogger(__name__)

@@ -6,12 +6,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ddlflow.data.batches import Tensors
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.rows import Rows
+from ddlflow.data.shards.batches import Tensors
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.rows import Rows
 from ddlflow.models.label_scale import AS_IT_IS, LabelScale
-from ddlflow.train.metrics import Kind, Scores, metric_names, scores_for
-from ddlflow.train.objectives import Objective
+from ddlflow.train.tasks.metrics import Kind, Scores, metric_names, scores_for
+from ddlflow.train.tasks.objectives import Objective
 from ddlflow.train.weights import ALL_ALIKE, Weighting
 
 # Fixed pieces, dealt to the ranks in turn. Their sums are added in the pieces' order, so the

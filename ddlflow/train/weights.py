@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddlflow.data.manifest import Manifest
+from ddlflow.data.shards.manifest import Manifest
 from ddlflow.errors import SpecError
 from ddlflow.spec.pipeline import Train
-from ddlflow.train.scores import UNIT
+from ddlflow.train.tasks.scores import UNIT
 
 YAML_WORDS = {"true": ("yes", "on", "true"), "false": ("no", "off", "false")}
 

@@ -26,10 +26,10 @@ import pytest
 import yaml
 from distributed import Client
 
-from ddlflow import launch, stages
 from ddlflow.errors import EngineError, TrainingError
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session, Stage
+from ddlflow.runs import launch, stages
+from ddlflow.runs.session import Session, Stage
 from ddlflow.spec.load import load
 
 ROWS = 2_000

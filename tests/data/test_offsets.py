@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ddlflow.data.columns import Columns
-from ddlflow.data.manifest import Manifest
 from ddlflow.data.offsets import offset_of, thinned
-from ddlflow.data.prepare import prepare
-from ddlflow.data.shard import map_shard
+from ddlflow.data.prepare.prepare import prepare
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.shard import map_shard
 from ddlflow.spec.pipeline import Data
 
 MS = 1_764_000_000_000

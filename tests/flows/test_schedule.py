@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ddlflow.project import lay_out
+from ddlflow.runs.project import lay_out
 
 PATIENCE_S = 420.0
 

@@ -10,11 +10,11 @@ import pytest
 import sklearn.metrics as exact
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
-from ddlflow import stages
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.shard import map_shard
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.shard import map_shard
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session, Stage
+from ddlflow.runs import stages
+from ddlflow.runs.session import Session, Stage
 from ddlflow.spec.load import load
 
 PIPELINE = """

@@ -11,7 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from ddlflow.data.derive_dates import without_zones
+from ddlflow.data.sources.derive_dates import without_zones
 from ddlflow.errors import DataError
 from ddlflow.infer.model import load_model
 from ddlflow.infer.predict import infer

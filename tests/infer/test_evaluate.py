@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import sklearn.metrics as reference
 
-from ddlflow.data.shard import map_shard
+from ddlflow.data.shards.shard import map_shard
 from ddlflow.infer import evaluate as module
 from ddlflow.infer.evaluate import evaluate
 from ddlflow.infer.model import load_model

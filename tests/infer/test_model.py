@@ -16,8 +16,8 @@ import torch
 from ddlflow.errors import DataError, DdlflowError, SpecError
 from ddlflow.infer import model as model_module
 from ddlflow.infer.model import load_model
-from ddlflow.installed import requirements, wheel
-from ddlflow.train.export import FORMAT, SEAL
+from ddlflow.runs.installed import requirements, wheel
+from ddlflow.train.saved.export import FORMAT, SEAL
 
 COLUMNS = {
     "binary": {"prediction": pa.string(), "probability": pa.float32()},

@@ -68,7 +68,7 @@ def files_of(out: Path) -> dict[str, bytes]:
 @pytest.fixture
 def whole_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row group of 200 rows is a range of its own."""
-    from ddlflow.data import source
+    from ddlflow.data.sources import source
 
     monkeypatch.setattr(source, "PIECE_ROWS", 200)
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from ddlflow.data import source as source_module
-from ddlflow.data import text
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.shard import map_shard
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.shard import map_shard
+from ddlflow.data.sources import source as source_module
+from ddlflow.data.sources import text
 from ddlflow.errors import DataError
 from ddlflow.infer.predict import Prepared, infer
 from ddlflow.spec.pipeline import Data

@@ -18,13 +18,13 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from ddlflow.data import source as source_module
-from ddlflow.data import text
+from ddlflow.data.sources import source as source_module
+from ddlflow.data.sources import text
 from ddlflow.errors import DataError
 from ddlflow.infer.model import load_model
 from ddlflow.infer.predict import SUCCESS, infer
 from ddlflow.spec.pipeline import Data
-from ddlflow.train.export import SEAL
+from ddlflow.train.saved.export import SEAL
 
 from .conftest import Trained, fit, in_turn
 

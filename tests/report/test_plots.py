@@ -13,8 +13,8 @@ from matplotlib.image import imread
 
 from ddlflow.report import plots
 from ddlflow.report.classification import draw_confusion, draw_feature, draw_roc
-from ddlflow.train.histogram import FeatureHistogram, histogram_edges
-from ddlflow.train.metrics import scores_for
+from ddlflow.train.tasks.histogram import FeatureHistogram, histogram_edges
+from ddlflow.train.tasks.metrics import scores_for
 
 HISTORY = [
     {

@@ -25,8 +25,8 @@ from ddlflow.report.trials import (
     spread_of,
 )
 from ddlflow.spec.pipeline import Range
-from ddlflow.sweep.space import points
-from ddlflow.sweep.table import Outcome, rows
+from ddlflow.sweep.choose.space import points
+from ddlflow.sweep.choose.table import Outcome, rows
 
 GRID = {"train.optimizer.lr": [0.1, 0.01, 0.001], "model.hidden": [[50], [100, 100]], "a": [1]}
 MIXED = {

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 
-from ddlflow.data.prepare import prepare
-from ddlflow.data.rows import Standardisation
-from ddlflow.data.shard import map_shard
-from ddlflow.data.statistics import Statistics, of_column
+from ddlflow.data.prepare.prepare import prepare
+from ddlflow.data.shards.rows import Standardisation
+from ddlflow.data.shards.shard import map_shard
+from ddlflow.data.shards.statistics import Statistics, of_column
 from ddlflow.models.standardise import Standardise
 from ddlflow.spec.pipeline import Data, Model, Split, Training
+from ddlflow.sweep.fused.plan import Group, plan_stacks
 from ddlflow.sweep.member import FoldRows, Member, Prepared, Result, whole
-from ddlflow.sweep.plan import Group, plan_stacks
 from ddlflow.sweep.run import Piece, start
-from ddlflow.train import checkpoint
+from ddlflow.train.saved import checkpoint
 
 ROWS = 1100
 FEATURES = {"numbers": ["a", "b", "c"], "all": ["a", "b", "c", "town", "day"], "codes": ["town"]}

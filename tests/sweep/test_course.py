@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from ddlflow.spec.pipeline import Search
-from ddlflow.sweep.halving import groups, keep
-from ddlflow.sweep.sampler import Trial, sampler_of
-from ddlflow.sweep.table import Outcome, best, rows
+from ddlflow.sweep.choose.halving import groups, keep
+from ddlflow.sweep.choose.sampler import Trial, sampler_of
+from ddlflow.sweep.choose.table import Outcome, best, rows
 
 EPOCHS = 9
 SPACE = {

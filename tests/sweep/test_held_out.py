@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ddlflow.data.rows import Rows
-from ddlflow.data.shard import map_shard
+from ddlflow.data.shards.rows import Rows
+from ddlflow.data.shards.shard import map_shard
 from ddlflow.sweep.held_out import PASS_ROWS, write_predictions
 from ddlflow.sweep.member import first_net
 

@@ -12,13 +12,13 @@ import torch
 from pydantic import TypeAdapter
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.prepare import prepare
+from ddlflow.data.prepare.prepare import prepare
+from ddlflow.data.shards.manifest import Manifest
 from ddlflow.spec.pipeline import Cv, Data, Model, Split, Training
+from ddlflow.sweep.fused.plan import plan_stacks
 from ddlflow.sweep.held_out import write_predictions
 from ddlflow.sweep.member import Member, Prepared, Result
 from ddlflow.sweep.place import Where, prepared_at
-from ddlflow.sweep.plan import plan_stacks
 from ddlflow.sweep.run import Piece, start
 from ddlflow.train import training, validation
 from ddlflow.train.job import Job
@@ -104,7 +104,7 @@ def test_every_metric_fused_is_the_one_apart(
     model: Any,
 ) -> None:
     root, _ = place
-    monkeypatch.setattr("ddlflow.sweep.streams.PIECE_ROWS", 128)  # several pieces are scored
+    monkeypatch.setattr("ddlflow.sweep.fused.streams.PIECE_ROWS", 128)  # several pieces are scored
     monkeypatch.setattr(validation, "PIECE_ROWS", 128)
     wanted = members(model, early_stopping={"metric": "rmse", "patience": 1})
     prepared = made(root, wanted)

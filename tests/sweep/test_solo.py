@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ddlflow.sweep.plan import plan_stacks
+from ddlflow.sweep.fused.plan import plan_stacks
 from ddlflow.train import training
 from ddlflow.train.job import Job
 

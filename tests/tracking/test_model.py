@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ddlflow.errors import SpecError, TrackingError
-from ddlflow.installed import wheel
+from ddlflow.runs.installed import wheel
 from ddlflow.tracking import open_run, send_pending
 from ddlflow.tracking.fetch import fetch_model
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from ddlflow.errors import TrackingError
-from ddlflow.installed import wheel
+from ddlflow.runs.installed import wheel
 from ddlflow.tracking import open_run, send_pending
 from ddlflow.tracking.connect import connect
 from ddlflow.tracking.fetch import fetch_model

@@ -16,8 +16,8 @@ import pytest
 import torch
 import torch.distributed
 
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.prepare import prepare
+from ddlflow.data.prepare.prepare import prepare
+from ddlflow.data.shards.manifest import Manifest
 from ddlflow.spec.pipeline import Data, Train
 from ddlflow.train import training
 from ddlflow.train.job import Job

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddlflow import stages, sweeping
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.runs import stages, sweeps
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 from ddlflow.spec.pipeline import EarlyStopping, Train
 from ddlflow.train.auto import resolve, said
@@ -118,10 +118,10 @@ def test_folds_and_trials_get_the_numbers(project: Path) -> None:
     )
     with opened("seed: 3", more) as session:
         prepared = stages.prepare(session)
-        searched = sweeping.search(session, prepared)
+        searched = sweeps.search(session, prepared)
         assert searched.value["statuses"] == {"done": 2, "pruned": 0, "failed": 0}
-        session.use(sweeping.chosen(session, searched))
+        session.use(sweeps.chosen(session, searched))
         assert session.plan.pipeline.train.epochs == 2
         assert session.plan.pipeline.train.batch_rows in {32, 400}
-        validated = sweeping.cross_validate(session, prepared)
+        validated = sweeps.cross_validate(session, prepared)
     assert [len(fold["history"]) for fold in validated.value["folds"]] == [2, 2]

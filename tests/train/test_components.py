@@ -14,7 +14,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ddlflow.data.prepare import prepare
+from ddlflow.data.prepare.prepare import prepare
 from ddlflow.errors import SpecError
 from ddlflow.infer.model import load_model
 from ddlflow.models import build

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ddlflow.audit import audit_ledgers
 from ddlflow.errors import SpecError, TrainingError
+from ddlflow.history.audit import audit_ledgers
 from ddlflow.spec.pipeline import Pipeline, Train
 from ddlflow.train import full_batch
 from ddlflow.train.auto import resolve
-from ddlflow.train.checkpoint import latest
 from ddlflow.train.loop import Stopped
+from ddlflow.train.saved.checkpoint import latest
 
 LBFGS = {"use": "lbfgs"}
 OF_ALL = {"model": {"use": "linear"}, "optimizer": LBFGS, "batch_rows": 10_000, "epochs": 200}

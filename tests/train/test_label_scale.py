@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.prepare import prepare
-from ddlflow.data.shard import map_shard
+from ddlflow.data.prepare.prepare import prepare
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.shard import map_shard
 from ddlflow.infer.evaluate import evaluate
 from ddlflow.infer.model import load_model
 from ddlflow.spec.pipeline import Data, Train

@@ -10,20 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from ddlflow.data.batches import Chunk
+from ddlflow.data.shards.batches import Chunk
 from ddlflow.errors import TrainingError
 from ddlflow.models import build
 from ddlflow.spec.pipeline import Mlp, Penalty, Train
-from ddlflow.train.digests import digest
-from ddlflow.train.gradients import Gradients
 from ddlflow.train.loop import Stopped, Surroundings, end_epoch, progress, train
-from ddlflow.train.objectives import objective_for
 from ddlflow.train.optimizers import make_optimizer
+from ddlflow.train.parallel.gradients import Gradients
+from ddlflow.train.parallel.reduction import Reduction
 from ddlflow.train.penalty import penalised
 from ddlflow.train.precision import loss_of
-from ddlflow.train.reduction import Reduction
+from ddlflow.train.saved.digests import digest
+from ddlflow.train.saved.state import State
 from ddlflow.train.schedules import factor
-from ddlflow.train.state import State
+from ddlflow.train.tasks.objectives import objective_for
 
 NO_MARKS = np.zeros(0, np.uint64)
 ROWS, SIZE = 22, 5

@@ -6,8 +6,8 @@ from pydantic import TypeAdapter
 
 from ddlflow.models.mlp import Mlp
 from ddlflow.spec.pipeline import AnyOptimizer
-from ddlflow.train.digests import digest
 from ddlflow.train.optimizers import BUILT_IN, make_optimizer
+from ddlflow.train.saved.digests import digest
 
 SETTINGS = {
     "sgd": {"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},

@@ -8,10 +8,10 @@ from torch import nn
 from ddlflow.models.linear import Linear
 from ddlflow.models.mlp import Mlp
 from ddlflow.spec.pipeline import Adam, Penalty, Schedule, Sgd
-from ddlflow.train.objectives import objective_for
 from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.penalty import add_penalty_gradient, penalised, stop_at_zero
 from ddlflow.train.schedules import factor
+from ddlflow.train.tasks.objectives import objective_for
 
 RAW, TARGET = load_diabetes(return_X_y=True)
 RAW = (RAW - RAW.mean(0)) / RAW.std(0)

@@ -8,8 +8,8 @@ from torch import nn
 from ddlflow.errors import SpecError
 from ddlflow.models.mlp import Mlp
 from ddlflow.spec.pipeline import UserObjective
-from ddlflow.train.objectives import objective_for
 from ddlflow.train.probe import check_model, check_objective, looks_like
+from ddlflow.train.tasks.objectives import objective_for
 
 
 def user(function, like="binary"):

@@ -16,8 +16,8 @@ from typing import IO, Any
 import pytest
 from hosts import OpenHosts, mount_over
 
-from ddlflow.train import checkpoint
 from ddlflow.train.loop import Stopped
+from ddlflow.train.saved import checkpoint
 
 CODE = """
 import torch

@@ -14,15 +14,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ddlflow.data import order
-from ddlflow.data.prepare import prepare
-from ddlflow.data.shard import map_shard
+from ddlflow.data.prepare.prepare import prepare
+from ddlflow.data.shards import order
+from ddlflow.data.shards.shard import map_shard
 from ddlflow.errors import SpecError, TrainingError
 from ddlflow.infer.model import load_model
 from ddlflow.spec.pipeline import Data
-from ddlflow.train import checkpoint, training, validation
-from ddlflow.train.digests import digest
+from ddlflow.train import training, validation
 from ddlflow.train.loop import Stopped
+from ddlflow.train.saved import checkpoint
+from ddlflow.train.saved.digests import digest
 
 # All that may make one training's bits another's: random numbers, running statistics, a schedule.
 RICH = {

@@ -11,7 +11,7 @@ import pytest
 from ddlflow.infer.model import load_model
 from ddlflow.sweep.member import Member, Prepared, whole
 from ddlflow.sweep.run import Piece, start
-from ddlflow.train.digests import digest
+from ddlflow.train.saved.digests import digest
 
 MODULE = "own_of_test_user_models"
 CODE = '''

@@ -11,14 +11,14 @@ import sklearn.metrics as exact
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from ddlflow import stages, sweeping
-from ddlflow.check import check
-from ddlflow.data.manifest import Manifest
-from ddlflow.data.shard import map_shard
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.shard import map_shard
 from ddlflow.errors import DataError, SpecError
 from ddlflow.infer.model import load_model
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.runs import stages, sweeps
+from ddlflow.runs.check import check
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 
 ROWS, LR, EPOCHS = 3_000, 0.2, 6
@@ -171,7 +171,7 @@ def test_folds_have_the_weights_of_their_own_rows(
         )
     with Session(load("t"), Screen()) as session:
         prepared = stages.prepare(session)
-        validated = sweeping.cross_validate(session, prepared)
+        validated = sweeps.cross_validate(session, prepared)
     assert "rows that count unlike (data.weight, train.class_weights)" in capsys.readouterr().err
     manifest = Manifest.load(Path(prepared.folder))
     weights = rows_of(prepared.folder, "train")

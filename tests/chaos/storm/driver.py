@@ -10,10 +10,10 @@ import os
 import sys
 from typing import Any
 
-from ddlflow import stages
-from ddlflow.record import recorded
 from ddlflow.report.screen import Screen
-from ddlflow.session import Session
+from ddlflow.runs import stages
+from ddlflow.runs.record import recorded
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 
 # What else prints (MLflow does) goes to the log.

@@ -18,7 +18,7 @@ from course import FLIPPED_BYTE, FULL_DISK, KILLED_DRIVER, Course, Fault
 from faults import HARMLESS, Undo, hit, may_come
 from place import Place
 
-from ddlflow.audit import audit_ledgers
+from ddlflow.history.audit import audit_ledgers
 
 HERE = Path(__file__).parent
 SILENCE_S = 2.0

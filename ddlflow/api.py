@@ -1,0 +1,183 @@
+"""What a script or a notebook calls; the command line calls the same."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ddlflow.errors import SpecError
+from ddlflow.flow.load import load_flow
+from ddlflow.redact import hidden, hidden_values
+from ddlflow.runs.apply import load_model, predict
+from ddlflow.spec.given import Changes, Given, as_changes, called, plain
+from ddlflow.spec.load import Plan, load, load_site, plan_of_site, shown
+from ddlflow.spec.pipeline import MadeName
+from ddlflow.spec.site import Site
+from ddlflow.store.site_storage import storage_of
+
+__all__ = ["as_changes", "fetch_higgs", "load_model", "make", "predict", "run", "site"]
+
+
+def run(
+    pipeline: Given,
+    on: Given = "local",
+    set: Changes = (),
+    *,
+    source: Any = None,
+    fresh: bool = False,
+    only: Literal["cross_validate", "search"] | None = None,
+) -> dict[str, Any]:
+    """Runs a pipeline on a site and returns what ``ddlflow run --json`` prints.
+
+    Args:
+        pipeline: a name in pipelines/, a YAML file, a folder with pipeline.yaml, or the values of
+            such a file as a dict, whose sources may be tables.
+        on: a name in conf/, a YAML file, or the values of such a file as a dict.
+        set: values on top of the files: ``{"train.epochs": 3}`` or ``["train.epochs=3"]``.
+        source: instead of data.source: a pandas, Polars or Arrow table (it is kept once under the
+            storage; the index of a pandas frame is no column), or a file, glob, folder or URL.
+        fresh: do again what was done before.
+        only: this stage alone, as ``ddlflow search`` and ``ddlflow cross-validate`` do.
+
+    Returns:
+        run_id, stages (name, seconds, cached), metrics, rows_per_s, model_digest, model_uri,
+        predictions, report, page; search and cross_validation where the pipeline asks for them.
+
+    Raises:
+        SpecError, DataError: the input is wrong; nothing was written.
+        DdlflowError: the run failed; the same call goes on from what was finished.
+    """
+    from ddlflow.data.sources.frames import is_frame
+    from ddlflow.runs.check import precheck
+    from ddlflow.runs.check.site import prefect_answers
+    from ddlflow.runs.tables import keeping, placed
+
+    changes = as_changes(set)
+
+    def given(place: Callable[[Any], str]) -> tuple[Given, list[str]]:
+        """The pipeline and the changes, with tables replaced by their places."""
+        values = plain(placed(pipeline, place)) if isinstance(pipeline, Mapping) else pipeline
+        if source is None:
+            return values, changes
+        where = place(source) if is_frame(source) else os.fspath(source)
+        return values, [*changes, f"data.source={json.dumps(where)}"]
+
+    plain_site = plain(on) if isinstance(on, Mapping) else on
+    first, wanted = given(lambda _: "a table")
+    plan = load(first, plain_site, wanted)  # all that is wrong is said before a table is written
+    _check_asked(plan, only)
+    with keeping(_storage(plan)) as keep:
+        values, wanted = given(keep)
+        plan = load(values, plain_site, wanted)
+        precheck(plan)  # wrong input is said before Prefect takes its seconds
+        for finding in prefect_answers():
+            if finding.level == "error":
+                raise SpecError(finding.text)
+        return _run_flow(plan, values, plain_site, wanted, fresh=fresh, only=only)
+
+
+def _run_flow(
+    plan: Plan, pipeline: Given, on: Given, changes: list[str], **more: Any
+) -> dict[str, Any]:
+    """Runs the project's flow as a command that others know of."""
+    from ddlflow.report.screen import Screen
+    from ddlflow.runs.doctor import mend
+    from ddlflow.runs.running import running
+
+    screen = Screen()
+    server = os.environ.get("PREFECT_API_URL")
+    starts = "starts a server for this run (PREFECT_API_URL names one that runs already)"
+    screen.say(f"prefect: {server or starts}")
+    flow = load_flow()
+    storage = storage_of(plan.site)
+    what = f"run {called(pipeline)} on {called(on)}"
+    with running(storage, what, flow.where()) as command:
+        for finding in mend(storage, flow):
+            screen.say(f"{finding.what}: {finding.text}")
+        return flow.run(
+            command.name,
+            # Prefect keeps what it is given.
+            pipeline=hidden_values(pipeline) if isinstance(pipeline, Mapping) else str(pipeline),
+            on=hidden_values(on) if isinstance(on, Mapping) else str(on),
+            changes=[hidden(change) for change in changes],
+            **more,
+        )
+
+
+def _storage(plan: Plan) -> Path:
+    """The site's storage.
+
+    Raises:
+        SpecError: it is a URL, with the place where that is said.
+    """
+    try:
+        return storage_of(plan.site)
+    except SpecError as error:
+        raise SpecError(f"{plan.place('storage')}: {error}") from None
+
+
+def _check_asked(plan: Plan, only: str | None) -> None:
+    """The section that a command is for has to be there."""
+    examples = {
+        "search": ("search", "search: {method: grid, space: {train.optimizer.lr: [0.001, 0.01]}}"),
+        "cross_validate": ("cv", "cv: {folds: 5}"),
+    }
+    if only is None:
+        return
+    section, example = examples[only]
+    if getattr(plan.pipeline, section) is None:
+        raise SpecError(
+            f"{shown(plan.pipeline_path)} has no section {section}. Add one (such as {example})."
+        )
+
+
+def site(on: Given = "local", set: Changes = ()) -> Site:
+    """A site by name or path."""
+    return load_site(on, as_changes(set))
+
+
+def make(
+    use: MadeName,
+    rows: int,
+    *,
+    out: str | Path,
+    seed: int = 1,
+    on: Given = "local",
+    set: Changes = (),
+) -> dict[str, Any]:
+    """Makes a source's rows as Parquet files under ``out``; the same bytes on any workers."""
+    from ddlflow.data.samples.made import plan, write_part
+    from ddlflow.report.screen import Screen
+    from ddlflow.runs.session import Session
+
+    parts = plan(use, rows, Path(out).absolute(), seed)
+    with Session(plan_of_site(on, as_changes(set)), Screen()) as session:
+        written = list(session.map_over(write_part, parts, use))
+    return {"rows": rows, "files": len(written), "out": str(out)}
+
+
+def fetch_higgs(out: str | Path) -> list[Path]:
+    """Fetches UCI's HIGGS.csv.gz, checks it, and turns it into ``out/train`` and ``out/test``."""
+    from ddlflow.data.samples.higgs import fetch, to_parquet
+    from ddlflow.report.screen import Screen
+
+    screen, folder = Screen(), Path(out)
+    written: list[Path] = []
+
+    def step(name: str, unit: str, work: Any) -> Any:
+        with screen.bar(name, 1.0, unit) as show:
+
+            def on_event(event: dict[str, Any]) -> None:
+                if event["event"] == "progress":
+                    show(event["done"] / max(event["total"], 1))
+                else:
+                    screen.say(f"{name}: {event['reason']}; again in {event['wait_s']:.0f} s")
+
+            return work(on_event)
+
+    archive = step("fetch", "bytes", lambda on_event: fetch(folder, on_event=on_event))
+    written += step(
+        "parquet", "rows", lambda on_event: to_parquet(archive, folder, on_event=on_event)
+    )
+    return written

@@ -1,0 +1,296 @@
+"""From a source to a data set: scan the ranges, make the plan, write the shards, seal it.
+
+Two passes over the ranges, in bounded memory, and one over the key columns for folds by a column.
+Nothing is shuffled between workers: the bytes of a shard depend on the source, the settings and
+the range alone. A prepare that was stopped goes on from the ranges that are finished.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ddlflow.data.columns import Columns
+from ddlflow.data.prepare.folds import decide, judge
+from ddlflow.data.prepare.keep import Lost
+from ddlflow.data.prepare.losses import losses
+from ddlflow.data.prepare.plan import learn, points_of, range_tasks
+from ddlflow.data.prepare.scan import ScanTask, scan_range
+from ddlflow.data.prepare.tally import tally_range
+from ddlflow.data.prepare.unresolved import unresolved
+from ddlflow.data.prepare.write import write_range
+from ddlflow.data.roles import Labels, Roles, choose
+from ddlflow.data.shards.manifest import FORMAT, NAME, Fold, Group, Manifest, Shard, SplitName
+from ddlflow.data.shards.statistics import Statistics, empty, merge
+from ddlflow.data.sources.derive import Derived, needed, only
+from ddlflow.data.sources.known import Types, as_parsed
+from ddlflow.data.sources.schema import kind_of, meant
+from ddlflow.data.sources.source import Source, open_source, ranges
+from ddlflow.errors import DataError, InputError
+from ddlflow.redact import redacted_values
+from ddlflow.spec.pipeline import Cv, Data
+from ddlflow.store.files import is_temporary, remove_leftovers, writing
+
+Map = Callable[[Callable[[Any], Any], list[Any], str], Iterable[Any]]
+Json = dict[str, Any]
+
+
+def prepare(
+    spec: Data,
+    labels: Labels,
+    *,
+    data_root: Path,
+    folder: Path,
+    map: Map,  # noqa: A002 - it is the engine's map
+    cv: Cv | None = None,
+) -> Manifest:
+    """Makes the data set in ``folder``.
+
+    Args:
+        spec: the pipeline's data section; its source is a location.
+        labels: how the label is read.
+        data_root: the folder that relative locations lie under.
+        folder: of this data set alone, on a storage that every worker sees.
+        map: ``map(function, items, name)`` runs a function over items somewhere and yields the
+            results in order; ``name`` is for the progress bar.
+        cv: how the training rows are dealt to folds, if they are; of repeated folds, one repeat
+            (``Cv.of_repeat``).
+
+    Raises:
+        DataError: the source cannot be read or holds what it may not hold; nothing is left behind.
+        DdlflowError: the storage is full or failed; the same call goes on from what is finished.
+    """
+    sources, roles = open_sources(spec, labels, data_root, cv)
+    with writing(folder):
+        (folder / "work").mkdir(parents=True, exist_ok=True)
+        (folder / NAME).unlink(missing_ok=True)
+    try:
+        scans = _scan_tasks(spec, labels, sources, roles, folder=folder, cv=cv)
+        scanned = list(map(scan_range, scans, "scan"))
+        columns, lost = learn(scans, scanned)
+        for test in sources[1:]:
+            _check_test_types(test, columns)
+        tasks, train = range_tasks(scans, scanned, columns)
+        folds: tuple[Fold, ...] = ()
+        if cv is not None:
+            own = [task for task in tasks if not task.scan.is_test]
+            tallies = list(map(tally_range, own, "folds")) if cv.by is not None else []
+            dealing, folds = decide(own, tallies, train)
+            tasks = [replace(task, dealing=dealing) for task in tasks]
+        written = list(map(write_range, tasks, "write"))
+        sizes = [sum(piece["rows"] for piece in result["pieces"]) for result in scanned]
+        manifest = _manifest(spec, sources, columns, written, lost)
+        blind = unresolved(manifest, points_of(scanned))
+        warnings = (*roles.notes, *manifest.warnings, *blind)
+        manifest = replace(manifest, warnings=warnings, range_rows=tuple(sizes))
+        if cv is not None:
+            manifest = replace(manifest, cv=cv.dealing(labels), folds=folds)
+            manifest = replace(manifest, warnings=(*manifest.warnings, *judge(manifest)))
+    except InputError:
+        _clear(folder, shards=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
+    _clear(folder, shards=False)
+    _remove_strangers(folder, manifest)
+    manifest.save(folder)
+    return manifest
+
+
+def _scan_tasks(
+    spec: Data,
+    labels: Labels,
+    sources: list[Source],
+    roles: Roles,
+    *,
+    folder: Path,
+    cv: Cv | None,
+) -> list[ScanTask]:
+    dealing = cv.dealing(labels) if cv is not None else None
+    fingerprints = [source.fingerprint for source in sources]
+    # A URL that is signed anew each day names the same data.
+    asked = redacted_values(spec.model_dump(mode="json"))
+    key = json.dumps([FORMAT, asked, labels, dealing, *fingerprints])
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    tasks: list[ScanTask] = []
+    for is_test, source in enumerate(sources):
+        for part in ranges(source):
+            tasks.append(
+                ScanTask(
+                    key=digest,
+                    source=source.only(part),
+                    part=part,
+                    number=len(tasks),
+                    roles=roles,
+                    spec=spec,
+                    labels=labels,
+                    is_test=bool(is_test),
+                    work=folder / "work",
+                    cv=cv,
+                )
+            )
+    return tasks
+
+
+def _manifest(
+    spec: Data,
+    sources: list[Source],
+    columns: Columns,
+    written: list[Json],
+    lost: Lost,
+) -> Manifest:
+    """Merges the ranges' results, in order, and judges the training rows."""
+    found = [shard for result in written for shard in result["shards"]]
+    shards = tuple(Shard(s["path"], s["split"], s["fold"], s["rows"], s["sha256"]) for s in found)
+    start = empty(len(columns.numeric), len(columns.label.classes))
+    groups = []
+    by_group: dict[tuple[SplitName, int | None], list[Json]] = {}
+    for shard, result in zip(shards, found, strict=True):
+        by_group.setdefault((shard.split, shard.fold), []).append(result)
+    for (name, part), results in by_group.items():
+        merged = merge((Statistics.from_json(r["statistics"]) for r in results), start)
+        labels = [Statistics.from_json(r["label"]) for r in results if "label" in r]
+        label = merge(labels, empty(1, 0)) if labels else None
+        groups.append(Group(name, part, merged, label, _total([r.get("weights") for r in results])))
+    together = merge((group.statistics for group in groups), start)
+    gone = (together.missing + together.infinite).tolist()
+    replaced = dict(zip(columns.numeric, gone, strict=True)) | lost.missing
+    manifest = Manifest(
+        columns=columns,
+        shards=shards,
+        groups=tuple(groups),
+        source=hashlib.sha256("".join(s.fingerprint for s in sources).encode()).hexdigest(),
+        settings=redacted_values(spec.model_dump(mode="json")),
+        dropped=lost.rows,
+        dropped_columns=lost.columns,
+        replaced={name: count for name, count in replaced.items() if count},
+    )
+    if manifest.rows("train") == 0:
+        raise DataError("No row is left to train on. Correct data.split, or give more rows.")
+    if manifest.has_weights and not sum(manifest.weights("train")[0]) > 0:
+        raise DataError(
+            f"data.weight names column {spec.weight}, which is 0 in every training row. Name "
+            "another column."
+        )
+    train = manifest.statistics("train")
+    nowhere = [columns.numeric[i] for i in np.flatnonzero(train.count == 0)]
+    if nowhere:
+        raise DataError(
+            f"Missing in every training row: {', '.join(nowhere)}. List it in data.exclude."
+        )
+    notes = list(dict.fromkeys(note for source in sources for note in source.notes))
+    constant = [columns.numeric[i] for i in np.flatnonzero(train.minimum == train.maximum)]
+    rare = [category.name for category in columns.categories if not category.values]
+    return replace(
+        manifest,
+        constant=(*constant, *rare),
+        warnings=(*notes, *_warnings(manifest, constant, rare, train)),
+    )
+
+
+def _total(weights: list[list[float] | None]) -> tuple[float, ...] | None:
+    """The sums of weights by class over shards, in their order."""
+    known = [one for one in weights if one is not None]
+    return tuple(map(float, np.sum(known, axis=0))) if known else None
+
+
+def _warnings(
+    manifest: Manifest, constant: list[str], rare: list[str], train: Statistics
+) -> list[str]:
+    """What a user should read, though the data can be used."""
+    found = []
+    if constant:
+        found.append(
+            f"Constant in every training row, so of no use: {', '.join(constant)}. "
+            "List it in data.exclude."
+        )
+    if rare:
+        found.append(
+            f"No value is in data.rare_below ({manifest.settings['rare_below']}) rows or more, so "
+            f"all are one category and of no use: {', '.join(rare)}. "
+            "Lower data.rare_below, or list it in data.exclude."
+        )
+    classes = manifest.label.classes
+    absent = [str(classes[i]) for i in np.flatnonzero(train.class_counts == 0)]
+    if absent:
+        found.append(f"No training row is of class {', '.join(absent)}: it cannot be learnt.")
+    for split_name in ("validation", "test"):
+        wanted = manifest.settings["split"]["column"] is None and (
+            manifest.settings["split"][split_name] > 0
+        )
+        if wanted and manifest.rows(split_name) == 0:
+            found.append(f"The {split_name} split has no row: the source is too small for it.")
+    found += losses(manifest)
+    return found
+
+
+def open_sources(
+    spec: Data, labels: Labels, data_root: Path, cv: Cv | None = None
+) -> tuple[list[Source], Roles]:
+    """Opens ``data.source`` and, if there is one, ``data.test_source``, read alike.
+
+    Raises:
+        DataError: as ``open_source`` and ``choose``, or a column is missing in the test source.
+    """
+    if not isinstance(spec.source, str):
+        raise DataError(f"Source {spec.source.use} has to be made before it can be prepared.")
+    source = open_source(spec.source, spec, data_root)
+    derived = source.derived
+    roles = choose(source.schema, spec, labels, cv, source.index, derived=derived)
+    if spec.test_source is None:
+        return [source], roles
+    known = known_types(source.schema, roles, derived)
+    of_test = only(spec, roles.needed, where=True)
+    test = open_source(spec.test_source, of_test, data_root, known)
+    for name in roles.needed:
+        if name not in test.schema:
+            raise DataError(
+                f"data.test_source {test.location} lacks column {name}.{meant(name, test.schema)}"
+            )
+    return [source, test], roles
+
+
+def known_types(
+    schema: Types, roles: Roles, derived: Sequence[Derived] = ()
+) -> dict[str, pa.DataType]:
+    """What the columns of another source are to be parsed as, to be read as those of a schema."""
+    whole = [name for name in roles.categorical if kind_of(schema[name]) == "number"]
+    wanted = [roles.label, *roles.features, *([roles.where] if roles.where else [])]
+    computed, own = needed(wanted, derived)
+    read = {name for column in computed for name in column.reads}
+    return as_parsed({name: schema[name] for name in own}, whole, read)
+
+
+def _check_test_types(test: Source, columns: Columns) -> None:
+    """The columns of the test source can be turned into those of the training rows."""
+    try:
+        columns.check_types(test.schema)
+    except DataError as error:
+        raise DataError(f"data.test_source {test.location}: {error}") from error
+
+
+def _clear(folder: Path, *, shards: bool) -> None:
+    """Removes what a finished or refused prepare does not keep."""
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    if shards:
+        shutil.rmtree(folder / "shards", ignore_errors=True)
+
+
+def _remove_strangers(folder: Path, manifest: Manifest) -> None:
+    """Removes shards of other settings, and temporary files of workers that were killed.
+
+    A worker that was taken for dead may still write: its shard is the same, and its own to end.
+    """
+    known = {folder / shard.path for shard in manifest.shards}
+    for path in (folder / "shards").glob("*/*"):
+        if path not in known and not is_temporary(path.name):
+            path.unlink(missing_ok=True)
+    for split_folder in (folder / "shards").iterdir():
+        remove_leftovers(split_folder)

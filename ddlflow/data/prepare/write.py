@@ -1,0 +1,211 @@
+"""The last pass: a range's rows become shards, one a piece, split and part."""
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ddlflow.data import matrix
+from ddlflow.data.columns import Columns, category_codes
+from ddlflow.data.numbers import number_values
+from ddlflow.data.prepare import split
+from ddlflow.data.prepare.dealing import Dealing, parts_of
+from ddlflow.data.prepare.pieces import Piece, RangeTask, pieces
+from ddlflow.data.shards.shard import write_shard
+from ddlflow.data.shards.statistics import Statistics, of_column
+from ddlflow.store.files import load_json, save_json
+
+Int64 = npt.NDArray[np.int64]
+_HELD_OUT = split.SPLITS[1:]
+
+
+@dataclass(slots=True)
+class _Buffers:
+    """Memory for one piece, used again for the next: fresh pages cost as much as filling them."""
+
+    pairs: matrix.Pairs = field(default_factory=lambda: matrix.new_pairs(0, 0))
+    features: matrix.Float32 = field(default_factory=lambda: np.empty((0, 0), np.float32))
+
+    def reserve(self, rows: int, num_features: int) -> None:
+        if self.features.shape[0] < rows:
+            self.pairs = matrix.new_pairs(num_features + 2, rows)  # the last pair is scratch
+            self.features = np.empty((rows, num_features), dtype=np.float32)
+
+
+def write_range(task: RangeTask) -> dict[str, Any]:
+    """Writes a range's shards.
+
+    Returns:
+        JSON: shards (path, split, fold, rows, sha256, statistics, label: of a regression its
+        statistics), in order.
+
+    Raises:
+        DataError: a value that does not fit.
+        DdlflowError: the disk is full or failed; no half-written shard is left.
+    """
+    scan = task.scan
+    folder = scan.work.parent
+    finished = load_json(scan.written)
+    if finished and finished["key"] == scan.key:
+        paths = [folder / shard["path"] for shard in finished["shards"]]
+        if all(path.exists() for path in paths):
+            return dict(finished)
+    shards: list[dict[str, Any]] = []
+    buffers = _Buffers()
+    for piece in pieces(task, scan.roles.numeric):
+        shards += _write_piece(task, piece, buffers)
+    result = {"key": scan.key, "shards": shards}
+    save_json(scan.written, result)
+    if scan.spool is not None:
+        with contextlib.suppress(OSError):
+            scan.spool.unlink()
+    return result
+
+
+def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[dict[str, Any]]:
+    """Encodes, shuffles and writes one piece, each of its cells to a shard of its own."""
+    scan, columns, batch = task.scan, task.columns, piece.batch
+    cells = _cells(task.dealing)
+    order, bounds = _order(task, piece, _cell_of(task, piece), len(cells))
+
+    buffers.reserve(batch.num_rows, len(columns.numeric))
+    features, facts = _features(batch, columns, order, bounds, buffers)
+    tensors: dict[str, npt.NDArray[Any]] = {"features": features} if columns.numeric else {}
+    if columns.categories:
+        codes = [category_codes(batch.column(c.name), c)[order] for c in columns.categories]
+        tensors["categories"] = np.stack(codes, axis=1)
+    tensors["label"] = np.take(piece.label, order, mode="clip")
+    if scan.roles.weight is not None:
+        own = number_values(batch.column(scan.roles.weight), scan.roles.weight)
+        tensors["weight"] = np.take(own, order, mode="clip").astype(np.float32)
+    tensors["row"] = np.take(piece.source_rows, order, mode="clip")
+
+    shards = []
+    for cell, (name, part) in enumerate(cells):
+        here = slice(bounds[cell], bounds[cell + 1])
+        rows = int(bounds[cell + 1] - bounds[cell])
+        if rows == 0:
+            continue
+        suffix = "" if part is None else f"-{part:04d}"
+        path = f"shards/{name}/{scan.number:05d}-{piece.number:05d}{suffix}.arrow"
+        found = {key: tensor[here] for key, tensor in tensors.items()}
+        sha256 = write_shard(scan.work.parent / path, found)
+        num_classes = len(columns.label.classes)
+        counts = np.bincount(piece.classes[order[here]], minlength=num_classes)[:num_classes]
+        statistics = _statistics(rows, facts[:, cell], counts)
+        shards.append(
+            {"path": path, "split": name, "fold": part, "rows": rows, "sha256": sha256}
+            | {"statistics": statistics.to_json()}
+            | _weights_of(found, piece.classes[order[here]], max(num_classes, 1))
+            | ({} if num_classes else {"label": _of_label(found["label"]).to_json()})
+        )
+    return shards
+
+
+def _cells(dealing: Dealing | None) -> list[tuple[str, int | None]]:
+    """(split, part) of each cell: what a shard is of. The splits, the training rows in parts."""
+    parts: list[int | None] = [None] if dealing is None else [*range(dealing.num_parts)]
+    return [*((split.SPLITS[0], part) for part in parts), *((name, None) for name in _HELD_OUT)]
+
+
+def _cell_of(task: RangeTask, piece: Piece) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """The cell of each row."""
+    if task.dealing is None:
+        return piece.splits
+    assert piece.numbers is not None
+    cells = piece.splits.astype(np.uint16) + np.uint16(task.dealing.num_parts - 1)
+    train = np.flatnonzero(piece.splits == split.TRAIN)
+    if len(train):
+        by = task.scan.roles.by
+        column = None if by is None else piece.batch.column(by).take(pa.array(train))
+        cells[train] = parts_of(
+            task.dealing, piece.classes[train], piece.numbers[train], column, by or ""
+        )
+    return cells
+
+
+def _features(
+    batch: pa.RecordBatch,
+    columns: Columns,
+    order: npt.NDArray[np.intp],
+    bounds: npt.NDArray[np.intp],
+    buffers: _Buffers,
+) -> tuple[matrix.Float32, npt.NDArray[np.float64]]:
+    """The rows in the given order, and the facts [7, cells, F] of each cell's columns."""
+    names, rows = columns.numeric, batch.num_rows
+    cells = len(bounds) - 1
+    facts = np.empty((7, cells, len(names)))
+    scratch, pairs = buffers.pairs[-1, :rows], buffers.pairs[:-1, :rows]
+    for first in range(0, len(names), 2):
+        pair = pairs[first // 2]
+        for lane, name in enumerate(names[first : first + 2]):
+            with np.errstate(over="ignore"):  # beyond float32: infinite, as in float_values
+                matrix.lanes(scratch)[:, lane] = _numbers(batch, name, columns)
+        np.take(scratch, order, out=pair, mode="clip")
+        for lane, name in enumerate(names[first : first + 2]):
+            column = matrix.lanes(pair)[:, lane]
+            values = column.copy()  # contiguous: the passes over it are several times faster
+            for cell in range(cells):
+                here = slice(bounds[cell], bounds[cell + 1])
+                facts[:, cell, first + lane] = own = of_column(values[here])
+                if own[3] == own[4]:  # one value in float32: is it one in the source?
+                    truth = _numbers(batch, name, columns)[order[here]][np.isfinite(values[here])]
+                    facts[3:5, cell, first + lane] = truth.min(), truth.max()
+            if facts[-1, :, first + lane].any():
+                column[:] = values  # where infinities are NaN now
+    features = buffers.features[:rows]
+    matrix.spread(pairs, features)
+    return features, facts
+
+
+def _numbers(batch: pa.RecordBatch, name: str, columns: Columns) -> npt.NDArray[Any]:
+    return number_values(batch.column(name), name, columns.offsets.get(name, 0))
+
+
+def _order(
+    task: RangeTask, piece: Piece, cell_of: npt.NDArray[np.unsignedinteger[Any]], num_cells: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The rows in seeded random order, cell by cell, and where each cell starts and ends."""
+    seed = task.scan.spec.seed & (2**64 - 1)
+    key = np.array([seed, task.scan.number << 32 | piece.number], dtype=np.uint64)
+    shuffled = np.random.Generator(np.random.Philox(key=key)).permutation(len(cell_of))
+    of = np.take(cell_of, shuffled, mode="clip")  # twice as fast as mode="raise", here and below
+    if num_cells > 8:  # else a pass a cell is faster than a sort
+        ends = np.cumsum(np.bincount(of, minlength=num_cells))
+        return shuffled[np.argsort(of, kind="stable")], np.concatenate([[0], ends])
+    cells = [shuffled[of == cell] for cell in range(num_cells)]
+    return np.concatenate(cells), np.cumsum([0, *map(len, cells)])
+
+
+def _of_label(label: npt.NDArray[np.float32]) -> Statistics:
+    """The statistics of a regression's label [n], as of one feature."""
+    facts = np.array(of_column(label.copy()), dtype=np.float64)[:, None]
+    return _statistics(len(label), facts, np.zeros(0, dtype=np.int64))
+
+
+def _weights_of(
+    found: dict[str, npt.NDArray[Any]], classes: Int64, num_classes: int
+) -> dict[str, list[float]]:
+    """The sum of the weights of each class, where rows have weights."""
+    if "weight" not in found:
+        return {}
+    own = found["weight"].astype(np.float64)
+    return {"weights": np.bincount(classes, weights=own, minlength=num_classes).tolist()}
+
+
+def _statistics(rows: int, facts: npt.NDArray[np.float64], class_counts: Int64) -> Statistics:
+    count, mean, m2, minimum, maximum, missing, infinite = facts
+    return Statistics(
+        rows=rows,
+        count=count.astype(np.int64),
+        mean=mean,
+        m2=m2,
+        minimum=minimum,
+        maximum=maximum,
+        missing=missing.astype(np.int64),
+        infinite=infinite.astype(np.int64),
+        class_counts=class_counts,
+    )

@@ -1,0 +1,22 @@
+"""Files of any format -> tables of typed columns, some of them computed.
+
+files.py       what lies at a location: one file, a glob, a folder, an fsspec URL
+dialect.py     what the pipeline says of reading text
+quotes.py      where rows of CSV end: not inside quotes
+encoding.py    any encoding as UTF-8
+jsonarray.py   a JSON array as JSON lines
+lines.py       the bytes of a text file as whole rows, and where it is cut
+text.py        CSV, parsed block by block
+jsonl.py       JSON lines: a block, and the columns of a whole file
+misfit.py      one sentence for what a parser could not read, with the line
+stray.py       text where numbers are meant
+noted.py       what a user should know of how a source was read
+layout.py      what one file says of itself
+columnar.py    Parquet and Arrow, cut at row groups and record batches
+schema.py      names and types of a source's columns, the same in all its files
+known.py       the types that columns had in training, for later sources
+source.py      the four formats as one: open_source, ranges, read
+frames.py      tables that lie in memory: pandas, Polars and Arrow
+derive.py      columns that are computed from others (derive_sql.py is their language,
+               derive_dates.py takes dates apart)
+"""

@@ -1,0 +1,1 @@
+"""Recorded runs: made again, proved, and beside each other."""

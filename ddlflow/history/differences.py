@@ -1,0 +1,175 @@
+"""What is not as it was when a recorded run was trained: settings, versions, machine, data."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import ddlflow
+from ddlflow.redact import redacted_values
+from ddlflow.runs.finished import Stage
+from ddlflow.runs.installed import PACKAGES, versions
+from ddlflow.runs.ranks import together
+from ddlflow.runs.record import flat
+from ddlflow.runs.session import Session
+from ddlflow.spec.load import Plan
+from ddlflow.tracking.read import Reader, Recorded
+
+SHOWN = 3  # ranges that a sentence names
+NAMED = 5  # names, classes or values that it names
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that is not as it was.
+
+    Attributes:
+        what: data, setting, version, threads or machine.
+        text: a sentence: what it was and what it is.
+    """
+
+    what: str
+    text: str
+
+
+def surroundings(
+    session: Session, reader: Reader, recorded: Recorded, place: Path
+) -> list[Difference]:
+    """What differs in settings, threads, versions and the machine."""
+    tags = recorded.tags
+    found = [
+        Difference("setting", f"{name} was {was}, now {is_}")
+        for name, was, is_ in _settings(session.plan, recorded, place)
+    ]
+    threads = str(session.resources.threads)
+    if threads != tags["threads"]:
+        text = f"threads of a rank were {tags['threads']}, now {threads}"
+        found.append(Difference("threads", text))
+    before: Mapping[str, str] = reader.json(recorded.run_id, "versions.json", place)
+    before = {"ddlflow": tags.get("version", ""), "Python": tags.get("python", ""), **before}
+    workers = together(session.workers)
+    now = {"ddlflow": ddlflow.__version__, "Python": workers["python"], **versions()}
+    now |= {name: value for name, value in workers.items() if name in PACKAGES}
+    found += [
+        Difference("version", f"{name} was {was or 'not there'}, now {is_ or 'not there'}")
+        for name in sorted({*before, *now})
+        if (was := before.get(name, "")) != (is_ := now.get(name, ""))
+    ]
+    if tags.get("machine") != workers["machine"]:
+        text = f"the processor was {tags.get('machine', 'not recorded')}, now {workers['machine']}"
+        found.append(Difference("machine", text))
+    return found
+
+
+def _settings(plan: Plan, recorded: Recorded, place: Path) -> list[tuple[str, Any, Any]]:
+    """(name, then, now) of what the pipeline of today does not have as the recorded one."""
+    before = flat(yaml.safe_load((place / "pipeline" / "pipeline.yaml").read_text()))
+    now = flat(redacted_values(plan.pipeline.model_dump(mode="json", by_alias=True)))
+    if plan.pipeline.train.determinism == "elastic":
+        before["train.virtual_ranks"] = int(recorded.tags["virtual_ranks"])  # it may be `auto`
+        before.pop("train.micro_batch_rows", None)
+    before["device"], now["device"] = recorded.tags["device"], plan.site.device
+    return [
+        (name, before.get(name, "not set"), now.get(name, "not set"))
+        for name in dict.fromkeys([*before, *now])
+        if before.get(name) != now.get(name)
+    ]
+
+
+def data(
+    session: Session, reader: Reader, recorded: Recorded, prepared: Stage, place: Path
+) -> list[Difference]:
+    """Whether the source still gives the same shards of the same names, and where it does not."""
+    if recorded.tags.get("data_digest") == prepared.value["digest"]:
+        return []
+    before = reader.json(recorded.run_id, "data/manifest.json", place)
+    now = json.loads((Path(prepared.folder) / "manifest.json").read_text())
+    found = [
+        Difference("data", f"the data changed: {name} was {was}, now {is_}")
+        for name, (was, is_) in of_manifests([before, now]).items()
+    ]
+    return found + _of_shards(session, prepared, before["shards"], now["shards"])
+
+
+def of_manifests(manifests: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """What differs in the names, vocabularies, classes and rows of data sets: a value of each."""
+    described = [_described(manifest) for manifest in manifests]
+    found = {}
+    for name in described[0]:
+        if not all(name in one for one in described):
+            continue  # the values of a category that not all have: its name is said
+        values = [one[name] for one in described]
+        if any(value != values[0] for value in values):
+            found[name] = _shown(values)
+    return found
+
+
+def _described(manifest: dict[str, Any]) -> dict[str, list[str]]:
+    """A data set in words."""
+    columns = manifest["columns"]
+    categories, label = columns["categories"], columns["label"]
+    named = {
+        "numeric features": columns["numeric"],
+        "categorical features": [category["name"] for category in categories],
+        "label": [f"{label['name']} ({label['kind']})"],
+        "classes": label["classes"],
+        **{f"values of {category['name']}": category["values"] for category in categories},
+        "rows": [_rows(manifest["shards"])],
+        "folds": [str(len(manifest.get("folds", [])))],
+    }
+    return {name: [str(value) for value in values] for name, values in named.items()}
+
+
+def _shown(values: list[list[str]]) -> list[str]:
+    """Of lists that differ the part that does: what not all have, or else the places."""
+    common = set(values[0]).intersection(*values)
+    parts = [[one for one in value if one not in common] for value in values]
+    if not any(parts):
+        places = [i for i, row in enumerate(zip(*values, strict=False)) if len(set(row)) > 1]
+        parts = [[value[i] for i in places] for value in values]
+    return [
+        ", ".join(part[:NAMED]) + (f" and {len(part) - NAMED} more" if len(part) > NAMED else "")
+        or "none of its own"
+        for part in parts
+    ]
+
+
+def _of_shards(
+    session: Session, prepared: Stage, before: list[dict[str, Any]], now: list[dict[str, Any]]
+) -> list[Difference]:
+    old = {shard["path"]: shard["sha256"] for shard in before}
+    new = {shard["path"]: shard["sha256"] for shard in now}
+    changed = sorted(path for path in {*old, *new} if old.get(path) != new.get(path))
+    if not changed:
+        return []
+    # shards/train/00003-00000.arrow: the first piece of what range 3 gives to the training rows.
+    files = _files(session, prepared.value["location"])
+    found = [(int(Path(p).stem.partition("-")[0]), Path(p).parent.name) for p in changed]
+    ranges = [f"{number} ({split}{files.get(number, '')})" for number, split in found]
+    shown = ", ".join(dict.fromkeys(ranges[:SHOWN]))
+    more = f" and {len(ranges) - SHOWN} more" if len(ranges) > SHOWN else ""
+    text = (
+        f"the data changed: {prepared.value['location']} gives {len(changed)} of {len(new)} shards "
+        f"with other bytes, in its range {shown}{more}"
+    )
+    return [Difference("data", text)]
+
+
+def _rows(shards: list[dict[str, Any]]) -> str:
+    """The rows of each split."""
+    splits = dict.fromkeys(shard["split"] for shard in shards)
+    rows = {name: sum(s["rows"] for s in shards if s["split"] == name) for name in splits}
+    return " + ".join(f"{rows[name]:,} {name}" for name in splits)
+
+
+def _files(session: Session, location: str) -> dict[int, str]:
+    """By range of the source, its file in words."""
+    from ddlflow.data.sources.derive import only
+    from ddlflow.data.sources.source import open_source, ranges
+
+    plain = only(session.plan.pipeline.data, [], where=False)
+    found = open_source(location, plain, session.data_root)
+    return {part.index: f", {found.files[part.file].name}" for part in ranges(found)}

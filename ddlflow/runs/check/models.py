@@ -1,0 +1,91 @@
+"""User code is found, bound to its arguments and tried on a few made rows of the data's shape."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ddlflow.data.roles import Roles
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.runs.check.finding import Finding
+from ddlflow.spec import code
+from ddlflow.spec.load import Plan
+from ddlflow.spec.pipeline import UserCode, UserObjective
+
+# What stands for numbers that prepare counts.
+CODES, CLASSES = 5, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a model is made for.
+
+    Attributes:
+        num_features: numeric columns.
+        category_sizes: codes of each categorical column.
+        num_classes: of a class label; None: not counted yet, a model may have outputs for any
+            number of them.
+    """
+
+    num_features: int
+    category_sizes: tuple[int, ...]
+    num_classes: int | None
+
+
+def expected(plan: Plan, roles: Roles) -> Shape:
+    """By the headers alone."""
+    classes = None if plan.pipeline.labels == "multiclass" else 2
+    return Shape(len(roles.numeric), (CODES,) * len(roles.categorical), classes)
+
+
+def counted(manifest: Manifest) -> Shape:
+    """Of prepared data."""
+    sizes = tuple(category.size for category in manifest.categories)
+    return Shape(len(manifest.feature_names), sizes, len(manifest.label.classes))
+
+
+def model(plan: Plan, shape: Shape) -> Iterator[Finding]:
+    """Tries the pipeline's model and loss, where one of them is the user's.
+
+    Raises:
+        SpecError: it cannot be trained; the text says why.
+    """
+    named = code.names(plan.pipeline)
+    if not named:
+        return
+    from ddlflow.models import build
+    from ddlflow.train.probe import check_model, check_weighted, looks_like
+    from ddlflow.train.tasks.objectives import objective_for
+
+    spec, loss = plan.pipeline.model, plan.pipeline.train.objective
+    user_loss = None
+    if isinstance(loss, UserObjective):
+        user_loss = code.resolve(loss.use, plan.code_folder, "train.objective.use")
+    objective = objective_for(loss, user_loss)
+    user_class = None
+    if isinstance(spec, UserCode):
+        user_class = code.resolve(spec.use, plan.code_folder)
+    net = build(
+        spec,
+        num_features=shape.num_features,
+        category_sizes=shape.category_sizes,
+        num_outputs=objective.num_outputs(shape.num_classes or CLASSES),
+        user_class=user_class,
+    )
+    if plan.pipeline.data.weight or plan.pipeline.train.class_weights:
+        check_weighted(objective, num_classes=shape.num_classes or CLASSES)
+    unreached = check_model(
+        net,
+        objective,
+        num_features=shape.num_features,
+        category_sizes=shape.category_sizes,
+        num_classes=shape.num_classes,
+    )
+    size = sum(parameter.numel() for parameter in net.parameters())
+    yield Finding("model", "ok", f"{' and '.join(named.values())}: tried; {size:,} parameters.")
+    if unreached:
+        text = f"no gradient reaches {', '.join(unreached[:5])}: these stay as they start."
+        yield Finding("model", "note", text)
+    hint = looks_like(
+        net, objective, num_features=shape.num_features, category_sizes=shape.category_sizes
+    )
+    if hint is not None and isinstance(spec, UserCode):
+        yield Finding("model", "note", f"{spec.use} gives what looks like {hint}")

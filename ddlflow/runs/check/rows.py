@@ -1,0 +1,74 @@
+"""What the rows, once they are counted, mean for the pipeline. Of a small source at once.
+
+A small source is prepared as a run prepares it, in this process and in a folder that goes away: so
+``check`` finds what a run would find, in the same words.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.runs.check.finding import Finding, open_named
+from ddlflow.spec.load import Plan
+from ddlflow.spec.pipeline import Made
+
+SMALL_BYTES = 4 << 20  # of all files; such a source is prepared in about a tenth of a second
+
+
+def small(plan: Plan) -> Manifest | None:
+    """The data set as a run would prepare it; None where the source is too large for that.
+
+    Raises:
+        DataError: as prepare raises it.
+    """
+    from ddlflow.data.prepare.prepare import prepare
+
+    pipeline = plan.pipeline
+    spec, data_root = pipeline.data, Path(plan.site.data_root).expanduser().absolute()
+    if isinstance(spec.source, Made):
+        return None
+    files = open_named(plan, spec.source, "data.source").files.values()
+    if sum(file.size for file in files) > SMALL_BYTES:
+        return None
+    if spec.test_source is not None and _is_large(plan, spec.test_source):
+        return None
+    with tempfile.TemporaryDirectory(prefix="ddlflow-check-") as folder:
+        return prepare(
+            spec,
+            pipeline.labels,
+            data_root=data_root,
+            folder=Path(folder) / "data",
+            map=lambda function, items, _: map(function, items),
+            cv=pipeline.cv.of_repeat(0) if pipeline.cv is not None else None,
+        )
+
+
+def _is_large(plan: Plan, location: str) -> bool:
+    data = plan.pipeline.data.model_copy(update={"source": location})
+    files = open_named(plan, location, "data.test_source", data).files.values()
+    return sum(file.size for file in files) > SMALL_BYTES
+
+
+def weights(plan: Plan, manifest: Manifest) -> Iterator[Finding]:
+    """Whether classes that have weights are the label's."""
+    from ddlflow.train.weights import weighting
+
+    weighting(plan.pipeline.train, manifest)
+    yield from ()
+
+
+def counted(plan: Plan, manifest: Manifest) -> Iterator[Finding]:
+    """What prepare says of the rows, and what needs rows that are not there."""
+    for warning in manifest.warnings:
+        yield Finding("source", "note", warning)
+    if manifest.rows("validation"):
+        return
+    search = plan.pipeline.search
+    if plan.pipeline.train.early_stopping is not None:
+        text = "train.early_stopping needs validation rows, and data.split leaves none."
+        yield Finding("train", "error", f"{text} Set data.split.validation.")
+    if search is not None and not search.cv:
+        text = "search scores its trials by validation rows, and data.split leaves none."
+        advice = "Set data.split.validation, or search.cv: true with a cv section."
+        yield Finding("search", "error", f"{text} {advice}")

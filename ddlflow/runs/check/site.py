@@ -1,0 +1,145 @@
+"""What the site has: storage, tracking, Prefect, device, workers."""
+
+import os
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+
+from ddlflow.engines.resources import resources
+from ddlflow.machine import memory
+from ddlflow.runs.check.finding import Finding, counted
+from ddlflow.runs.workers import count_gpus, gpus_of
+from ddlflow.spec.load import Plan
+from ddlflow.store.site_storage import storage_of
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest around it that exists."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def storage_writable(plan: Plan) -> Iterator[Finding]:
+    folder = storage_of(plan.site)
+    there = existing(folder)
+    if not there.is_dir():
+        text = f"storage is {folder}, but {there} is a file. Name a folder."
+        yield Finding("storage", "error", text)
+    elif not may_write(there):
+        yield Finding(
+            "storage",
+            "error",
+            f"storage {folder} cannot be written: {there} is read-only for you. Set storage in "
+            "the site file to a folder that you may write.",
+        )
+
+
+def may_write(folder: Path) -> bool:
+    """Whether files can be made in a folder, as far as rights and mounts tell."""
+    read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+    return os.access(folder, os.W_OK | os.X_OK) and not read_only
+
+
+def storage(plan: Plan) -> Iterator[Finding]:
+    folder = storage_of(plan.site)
+    free = shutil.disk_usage(existing(folder)).free
+    yield Finding("storage", "ok", f"{folder}: {free / 1e9:.0f} GB free.")
+
+
+def tracking_uri(plan: Plan) -> Iterator[Finding]:
+    from ddlflow.tracking.uris import absolute
+
+    absolute(plan.site.tracking.uri)
+    yield from ()
+
+
+def tracking(plan: Plan) -> Iterator[Finding]:
+    from ddlflow.redact import redacted
+    from ddlflow.tracking.uris import database_path
+
+    uri = plan.site.tracking.uri
+    path = database_path(uri)
+    if path is not None and not may_write(existing(path.parent)):
+        text = f"{path} cannot be written. The run goes on without it; set tracking.uri."
+        yield Finding("tracking", "note", text)
+    elif not uri.startswith(("http://", "https://")):
+        yield Finding("tracking", "ok", f"{redacted(uri)}, embedded.")
+    elif _answers(f"{uri.rstrip('/')}/health"):
+        yield Finding("tracking", "ok", f"{redacted(uri)} answers.")
+    else:
+        text = (
+            f"{redacted(uri)} does not answer. The run goes on without it and sends its metrics "
+            "later; start the server, or set tracking.uri."
+        )
+        yield Finding("tracking", "note", text)
+
+
+def prefect_answers() -> Iterator[Finding]:
+    """Whether the Prefect server of ``PREFECT_API_URL`` is there; without it, one is started."""
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        text = "PREFECT_API_URL is not set: a server of its own serves each run."
+        yield Finding("prefect", "ok", text)
+    elif _answers(f"{url.rstrip('/')}/health"):
+        yield Finding("prefect", "ok", f"{url} answers.")
+    else:
+        text = f"PREFECT_API_URL is {url}, which does not answer. Start that server, or unset it."
+        yield Finding("prefect", "error", text)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - of the user's own settings
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500  # it wants a login: it is there
+    except (OSError, ValueError, HTTPException):
+        return False
+
+
+def device(plan: Plan) -> Iterator[Finding]:
+    # Only this can be wrong, and asking imports PyTorch. Workers elsewhere are asked by `workers`.
+    if plan.site.device == "cuda" and plan.site.engine.address is None:
+        count_gpus("cuda")
+    yield from ()
+
+
+def workers(plan: Plan) -> Iterator[Finding]:
+    engine = plan.site.engine
+    if engine.address is not None:
+        yield from _workers_elsewhere(plan)
+        return
+    found = resources(engine, gpus=count_gpus(plan.site.device))
+    free = memory().free
+    text = f"{counted(found.slots, 'worker')}, {found.why}; {free / 1e9:.0f} GB memory free."
+    yield Finding("workers", "ok", text)
+    yield from _tight(free / found.slots)
+
+
+def _workers_elsewhere(plan: Plan) -> Iterator[Finding]:
+    from ddlflow.engines import open_engine
+    from ddlflow.train.facts import Facts, facts_here, unlike
+
+    with open_engine(plan.site, slots=1, threads=1) as opened:
+        found = [Facts(**values) for values in opened.ask(facts_here)]
+        hosts = [facts.host for facts in found]
+        share = min(facts.free_bytes / hosts.count(facts.host) for facts in found)
+        gpus = gpus_of(plan.site.device, found) if plan.site.device != "cpu" else 0
+        what = f"a GPU each ({found[0].gpus[0]})" if gpus else found[0].processor
+        text = f"{opened.describe()}; {what}; {share / 1e9:.0f} GB memory free for each."
+        yield Finding("workers", "ok", text)
+        yield from _tight(share)
+        different = unlike(dict(enumerate(found)), "cuda" if gpus else "cpu")
+        if different and plan.pipeline.train.determinism == "elastic":
+            text = (
+                f"The workers would not compute the same bits: {different}. Use some of one kind."
+            )
+            yield Finding("workers", "note", text)
+
+
+def _tight(free_bytes: float) -> Iterator[Finding]:
+    if free_bytes < 1e9:
+        text = "Less than 1 GB of free memory a worker. Set engine.workers lower."
+        yield Finding("workers", "note", text)

@@ -1,0 +1,281 @@
+"""A training as a gang on the session's engine: how many ranks, what they say, how they fail."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.engines import Failure, GangJob, GangResult
+from ddlflow.errors import DdlflowError, EngineError
+from ddlflow.runs.failures import describe, error_of, is_final, is_same, plural
+from ddlflow.runs.finished import Stage
+from ddlflow.runs.ranks import Gathering
+from ddlflow.runs.session import Session
+from ddlflow.spec.pipeline import Training
+from ddlflow.spec.site import Engine
+from ddlflow.store.files import load_json
+from ddlflow.store.site_storage import write_json
+from ddlflow.train.auto import resolve, said
+from ddlflow.train.job import Job
+from ddlflow.train.parallel.world import fitting_world
+from ddlflow.train.weights import weighting
+
+Tell = Callable[[dict[str, Any]], None]
+COME_BACK_S = 4.0  # a nanny starts a worker again in 1 to 3 s; waiting for it keeps the world
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How a training is spread.
+
+    Attributes:
+        world: ranks of the first attempt.
+        most: ranks that a later attempt may have, where workers were added meanwhile.
+        virtual_ranks: slices of a global batch, kept from the training's first start on.
+        threads: of a rank, kept likewise.
+    """
+
+    world: int
+    most: int
+    virtual_ranks: int
+    threads: int
+
+
+def settled(session: Session, prepared: Stage) -> Training:
+    """The train section with numbers for ``auto``: from here on the session's own, and said.
+
+    Raises:
+        SpecError: ``class_weights`` names what is no class of these rows.
+    """
+    pipeline, rows = session.plan.pipeline, prepared.value["rows"]
+    found = resolve(pipeline.train, rows["train"], rows["validation"])
+    if found.class_weights is not None:
+        weighting(found, Manifest.load(Path(prepared.folder)))
+    line = said(pipeline.train, found)
+    if line is not None:
+        session.screen.say(line)
+        session.use(pipeline.model_copy(update={"train": found}))
+    return found
+
+
+def setup(session: Session, spec: Training, folder: Path, rows: int, num_parameters: int) -> Setup:
+    """Decides how a training is spread.
+
+    Args:
+        session: whose site says what is wanted.
+        spec: what the pipeline says.
+        folder: of the training: virtual ranks and threads are kept there from its first start.
+        rows: to train on.
+        num_parameters: of the model.
+    """
+    found = session.resources
+    batch_rows = min(spec.batch_rows, rows)
+    world, why, most = found.world, found.why, found.world
+    if world is None:
+        size = {"num_parameters": num_parameters, "batch_rows": batch_rows}
+        choice = fitting_world(cores=session.engine.slots, **size)
+        world, why = choice.world, choice.why
+        most = fitting_world(cores=batch_rows, **size).world
+    kept = folder / "setup.json"
+    if not kept.exists():
+        virtual_ranks = spec.virtual_ranks
+        if virtual_ranks == "auto":
+            # In elastic mode a slice is what is in memory at once: more slices, smaller pieces.
+            micro = spec.micro_batch_rows if spec.determinism == "elastic" else None
+            virtual_ranks = max(world, -(-batch_rows // micro) if micro else 1)
+        write_json(
+            kept, {"virtual_ranks": min(virtual_ranks, batch_rows), "threads": found.threads}
+        )
+    known = load_json(kept)
+    if known is None:
+        raise DdlflowError(f"{kept} is damaged. Train again with --fresh.")
+    virtual_ranks, threads = known["virtual_ranks"], known["threads"]
+    world = min(world, virtual_ranks, session.engine.slots)
+    words = [plural(world, "rank"), plural(threads, "thread")]
+    if spec.determinism == "elastic":
+        words.append(plural(virtual_ranks, "virtual rank"))
+    else:
+        words.append(f"determinism: {spec.determinism}")
+    session.screen.say(f"train: {words[0]} x {words[1]}, {words[2]} ({why})")
+    return Setup(world, min(most or world, virtual_ranks), virtual_ranks, threads)
+
+
+def launch(session: Session, job: Job, spread: Setup, rows: int, tell: Tell) -> dict[str, Any]:
+    """Runs a training to its end, over as many attempts as it takes and may have.
+
+    When a rank dies, hangs or raises, the next attempt goes on from the last checkpoint with the
+    workers that are there then. The result does not depend on any of that. What is limited
+    (``engine.max_restarts``) is attempts in a row that leave no new checkpoint: a training of days
+    may lose a worker every night.
+
+    Args:
+        session: with the engine.
+        job: what to train.
+        spread: how many ranks are wanted.
+        rows: of one epoch, for the progress bar.
+        tell: gets each epoch's row of history, and an "attempt" event as each begins, and again,
+            with ``ended_by``, when it ended before the training did.
+
+    Returns:
+        What rank 0 says at the end, and ``attempts``: each one's number, world, the step that it
+        went on from (0: the start), that of its last checkpoint (0: none) and the first cause of
+        its end, ``ended_by``.
+
+    Raises:
+        TrainingError: no attempt is left, or another one would end the same way.
+        EngineError: too few workers are left, or the cluster is.
+        Interrupted: a signal came; the checkpoint is written.
+    """
+    tell = _each_epoch_once(tell)
+    most = session.plan.site.engine.max_restarts
+    attempts: list[dict[str, Any]] = []
+    before: Failure | None = None
+    highest = 0  # step of a checkpoint so far
+    in_vain = 0  # attempts in a row without a higher one
+    with session.screen.bar("train", rows * job.train_spec.epochs, "rows") as show:
+        while True:
+            ranks = _ranks_left(session, spread) if attempts else spread.world
+            steps = {"from_step": 0, "saved_step": 0}
+            attempt: dict[str, Any] = {"number": len(attempts) + 1, "world": ranks, **steps}
+            attempts.append(attempt)
+            tell({"event": "attempt", **attempt})
+            result = _attempt(session, job, attempt, tell, show)
+            if result.values is not None:
+                return {**result.values[0], "attempts": attempts}
+            failure = result.failure or _asked_to_stop(job, ranks)
+            # The rank may have raised before it told of a step of this attempt.
+            failure = replace(failure, step=max(failure.step or 0, attempt["from_step"]))
+            attempt["ended_by"] = cause = describe(failure)
+            tell({"event": "attempt", **attempt})
+            session.screen.say(f"train: attempt {len(attempts)} ended: {cause}")
+            newest = attempt["saved_step"] or attempt["from_step"] or job.saved_step
+            job = replace(job, saved_step=newest)
+            in_vain = 1 if newest > highest else in_vain + 1
+            highest = max(highest, newest)
+            if in_vain > most:
+                clause = (
+                    f", {plural(most, 'restart')} without a new checkpoint (engine.max_restarts)"
+                )
+                raise error_of(failure, len(attempts), job, clause)
+            if is_final(failure) or is_same(failure, before):
+                raise error_of(failure, len(attempts), job)
+            before = failure
+
+
+def _attempt(
+    session: Session, job: Job, attempt: dict[str, Any], tell: Tell, show: Callable[..., None]
+) -> GangResult:
+    """One gang's life; a cluster that loses a worker as it starts is a failure as any other."""
+    named = replace(job, attempt=f"{time.time_ns():020d}")  # names sort as times do
+    if job.train_spec.determinism != "elastic":
+        named = replace(named, virtual_ranks=attempt["world"])
+    gang_job = _gang_job(named, session.plan.site.engine)
+    ranks = Gathering(
+        Path(job.folder),
+        attempt["world"],
+        job.device,
+        must_be_alike=job.train_spec.determinism == "elastic",
+        say=lambda text: session.screen.say(f"train: {text}"),
+    )
+    on_event = _listener(session, attempt, ranks, tell, show)
+    try:
+        return session.gang(gang_job, attempt["world"], on_event)
+    except EngineError as error:
+        if attempt["number"] == 1:
+            raise
+        name = session.engine.name
+        failure = Failure(0, name, None, "EngineError", str(error), "", gang_job.log_folder)
+        return GangResult(None, failure, stopped=False)
+
+
+def _asked_to_stop(job: Job, world: int) -> Failure:
+    """A rank was sent SIGTERM by someone else, as when its machine is emptied."""
+    ranks = plural(world, "rank")
+    message = f"one of {ranks} was asked to stop from outside (SIGTERM)"
+    return Failure(0, "its worker", None, "Stopped", message, "", str(Path(job.folder) / "logs"))
+
+
+def _gang_job(job: Job, site: Engine) -> GangJob:
+    return GangJob(
+        module="ddlflow.train.rank",
+        payload=job.to_json(),
+        threads=job.threads,
+        log_folder=str(Path(job.folder) / "logs"),
+        env={},
+        python_path=(),
+        start_timeout_s=site.start_timeout_s,
+        silence_s=job.silence_s,
+    )
+
+
+def _listener(
+    session: Session,
+    attempt: dict[str, Any],
+    ranks: Gathering,
+    tell: Tell,
+    show: Callable[..., None],
+) -> Tell:
+    """What is done with the events of one attempt's ranks: rank 0 speaks for all."""
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "note":
+            session.screen.say(f"train: {event['text']}")
+        if event["event"] == "facts":
+            ranks.add(event["rank"], event["facts"])
+        if event.get("rank") != 0:
+            return
+        if event["event"] == "progress":
+            speed = event["done"] / max(event["seconds"], 1e-9) / 1e6
+            words = f"epoch {event['epoch']}, loss {event['loss']:.4f}, {speed:.2f} M rows/s"
+            show(event["done"], words)
+        elif event["event"] == "saved":
+            attempt["saved_step"] = event["step"]
+        elif event["event"] == "resumed":
+            attempt["from_step"] = event["step"]
+            session.screen.say(f"train: goes on from step {event['step']}")
+            # The driver or a worker may have been killed before a row of these was told.
+            for row in event["history"]:
+                tell({"event": "epoch", **row})
+        elif event["event"] in {"epoch", "digest"}:
+            tell(event)
+
+    return on_event
+
+
+def _each_epoch_once(tell: Tell) -> Tell:
+    """An epoch that a later attempt does again, or goes on from, is not told again."""
+    told: set[int] = set()
+
+    def tell_once(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch":
+            if event["epoch"] in told:
+                return
+            told.add(event["epoch"])
+        tell(event)
+
+    return tell_once
+
+
+def _ranks_left(session: Session, spread: Setup) -> int:
+    """Ranks of the next attempt: of the workers that are there, or come back in a moment.
+
+    Workers that were added meanwhile are used too.
+
+    Raises:
+        EngineError: fewer than ``engine.min_workers`` came in ``engine.start_timeout_s``.
+    """
+    site, engine = session.plan.site.engine, session.engine
+    began = time.monotonic()
+    while (found := min(spread.most, engine.available())) < spread.world:
+        waited_s = time.monotonic() - began
+        if waited_s >= COME_BACK_S and found >= site.min_workers:
+            break
+        if waited_s >= site.start_timeout_s:
+            raise EngineError(
+                f"{plural(found, 'worker')} left, and engine.min_workers is {site.min_workers}. "
+                "Start more workers, and then the same command goes on from the last checkpoint."
+            )
+        time.sleep(0.1)
+    return found

@@ -1,0 +1,328 @@
+"""What a pipeline run leaves in MLflow and in its report folder."""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import ddlflow
+from ddlflow.redact import redacted_values
+from ddlflow.runs import ranks
+from ddlflow.runs.finished import Stage
+from ddlflow.runs.installed import PACKAGES, git_commit, requirements, versions, wheel
+from ddlflow.runs.session import Session
+from ddlflow.runs.stages import COEFFICIENTS, inferred_source, key_of
+from ddlflow.spec import code
+from ddlflow.store.files import load_json
+from ddlflow.store.site_storage import storage_errors, write_json
+from ddlflow.tracking.run import Run
+
+EXAMPLE_ROWS = 5
+
+
+class Record:
+    """A pipeline run's record: an MLflow run and a folder ``<storage>/runs/<run>/``."""
+
+    def __init__(self, session: Session, run: Run) -> None:
+        self.session = session
+        self.run = run
+        self.folder = session.storage / "runs" / (run.run_id or run.local_id)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def run_id(self) -> str:
+        """What a user is told: MLflow's id, once the server has given one."""
+        return self.run.id_for_people()
+
+    def settings(self, prepared: Stage) -> None:
+        """The resolved pipeline and site, versions, commit, seeds and the data's fingerprint."""
+        plan = self.session.plan
+        pipeline = redacted_values(plan.pipeline.model_dump(mode="json", by_alias=True))
+        for name, values in (("pipeline", pipeline), ("site", redacted_site(self.session))):
+            text = yaml.safe_dump(values, sort_keys=False)
+            (self.folder / f"{name}.yaml").write_text(text)
+            self.run.log_text(text, f"{name}.yaml")
+        # MLflow keeps the first value that it is given: what a search chooses is logged after it.
+        searched = list(plan.pipeline.search.space) if plan.pipeline.search else []
+        self.run.log_params(
+            {
+                name: value
+                for name, value in flat(pipeline).items()
+                if not any(f"{name}.".startswith(f"{one}.") for one in searched)
+            }
+        )
+        self.run.log_tags(
+            {
+                "ddlflow.version": ddlflow.__version__,
+                "ddlflow.pipeline": plan.pipeline.name,
+                "ddlflow.data_digest": prepared.value["digest"],
+                **_counts(prepared),
+                "ddlflow.code_digest": code.fingerprint(plan),
+                "ddlflow.git_commit": git_commit(plan.pipeline_path.parent),
+            }
+        )
+        self._surroundings(ranks.together(self.session.workers))
+        manifest = Path(prepared.folder) / "manifest.json"
+        self.run.log_file(manifest, "data")
+        shipped = code.gather(plan, self.folder / "code")
+        if shipped is not None:
+            self.run.log_file(shipped, "code")
+        described = json.loads(manifest.read_text())["columns"]
+        schema = dict.fromkeys(described["numeric"], "float32")
+        schema |= {c["name"]: c["kind"] for c in described["categories"]}
+        schema[described["label"]["name"]] = f"label ({described['label']['kind']})"
+        self.run.log_dataset(
+            plan.pipeline.name,
+            prepared.value["digest"],
+            source=str(prepared.value["location"]),
+            schema=schema,
+            profile=prepared.value["rows"],
+            context="training",
+        )
+
+    def _surroundings(self, said: dict[str, str]) -> None:
+        """Versions, processor and hosts: those of the ranks, and for the rest of this process."""
+        own = {k: v for k, v in said.items() if k != "ddlflow"}
+        self.run.log_tags({f"ddlflow.{k}": v for k, v in {**versions(), **own}.items()})
+        found = versions() | {k: v for k, v in said.items() if k in PACKAGES}
+        self.run.log_text(json.dumps(found, indent=1), "versions.json")
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """An epoch's row of history as metrics, with the epoch as step; an attempt as a tag."""
+        if event["event"] == "digest":
+            return  # the whole trail is logged at the end
+        if event["event"] == "attempt":
+            world = f"{event['world']} ranks" if event["world"] > 1 else "1 rank"
+            ended = f", ended: {event['ended_by']}" if "ended_by" in event else ""
+            self.run.log_tags({f"ddlflow.attempt.{event['number']}": world + ended})
+            return
+        values = {k: v for k, v in event.items() if isinstance(v, int | float) and _is_metric(k)}
+        self.run.log_metrics(values, step=int(event["epoch"]))
+
+    def trained(self, trained: Stage) -> None:
+        """What a training says of itself."""
+        names = (
+            "model_digest",
+            "virtual_ranks",
+            "threads",
+            "world",
+            "device",
+            "steps",
+            "best_epoch",
+        )
+        self.run.log_tags({f"ddlflow.{name}": trained.value[name] for name in names})
+        self.run.log_metrics(
+            {"train_seconds": trained.value["seconds"], "train_rows_per_s": rows_per_s(trained)}, 0
+        )
+        self.run.log_file(Path(trained.value["model"]) / "train.json", "training")
+        self.run.log_file(Path(trained.folder) / "ledger", "training/ledger")
+        self.run.log_file(Path(trained.folder) / ranks.FILE, "training")
+        self._surroundings(ranks.said(Path(trained.folder)))
+
+    def evaluated(self, prepared: Stage, trained: Stage, evaluated: Stage) -> Path:
+        """The metrics and the plots; returns the report's folder."""
+        from ddlflow.report.plots import write_report
+
+        pipeline = self.session.plan.pipeline
+        scored = json.loads((Path(evaluated.folder) / "scores.json").read_text())
+        split = evaluated.value["split"]
+        metrics = {f"{split}_{k}": v for k, v in scored["metrics"].items()}
+        metrics |= {f"baseline_{k}": v for k, v in scored["baseline"].items()}
+        self.run.log_metrics(metrics, step=trained.value["epochs"])
+        report = self.folder / "report"
+        table = load_json(Path(evaluated.folder) / COEFFICIENTS)  # of a linear model
+        stopping = pipeline.train.early_stopping
+        write_report(
+            report,
+            history=trained.value["history"],
+            kind=pipeline.labels,
+            metrics=scored["metrics"],
+            baseline=scored["baseline"],
+            curves=scored["curves"],
+            classes=prepared.value["classes"] or None,
+            histogram=scored["histogram"],
+            title=f"{pipeline.name}, {split} split",
+            label=pipeline.data.label,
+            metric=stopping.metric if stopping else None,
+            coefficients=table,
+        )
+        self.run.log_file(report, "report")
+        return report
+
+    def model(self, prepared: Stage, trained: Stage) -> str:
+        """Logs the model with a signature and an input example; returns its URI or folder."""
+        from ddlflow.data.sources.derive_dates import without_zones
+        from ddlflow.data.sources.source import ranges, read
+        from ddlflow.infer.model import load_model
+        from ddlflow.tracking.model import log_model
+
+        folder = Path(trained.value["model"])
+        model = load_model(folder, trust_code=True)  # it was trained a moment ago
+        location = inferred_source(self.session, prepared)
+        found = model.open(location, self.session.data_root)
+        first = next(iter(read(found, ranges(found)[0], model.inputs)))
+        example = without_zones(first.slice(0, EXAMPLE_ROWS)).to_pandas()
+        uri = log_model(
+            self.run,
+            folder,
+            example=example,
+            predictions=model.predict_frame(example),
+            digest=model.digest,
+            wheel=wheel(self.folder / "wheels"),
+            pip_requirements=requirements(ranks.said(Path(trained.folder))),
+            register_as=self.session.plan.pipeline.register_as,
+            tags={"ddlflow.data_digest": str(trained.value.get("data", ""))},
+        )
+        return uri or str(folder)
+
+
+@contextmanager
+def recorded(session: Session, prepared: Stage) -> Iterator[Record]:
+    """An MLflow run around the rest of a pipeline: FINISHED, FAILED or KILLED at its end.
+
+    A run of the same pipeline that did not finish is gone on with; one that is under way on this
+    storage is waited for.
+    """
+    from ddlflow.tracking.pending import send_pending
+    from ddlflow.tracking.run import open_run
+    from ddlflow.tracking.spool import is_held
+    from ddlflow.tracking.system import system_metrics
+
+    plan = session.plan
+    root = session.storage / "tracking"
+    mark = session.storage / "unfinished" / f"{key_of(session, prepared)}.json"
+    spool = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}-{plan.pipeline.name}"
+    with (
+        storage_errors(session.storage, of_work=True),
+        session.lease(mark, f"this run of {plan.pipeline.name} in {session.storage}") as lease,
+    ):
+        marked = load_json(mark)
+        if isinstance(marked, dict) and "spool" in marked and not session.fresh:
+            known = Path(marked["spool"])
+            spool = known if known.exists() and not is_held(known) else spool
+        for sentence in send_pending(root, plan.site.tracking.uri):
+            session.screen.say(sentence)
+        with open_run(
+            plan.site.tracking.uri,
+            spool,
+            experiment=plan.site.tracking.experiment,
+            name=f"{plan.pipeline.name} {time.strftime('%Y-%m-%d %H:%M')}",
+            tags={"ddlflow.pipeline": plan.pipeline.name},
+            say=session.screen.say,
+        ) as run:
+            write_json(mark, {"spool": str(spool)})
+            record = Record(session, run)
+            record.settings(prepared)
+            with system_metrics(run):
+                yield record
+            lease.confirm()
+            mark.unlink(missing_ok=True)
+
+
+def _counts(prepared: Stage) -> dict[str, str]:
+    """What the source has and the data set has not, as tags; the manifest has it by column."""
+    found = {}
+    for name in ("dropped", "replaced"):
+        counts = {key: count for key, count in prepared.value[name].items() if count}
+        if counts:
+            shown = ", ".join(f"{key} {count}" for key, count in list(counts.items())[:20])
+            found[f"ddlflow.{name}"] = shown + (", ..." if len(counts) > 20 else "")
+    return found
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings -> dotted names, as ``--set`` takes them."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}.")
+        elif value is not None:
+            found[name] = value
+    return found
+
+
+def redacted_site(session: Session) -> dict[str, Any]:
+    """The site without passwords."""
+    values: dict[str, Any] = redacted_values(session.plan.site.model_dump(mode="json"))
+    return values
+
+
+def rows_per_s(trained: Stage) -> float:
+    """Rows trained on a second, over all epochs; validation is not counted in."""
+    # 0: an attempt that went on behind an epoch's last step did nothing but its end.
+    speeds = [row["rows_per_s"] for row in trained.value["history"] if row["rows_per_s"] > 0]
+    return len(speeds) / sum(1 / speed for speed in speeds) if speeds else 0.0
+
+
+def summary(
+    record: Record, stages: list[Stage], model_uri: str, evaluated: Stage, inferred: Stage
+) -> dict[str, Any]:
+    """What ``ddlflow run --json`` prints."""
+    trained = next(stage for stage in stages if stage.name == "train")
+    result = {
+        "run_id": record.run_id,
+        "stages": _times(stages),
+        "metrics": evaluated.value["metrics"],
+        "baseline": evaluated.value["baseline"],
+        "notes": evaluated.value["notes"],
+        "rows_per_s": rows_per_s(trained),
+        "model_digest": trained.value["model_digest"],
+        "model_uri": model_uri,
+        "model": trained.value["model"],
+        "predictions": inferred.value["predictions"],
+        "report": str(record.folder / "report"),
+        "tracking_uri": redacted_site(record.session)["tracking"]["uri"],
+        "page": record.run.page,
+        "coefficients": load_json(Path(evaluated.folder) / COEFFICIENTS),
+        **swept(stages),
+    }
+    write_json(record.folder / "summary.json", result)
+    return result
+
+
+def sweep_summary(record: Record, stages: list[Stage]) -> dict[str, Any]:
+    """What ``ddlflow search --json`` and ``ddlflow cross-validate --json`` print."""
+    result = {
+        "run_id": record.run_id,
+        "stages": _times(stages),
+        "report": str(record.folder / "report"),
+        "tracking_uri": redacted_site(record.session)["tracking"]["uri"],
+        "page": record.run.page,
+        **swept(stages),
+    }
+    write_json(record.folder / "summary.json", result)
+    return result
+
+
+def swept(stages: list[Stage]) -> dict[str, Any]:
+    """What the stages cross_validate and search found, where there are any."""
+    found: dict[str, Any] = {}
+    for stage in stages:
+        if stage.name == "search":
+            best = stage.value["best"]
+            found["search"] = {
+                "metric": stage.value["metric"],
+                "better": stage.value["better"],
+                "score": best["score"],
+                "best_trial": best["number"],
+                "best": best["values"],
+                "statuses": stage.value["statuses"],
+                "trials": json.loads((Path(stage.folder) / "trials.json").read_text())["trials"],
+            }
+        elif stage.name == "cross_validate":
+            found["cross_validation"] = dict(stage.value)
+    return found
+
+
+def _times(stages: list[Stage]) -> list[dict[str, Any]]:
+    return [{"name": s.name, "seconds": round(s.seconds, 3), "cached": s.cached} for s in stages]
+
+
+def _is_metric(name: str) -> bool:
+    return name not in {"epoch", "step", "rank"}

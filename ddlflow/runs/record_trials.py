@@ -1,0 +1,198 @@
+"""What cross_validate and search leave in MLflow and in the report folder."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ddlflow.errors import TrackingError
+from ddlflow.redact import redacted_values
+from ddlflow.runs.finished import Stage
+from ddlflow.runs.launch import Tell
+from ddlflow.runs.record import Record, flat
+from ddlflow.runs.search import TABLE
+from ddlflow.spec.search import Search
+from ddlflow.store.files import load_json
+
+Json = dict[str, Any]
+ASK_AGAIN_S = 60.0  # a server that did not answer
+STATUS = {"done": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}  # a tag tells pruned ones
+
+
+def log_folds(record: Record, validated: Stage) -> None:
+    """Scores a fold, mean, standard deviation and error; the folds' learning curves."""
+    folds, scores = validated.value["folds"], validated.value["scores"]
+    several = max(fold["repeat"] for fold in folds) > 0
+    for fold in folds:
+        name = f"fold_{fold['fold']}"
+        name = f"repeat_{fold['repeat']}_{name}" if several else name
+        known = {f"{name}/{k}": v for k, v in fold["metrics"].items() if v is not None}
+        record.run.log_metrics(known, step=fold["epochs"])
+    record.run.log_metrics(_spread("cv_", scores), step=0)
+    kept = record.folder / "cross_validation.json"
+    kept.write_text(json.dumps({"folds": folds, "scores": scores}, indent=1))
+    record.run.log_file(kept, "cross_validation")
+    plot = _draw_folds(record.folder / "report", folds)
+    if plot is not None:
+        record.run.log_file(plot, "cross_validation")
+
+
+def _spread(prefix: str, scores: Mapping[str, Json]) -> dict[str, float]:
+    found = {}
+    for name, values in scores.items():
+        for what, value in values.items():
+            if value is not None:
+                end = "" if what == "mean" else f"_{what}"
+                found[f"{prefix}{name}{end}"] = value
+    return found
+
+
+def _draw_folds(folder: Path, folds: list[Json]) -> Path | None:
+    """Each metric over the epochs, a line a fold; None where there is but one epoch."""
+    from ddlflow.report.lines import Line, write_lines
+
+    lines: dict[str, list[Line]] = {}
+    for fold in folds:
+        name = f"fold {fold['fold']}"
+        name = f"{name}, repeat {fold['repeat']}" if fold["repeat"] else name
+        for metric in ["loss", *(k for k in fold["history"][0] if k.startswith("val_"))]:
+            points = [
+                (int(row["epoch"]), row[metric])
+                for row in fold["history"]
+                if row.get(metric) is not None
+            ]
+            if len(points) > 1:
+                lines.setdefault(metric, []).append((name, points))
+    if not lines:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_lines(folder / "folds.png", lines)
+
+
+@contextmanager
+def trials(record: Record) -> Iterator[Tell]:
+    """Takes each trial of a search as it ends: a child run in MLflow.
+
+    A thread sends them; what the server does not take waits, and the next command sends it.
+    """
+    session = record.session
+    said: list[str] = []
+    away: dict[str, str] = {}
+    asked = time.monotonic()
+
+    def log(row: Json) -> None:
+        from ddlflow.tracking.child import log_child
+
+        nonlocal asked
+        if time.monotonic() - asked > ASK_AGAIN_S:
+            asked = time.monotonic()
+            away.clear()
+        try:
+            waits = log_child(
+                session.storage / "tracking",
+                session.plan.site.tracking.uri,
+                session.plan.site.tracking.experiment,
+                record.run.local_id,  # the same whether MLflow answers or not
+                child_of(row, metric=metric, folds=has_folds),
+                away=away,
+            )
+        except (TrackingError, OSError) as error:  # never the search's end
+            waits = str(error)
+        if waits and not said:
+            said.append(waits)
+
+    from ddlflow.sweep.choose.space import metric_of
+
+    metric, _ = metric_of(session.plan.pipeline)
+    spec = session.plan.pipeline.search
+    assert spec is not None
+    has_folds = spec.cv
+    with ThreadPoolExecutor(1, "trials") as pool:
+        sent = []
+
+        def tell(event: Json) -> None:
+            sent.append(pool.submit(log, event))
+
+        yield tell
+        for one in sent:
+            one.result()
+    for sentence in said:
+        session.screen.say(sentence)
+
+
+def child_of(row: Json, *, metric: str, folds: bool) -> Any:
+    """A trial's row of the table as a child run."""
+    from ddlflow.tracking.child import Child
+
+    last = {metric: row["score"], f"{metric}_std": row["std"], f"{metric}_stderr": row["stderr"]}
+    if folds:
+        last |= {f"fold_{k}/{metric}": score for k, score in enumerate(row["scores"])}
+    last |= {"seconds": row["seconds"], "epochs": row["epochs"]}
+    curve = [(epoch, {f"val_{metric}": v}) for epoch, v in row["curve"] if v is not None]
+    return Child(
+        number=row["number"],
+        name=f"trial {row['number']}",
+        tags={
+            "ddlflow.trial": row["number"],
+            "ddlflow.status": row["status"],
+            **({"ddlflow.reason": row["reason"]} if row["reason"] else {}),
+        },
+        params=flat(row["values"]),
+        metrics=[*curve, (row["epochs"], {k: v for k, v in last.items() if v is not None})],
+        status=STATUS[row["status"]],  # type: ignore[arg-type] # one of the three
+        seconds=row["seconds"],
+    )
+
+
+def log_search(record: Record, searched: Stage) -> list[Path]:
+    """The table of trials, the best setting and the plots; returns the plots."""
+    from ddlflow.report.search import write_search
+    from ddlflow.sweep.choose.importance import importances
+    from ddlflow.sweep.choose.table import outcome_of
+
+    pipeline = record.session.plan.pipeline
+    spec = pipeline.search
+    assert spec is not None
+    value = searched.value
+    table = load_json(Path(searched.folder) / TABLE)
+    best, metric = value["best"], value["metric"]
+    record.run.log_file(Path(searched.folder) / TABLE, "search")
+    record.run.log_metrics({f"search_{metric}": best["score"]}, step=0)
+    statuses = {f"ddlflow.trials.{k}": v for k, v in value["statuses"].items()}
+    record.run.log_tags({"ddlflow.best_trial": best["number"], **statuses})
+    # A list that grows is no axis of a plot.
+    space = {} if spec.method == "forward" else spec.space
+    told = list(map(outcome_of, table["trials"]))
+    plots = write_search(
+        record.folder / "report" / "search",
+        rows=table["trials"],
+        space=space,
+        metric=metric,
+        better=value["better"],
+        importances=importances(space, told, value["better"]) if space else {},
+        title=f"{pipeline.name}: {value['trials']} trials",
+    )
+    for plot in plots:
+        record.run.log_file(plot, "search")
+    return plots
+
+
+def log_chosen(record: Record, spec: Search) -> None:
+    """After the search: the pipeline as it is trained, and the settings that were chosen."""
+    plan = record.session.plan
+    pipeline = redacted_values(plan.pipeline.model_dump(mode="json", by_alias=True))
+    text = yaml.safe_dump(pipeline, sort_keys=False)
+    (record.folder / "pipeline.yaml").write_text(text)
+    record.run.log_text(text, "pipeline.yaml")
+    record.run.log_params(
+        {
+            name: value
+            for name, value in flat(pipeline).items()
+            if any(f"{name}.".startswith(f"{one}.") for one in spec.space)
+        }
+    )

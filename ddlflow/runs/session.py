@@ -1,0 +1,342 @@
+"""What one command holds open: the plan, the storage, the engine, the tracking run, the screen.
+
+The engine opens at the first piece of work that needs it: a run whose stages are all cached starts
+no cluster. A stage's folder is leased while it is worked on, so the same command given twice works
+once, and the second waits and then finds the result.
+"""
+
+import contextlib
+import itertools
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ddlflow.engines import Engine, GangJob, GangResult, open_engine
+from ddlflow.engines.resources import Resources, resources
+from ddlflow.errors import DdlflowError, InputError
+from ddlflow.report.screen import Screen
+from ddlflow.runs.finished import STAGE_FILE, Stage, damaged, hashed, load, save, told
+from ddlflow.runs.holds import Uses
+from ddlflow.runs.workers import count_gpus, gpus_of, least_cores
+from ddlflow.spec.load import Plan
+from ddlflow.spec.pipeline import Pipeline
+from ddlflow.store.lease import Lease, held
+from ddlflow.store.owner import beating, this_owner
+from ddlflow.store.site_storage import remove_empty, storage_errors, storage_of
+
+if TYPE_CHECKING:
+    from ddlflow.train.facts import Facts  # which imports PyTorch
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM: everything stops, what is finished is kept."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_status = 128 + signal_number
+
+
+class Session:
+    """Everything that the stages of one command share. A context manager."""
+
+    def __init__(self, plan: Plan, screen: Screen, *, fresh: bool = False) -> None:
+        self.plan = plan
+        self.screen = screen
+        self.fresh = fresh
+        self.stop = threading.Event()
+        self._engine: Engine | None = None
+        self._in_gang = False
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+        self._lost: DdlflowError | None = None
+        self._made_storage = False
+        self._is_entered = False
+        self._uses = Uses(self._on_lost)  # what the stages made or found
+
+    # ---- places ----------------------------------------------------------------------------
+
+    @property
+    def storage(self) -> Path:
+        return storage_of(self.plan.site)
+
+    @property
+    def data_root(self) -> Path:
+        return Path(self.plan.site.data_root).expanduser().absolute()
+
+    def use(self, pipeline: Pipeline) -> None:
+        """The stages from here on are of another pipeline: the one that a search chose."""
+        self.plan = replace(self.plan, pipeline=pipeline)
+
+    # ---- work ------------------------------------------------------------------------------
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the workers are on machines of their own, of which this one knows nothing."""
+        return self.plan.site.engine.address is not None
+
+    @cached_property
+    def workers(self) -> "list[Facts]":
+        """What each worker says of itself; where all are on this machine, what this process is."""
+        from ddlflow.train.facts import Facts, facts_here
+
+        asked = self.engine.ask(facts_here) if self.is_elsewhere else [facts_here()]
+        return [Facts(**values) for values in asked]
+
+    @cached_property
+    def resources(self) -> Resources:
+        """Workers, ranks and threads, ``auto`` resolved."""
+        engine, gpus = self.plan.site.engine, self.num_gpus
+        if not self.is_elsewhere:
+            return resources(engine, gpus=gpus)
+        cores = least_cores(self.workers) if gpus else 1
+        return resources(engine, gpus=gpus, cores=cores, workers=self.engine.slots)
+
+    @cached_property
+    def num_gpus(self) -> int:
+        """GPUs to train on; 0: on the CPU."""
+        device = self.plan.site.device
+        if self.is_elsewhere and device != "cpu":
+            return gpus_of(device, self.workers)
+        return count_gpus(device)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, opened now if it was not yet."""
+        if self._engine is None:
+            sizes = {"slots": 1, "threads": 1}  # of an address: what is there counts
+            if not self.is_elsewhere:
+                sizes = {"slots": self.resources.slots, "threads": self.resources.threads}
+            self._engine = open_engine(self.plan.site, **sizes)
+            self.screen.say(f"engine: {self._engine.describe()}")
+        return self._engine
+
+    def map_over(
+        self, function: Callable[[Any], Any], items: Sequence[Any], name: str
+    ) -> Iterable[Any]:
+        """The engine's map with a progress bar; results in the items' order."""
+        done = itertools.count(1)
+        with self.screen.bar(name, len(items), "parts") as show:
+            yield from self.engine.map(function, items, on_event=lambda _: show(next(done)))
+
+    def gang(
+        self, job: GangJob, world: int, on_event: Callable[[dict[str, Any]], None]
+    ) -> GangResult:
+        """The engine's gang; a signal asks it to stop and leave a checkpoint.
+
+        Raises:
+            Interrupted: it was stopped by a signal.
+            DdlflowError: another command has taken the work over.
+        """
+        engine = self.engine
+        self._in_gang = True
+        try:
+            result = engine.gang(job, world, on_event=on_event, stop=self.stop)
+        finally:
+            self._in_gang = False
+        if self._lost is not None:
+            raise self._lost
+        if self._signal is not None:
+            raise Interrupted(self._signal)
+        return result
+
+    def stage(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        work: Callable[[Path], dict[str, Any]],
+        *,
+        results: Sequence[str] = (),
+        fresh: bool = False,
+    ) -> Stage:
+        """Does a stage's work in a folder of its own, unless it is done.
+
+        What is done is looked at: a result that is not as it was written is removed and made again,
+        as after a command that was killed.
+
+        No other command's ``--fresh`` removes the folder until this session ends, so what this
+        session has made or found once stands, without a look at the lease: another command may
+        have that, and wait for this one.
+
+        Args:
+            name: of the stage.
+            settings: all that the result depends on.
+            work: does it, given the folder; returns the stage's value.
+            results: patterns of the files in the folder that others read.
+            fresh: do it even if it is done, as the session's own ``fresh`` does for all stages.
+
+        Raises:
+            InputError: as ``work``; the folder is gone then.
+            DdlflowError: as ``work``, or another command has taken the work over; what was finished
+                in the folder is kept.
+        """
+        key = hashed({"stage": name, **settings})
+        folder = self.storage / name / key
+        done = folder / STAGE_FILE
+        if folder in self._uses:
+            return self._found(folder)
+        of_work = storage_errors(self.storage, of_work=True)
+        with of_work, self.lease(folder, str(folder)) as lease:
+            if (fresh or self.fresh) and folder.exists():
+                self._uses.wait_for_others(folder, self.screen.say)
+                shutil.rmtree(folder)
+            if done.exists():
+                bad = damaged(folder)
+                if not bad:
+                    self._use(folder)
+                    return self._found(folder)
+                names = ", ".join(path.name for path in bad)
+                self.screen.say(f"{name}: {folder} is damaged ({names}): it is done again")
+                self._uses.wait_for_others(folder, self.screen.say)
+                for path in {*bad, done}:
+                    path.unlink(missing_ok=True)
+            is_new = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+            began = time.monotonic()
+            try:
+                value = work(folder)
+            except InputError:
+                if is_new:  # else it holds what an earlier run finished
+                    lease.confirm()
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+            seconds = time.monotonic() - began
+            stage = Stage(name, key, str(folder), seconds, False, value, told(folder, results))
+            lease.confirm()
+            save(stage)
+            self._use(folder)
+        self.screen.done(name, seconds, cached=False)
+        return stage
+
+    def _found(self, folder: Path) -> Stage:
+        stage = load(folder)
+        self.screen.done(stage.name, stage.seconds, cached=True)
+        return stage
+
+    def keep(self, folder: Path) -> bool:
+        """Keeps a finished stage's folder until the session ends; whether there is one."""
+        if folder in self._uses:
+            return True
+        if not folder.exists():
+            return False
+        with storage_errors(self.storage), self.lease(folder, str(folder)):
+            is_there = (folder / STAGE_FILE).exists()
+            if is_there:
+                self._use(folder)
+        return is_there
+
+    def keep_of(self, path: Path) -> None:
+        """Keeps the finished stage that a path of the storage lies in, if it is one's."""
+        path = path.absolute()
+        if path.is_relative_to(self.storage) and len(path.relative_to(self.storage).parts) > 2:
+            name, key = path.relative_to(self.storage).parts[:2]
+            self.keep(self.storage / name / key)
+
+    def _use(self, folder: Path) -> None:
+        """From now on it is kept; called with its lease."""
+        if self._is_entered:
+            self._uses.add(folder)
+
+    @contextlib.contextmanager
+    def lease(self, path: Path, what: str) -> Iterator[Lease]:
+        """Holds a path for this command alone; says who has it where another command does.
+
+        Args:
+            path: a file or folder of the storage, there or not.
+            what: is worked on, for people.
+
+        Raises:
+            DdlflowError: another command has taken it over; the work was ended at once.
+        """
+        folder = path.with_name(f".{path.name}.lease")
+        try:
+            with contextlib.ExitStack() as stack:
+                with storage_errors(self.storage):
+                    if not self.storage.exists():
+                        self.storage.mkdir(parents=True)
+                        self._made_storage = True
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    lease = held(folder, what, say=self.screen.say, on_lost=self._on_lost)
+                    opened = stack.enter_context(lease)
+                yield opened
+        except Interrupted:
+            if self._lost is not None:
+                raise self._lost from None
+            raise
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder that every worker sees, for as long as it is needed."""
+        is_new = not self.storage.exists()
+        with storage_errors(self.storage):
+            self.storage.mkdir(parents=True, exist_ok=True)
+            prefix = f"scratch-{this_owner().name}-"  # `ddlflow doctor` knows whose it is
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.storage))
+        try:
+            with beating(folder):
+                yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            if is_new:
+                remove_empty(self.storage)
+
+    # ---- signals ---------------------------------------------------------------------------
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        again = self._signal is not None
+        self._signal = number
+        # A lost training leaves no checkpoint: its folder is another command's now.
+        if self._in_gang and not again and self._lost is None:
+            self.screen.say("stopping: a checkpoint is written (once more to stop at once)")
+            self.stop.set()
+        else:
+            raise Interrupted(number)
+
+    def _on_lost(self, error: DdlflowError) -> None:
+        """Ends what the main thread does; called in the thread of a lease."""
+        self._lost = error
+        if self._handlers:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        else:
+            self.stop.set()
+
+    def _close(self, engine: Engine) -> None:
+        """Ends the engine. What was done stays done: that it ends badly is said, and is no error.
+
+        Its processes end with this one in any case.
+        """
+        try:
+            engine.close()
+        except Exception as error:  # whatever a cluster's shutdown raises on a busy machine
+            self.screen.say(
+                f"note: the engine was slow to end ({type(error).__name__}). What was done stands."
+            )
+
+    def __enter__(self) -> Self:
+        self._is_entered = True
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._engine is not None:
+            self._close(self._engine)
+            self._engine = None
+        self._uses.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if isinstance(error, InputError) and self._made_storage:
+            remove_empty(self.storage)

@@ -1,0 +1,294 @@
+"""The stages as plain functions: each composes data, train, infer and report over a session.
+
+A stage takes the session and the stages before it, and returns a small manifest (`Stage`). A flow
+runs them in turn; so can a script.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ddlflow.errors import DataError, SpecError
+from ddlflow.redact import redacted, redacted_values
+from ddlflow.runs.finished import Stage, hashed
+from ddlflow.runs.launch import Tell, launch, settled, setup
+from ddlflow.runs.session import Session
+from ddlflow.spec import code
+from ddlflow.spec.pipeline import Made
+from ddlflow.store.site_storage import write_json
+
+COEFFICIENTS = "coefficients.json"  # of a linear model, in the folder of its evaluate stage
+# A stage's own version: raised when its result changes for the same settings.
+VERSION = {"source": 1, "prepare": 4, "train": 4, "evaluate": 4, "infer": 3}
+# What of the data section decides the shards alone, and so the digest of the prepared data.
+SHARDS_ALONE = {"source", "test_source", "split", "seed"}
+
+
+def source(session: Session) -> str:
+    """Where the pipeline's rows are; a made source is made first."""
+    wanted = session.plan.pipeline.data.source
+    if isinstance(wanted, str):
+        return wanted
+    return made(session, wanted).folder
+
+
+def made(session: Session, wanted: Made) -> Stage:
+    """Makes a source's rows under the storage."""
+    from ddlflow.data.samples.made import SOURCES, plan, write_part
+
+    def work(folder: Path) -> dict[str, Any]:
+        parts = plan(wanted.use, wanted.rows, folder, wanted.seed)
+        written = list(session.map_over(write_part, parts, wanted.use))
+        return {"rows": wanted.rows, "files": len(written)}
+
+    versions = [VERSION["source"], SOURCES[wanted.use].VERSION]
+    settings = {"version": versions, **wanted.model_dump(mode="json")}
+    return session.stage("source", settings, work, results=["*"])
+
+
+def prepare(session: Session, repeat: int = 0) -> Stage:
+    """Sources -> shards and their manifest, the training rows dealt to folds if ``cv`` says so.
+
+    Args:
+        session: with the engine to prepare on.
+        repeat: of repeated folds, which: each is a data set of its own.
+
+    Raises:
+        DataError: what the pipeline does not allow; nothing is left behind.
+    """
+    from ddlflow.data.prepare.prepare import open_sources
+    from ddlflow.data.prepare.prepare import prepare as prepare_data
+
+    pipeline = session.plan.pipeline
+    location = source(session)
+    spec = pipeline.data.model_copy(update={"source": location})
+    sources, _ = open_sources(spec, pipeline.labels, session.data_root, pipeline.cv)
+    settings = {
+        "version": VERSION["prepare"],
+        "data": redacted_values(spec.model_dump(mode="json")),  # a signature may change
+        "labels": pipeline.labels,
+        # A location is relative to the data root, of which a storage may serve several.
+        "sources": [[redacted(found.address), found.fingerprint] for found in sources],
+    }
+    cv = pipeline.cv.of_repeat(repeat) if pipeline.cv is not None else None
+    if cv is not None:
+        settings["cv"] = cv.dealing(pipeline.labels)
+
+    def work(folder: Path) -> dict[str, Any]:
+        manifest = prepare_data(
+            spec,
+            pipeline.labels,
+            data_root=session.data_root,
+            folder=folder,
+            map=session.map_over,
+            cv=cv,
+        )
+        rows = {split: manifest.rows(split) for split in ("train", "validation", "test")}
+        if not rows["train"]:
+            raise DataError(f"{location}: no row is left to train on. Look at data.split.")
+        if rows["train"] < 2:
+            raise DataError(f"{location}: one row alone cannot be trained on.")
+        return {
+            "rows": rows,
+            "folds": manifest.num_folds,
+            "digest": manifest.digest,
+            "features": len(manifest.feature_names),
+            "categories": len(manifest.categories),
+            "classes": [str(c) for c in manifest.label.classes],
+            "dropped": manifest.dropped,
+            "replaced": manifest.replaced,
+            "warnings": list(manifest.warnings),
+            "location": redacted(location),
+        }
+
+    done = session.stage("prepare", settings, work, results=["manifest.json"])
+    for warning in done.value["warnings"]:
+        session.screen.say(f"note: {warning}")
+    settled(session, done)
+    return done
+
+
+def train(
+    session: Session,
+    prepared: Stage,
+    tell: Tell = lambda event: None,
+    *,
+    again: str | None = None,
+) -> Stage:
+    """Trains the model on the prepared rows, from the last checkpoint if there is one.
+
+    Args:
+        session: with the engine to train on.
+        prepared: of `prepare`.
+        tell: gets each epoch's row of history, also of epochs trained before, each attempt, and
+            each entry of the digest trail.
+        again: a run's id: trains once more for it, in a folder of its own and from the start.
+
+    Raises:
+        TrainingError: a rank failed; the same command goes on from the last checkpoint.
+    """
+    from ddlflow.infer.baseline import kept_notes
+    from ddlflow.runs.ranks import kept
+    from ddlflow.train.job import Job
+    from ddlflow.train.training import num_parameters
+
+    spec = settled(session, prepared)
+    plan = session.plan
+    pipeline = plan.pipeline
+    rows = prepared.value["rows"]
+    _check_train(session, rows)
+    device: Literal["cpu", "cuda"] = "cuda" if session.num_gpus else "cpu"
+    settings = {
+        "version": VERSION["train"],
+        "data": prepared.value["digest"],
+        # The model reads later sources as this one was read.
+        "reading": pipeline.data.model_dump(mode="json", exclude=SHARDS_ALONE),
+        "labels": pipeline.labels,
+        "model": pipeline.model.model_dump(mode="json"),
+        "train": spec.model_dump(mode="json", exclude={"checkpoint_every_s"}),
+        "code": code.fingerprint(plan),
+        "device": device,
+    }
+
+    def work(folder: Path) -> dict[str, Any]:
+        shipped = code.gather(plan, folder / "code")
+        job = Job(
+            dataset=prepared.folder,
+            folder=str(folder),
+            model=pipeline.model.model_dump(mode="json"),
+            train=spec.model_dump(mode="json"),
+            data=redacted_values(pipeline.data.model_dump(mode="json")),
+            labels=pipeline.labels,
+            virtual_ranks=1,
+            threads=1,
+            device=device,
+            code=str(shipped) if shipped else None,
+            silence_s=plan.site.engine.silence_s,
+        )
+        spread = setup(session, spec, folder, rows["train"], num_parameters(job))
+        job = replace(job, virtual_ranks=spread.virtual_ranks, threads=spread.threads)
+        result = launch(session, job, spread, rows["train"], tell)
+        trained = {key: result[key] for key in result if key != "trail"}
+        trained["ranks"] = kept(folder)
+        return trained | {
+            "model": str(job.model_folder),
+            "world": spread.world,
+            "virtual_ranks": spread.virtual_ranks,
+            "threads": spread.threads,
+            "device": device,
+        }
+
+    if again is not None:
+        return session.stage("reproduce", {**settings, "run": again}, work, fresh=True)
+    done = session.stage("train", settings, work, results=["model/**/*"])
+    if done.cached:
+        for row in done.value["history"]:
+            tell({"event": "epoch", **row})
+    for note in kept_notes(done.value):
+        session.screen.say(f"note: {note}")
+    return done
+
+
+def _check_train(session: Session, rows: dict[str, int]) -> None:
+    """What has to hold between the pipeline and the prepared rows."""
+    spec = session.plan.pipeline.train
+    if spec.early_stopping is not None and not rows["validation"]:
+        raise SpecError(
+            "train.early_stopping needs validation rows, and data.split leaves none. Set "
+            "data.split.validation."
+        )
+
+
+def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
+    """Scores the model on the test split, or on the validation split where there is no test."""
+    from ddlflow.data.shards.manifest import SplitName
+    from ddlflow.infer.baseline import notes
+    from ddlflow.infer.coefficients import coefficients, has_coefficients
+    from ddlflow.infer.evaluate import evaluate as score
+
+    pipeline, spec = session.plan.pipeline, session.plan.pipeline.train
+    rows = prepared.value["rows"]
+    order: tuple[SplitName, ...] = ("test", "validation", "train")
+    split = next(name for name in order if rows[name])
+    settings = {
+        "version": VERSION["evaluate"],
+        "data": prepared.value["digest"],
+        "model": trained.value["model_digest"],
+        "trained": trained.key,
+        "split": split,
+        "histogram": pipeline.report.histogram,
+    }
+
+    def work(folder: Path) -> dict[str, Any]:
+        where = Path(trained.value["model"]), Path(prepared.folder)
+        how: dict[str, Any] = {"spec": spec, "threads": session.resources.threads}
+        how["map_over"] = session.map_over
+        scored = score(*where, split, feature=pipeline.report.histogram, **how)
+        write_json(folder / "scores.json", scored)
+        if has_coefficients(pipeline.model):
+            write_json(folder / COEFFICIENTS, coefficients(*where, **how))
+        kept = {name: scored[name] for name in ("metrics", "baseline", "predicted_classes")}
+        return {"split": split, **kept, "notes": notes(pipeline.labels, spec, split, **kept)}
+
+    evaluated = session.stage("evaluate", settings, work, results=["scores.json"])
+    for note in evaluated.value["notes"]:
+        session.screen.say(f"note: {note}")
+    return evaluated
+
+
+def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
+    """The model over the pipeline's inference source (by default its test or whole source)."""
+    from ddlflow.infer.model import load_model
+    from ddlflow.infer.predict import Prepared
+    from ddlflow.infer.predict import infer as predict
+
+    spec = session.plan.pipeline
+    location = inferred_source(session, prepared)
+    is_test = location == spec.data.test_source
+    is_own = is_test or redacted(location) == prepared.value["location"]
+    model = load_model(Path(trained.value["model"]), trust_code=True)  # it is this pipeline's own
+    found = model.open(location, session.data_root)
+    settings = {
+        "version": VERSION["infer"],
+        "model": trained.value["model_digest"],
+        "trained": trained.key,
+        "source": [redacted(found.address), found.fingerprint],
+        "location": redacted(location),
+        "keys": spec.infer.keys,
+        "splits": prepared.value["digest"] if is_own else None,
+    }
+
+    def work(folder: Path) -> dict[str, Any]:
+        predictions = folder / "predictions"
+        done = predict(
+            Path(trained.value["model"]),
+            location,
+            predictions,
+            keys=spec.infer.keys,
+            data_root=session.data_root,
+            threads=session.resources.threads,
+            map_over=session.map_over,
+            trust_code=True,
+            prepared=Prepared(Path(prepared.folder), is_test) if is_own else None,
+        )
+        kept = {name: done[name] for name in ("rows", "columns", "notes")}
+        return {"predictions": str(predictions), "location": redacted(location), **kept}
+
+    inferred = session.stage("infer", settings, work, results=["predictions/*.parquet"])
+    for note in inferred.value["notes"]:
+        session.screen.say(f"note: {note}")
+    return inferred
+
+
+def inferred_source(session: Session, prepared: Stage) -> str:
+    """Where the rows of the infer stage are: what a stage's value says of it has no secrets."""
+    spec = session.plan.pipeline
+    own = spec.data.source if isinstance(spec.data.source, str) else prepared.value["location"]
+    return spec.infer.source or spec.data.test_source or own
+
+
+def key_of(session: Session, prepared: Stage) -> str:
+    """What tells one pipeline's runs from another's: an unfinished one is gone on with."""
+    plan = session.plan
+    settings = redacted_values(plan.pipeline.model_dump(mode="json"))
+    return hashed([settings, code.fingerprint(plan), prepared.key])

@@ -1,0 +1,199 @@
+"""The stages cross_validate and search: many trainings over the workers, and what they tell."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.errors import SpecError, TrainingError
+from ddlflow.runs import spread as pieces
+from ddlflow.runs import stages
+from ddlflow.runs.check.search import too_late
+from ddlflow.runs.finished import Stage
+from ddlflow.runs.launch import Tell, settled
+from ddlflow.runs.search import TABLE, Searching
+from ddlflow.runs.session import Session
+from ddlflow.spec import code
+from ddlflow.spec.pipeline import Pipeline
+from ddlflow.store.files import load_json, replacing
+from ddlflow.store.site_storage import write_json
+from ddlflow.sweep.choose.space import settings
+from ddlflow.sweep.choose.table import spread
+from ddlflow.sweep.member import Member
+from ddlflow.sweep.place import Where
+from ddlflow.train.auto import resolve
+from ddlflow.train.tasks.predictions import described
+
+Json = dict[str, Any]
+VERSION = {"cross_validate": 5, "search": 4}
+
+
+def cross_validate(session: Session, prepared: Stage) -> Stage:
+    """Trains the pipeline's setting on each fold's training rows, and scores the held-out ones.
+
+    Args:
+        session: whose pipeline has a ``cv`` section.
+        prepared: of ``stages.prepare``; further repeats are prepared here.
+
+    Raises:
+        TrainingError: a fold's training failed, with its reason.
+    """
+    train = settled(session, prepared)
+    pipeline = session.plan.pipeline
+    assert pipeline.cv is not None
+    wants_rows = pipeline.cv.predictions
+    data = _repeats(session, prepared)
+    depends_on = _depends_on(session, data, "cross_validate") | {"predictions": wants_rows}
+
+    def work(folder: Path) -> Json:
+        where = _where(session, data, folder)
+        found: list[Json] = []
+        for repeat, (place, stage) in enumerate(zip(where, data, strict=True)):
+            members = [
+                Member(str(fold), pipeline.model, train, fold)
+                for fold in range(stage.value["folds"])
+            ]
+            cut = pieces.cut(session, folder / f"repeat-{repeat}", place, members, pipeline.sweep)
+            done = pieces.train(session, cut, lambda results: None, predictions=wants_rows)
+            found += [{"repeat": repeat, **_fold_of(done[member.id])} for member in members]
+        for fold in found:
+            if fold["status"] == "failed":
+                pieces.forget_failed(folder)
+                raise TrainingError(f"The training of fold {fold['fold']} failed: {fold['reason']}")
+        told = {"folds": found, "scores": _summary(found)}
+        return told | (_predictions(folder, prepared, len(data)) if wants_rows else {})
+
+    return session.stage("cross_validate", depends_on, work)
+
+
+def search(session: Session, prepared: Stage, tell: Tell = lambda event: None) -> Stage:
+    """Trains with the settings that the search chooses, and finds the best.
+
+    Args:
+        session: whose pipeline has a ``search`` section.
+        prepared: of ``stages.prepare``.
+        tell: gets ``{"event": "trial", ...}`` with the trial's row of the table as each ends.
+
+    Raises:
+        TrainingError: no trial was trained to its end.
+        SpecError: pruning begins after the last epoch.
+    """
+    train = settled(session, prepared)
+    pipeline = session.plan.pipeline
+    spec = pipeline.search
+    assert spec is not None
+    for wrong in too_late(spec, train.epochs):
+        raise SpecError(wrong)
+    data = _repeats(session, prepared) if spec.cv else [prepared]
+    # The order of the space decides which trial is which; a key's JSON is sorted.
+    section = spec.model_dump(mode="json") | {"order": list(spec.space)}
+    depends_on = _depends_on(session, data, "search") | {"search": section}
+
+    def work(folder: Path) -> Json:
+        under_way = Searching(session, folder, _where(session, data, folder), data, tell)
+        return under_way.run()
+
+    done = session.stage("search", depends_on, work, results=[TABLE])
+    if done.cached:
+        for row in load_json(Path(done.folder) / TABLE)["trials"]:
+            tell({"event": "trial", **row})
+    return done
+
+
+def chosen(session: Session, searched: Stage) -> Pipeline:
+    """The pipeline with the best trial's settings; its sections cv, search and sweep stay."""
+    pipeline = session.plan.pipeline
+    with_best = settings(pipeline, searched.value["best"]["values"])
+    rows = searched.value["rows"]
+    train = resolve(with_best.train, rows["train"], rows["validation"])
+    return with_best.model_copy(update={"search": pipeline.search, "train": train})
+
+
+def _repeats(session: Session, prepared: Stage) -> list[Stage]:
+    cv = session.plan.pipeline.cv
+    assert cv is not None
+    return [prepared, *(stages.prepare(session, repeat) for repeat in range(1, cv.repeats))]
+
+
+def _depends_on(session: Session, data: Sequence[Stage], name: str) -> Json:
+    """What a sweep's results depend on."""
+    pipeline = session.plan.pipeline
+    return {
+        "version": VERSION[name],
+        "data": [stage.value["digest"] for stage in data],
+        "labels": pipeline.labels,
+        "model": pipeline.model.model_dump(mode="json"),
+        "train": pipeline.train.model_dump(mode="json", exclude={"checkpoint_every_s"}),
+        "sweep": pipeline.sweep.model_dump(mode="json"),
+        "code": code.fingerprint(session.plan),
+        "device": "cuda" if session.num_gpus else "cpu",
+    }
+
+
+def _where(session: Session, data: Sequence[Stage], folder: Path) -> list[Where]:
+    shipped = code.gather(session.plan, folder / "code")
+    return [
+        Where(
+            dataset=stage.folder,
+            code=str(shipped) if shipped else None,
+            device="cuda" if session.num_gpus else "cpu",
+            threads=session.resources.threads,
+        )
+        for stage in data
+    ]
+
+
+def _fold_of(result: Json) -> Json:
+    row = pieces.counted_row(result)
+    return {
+        "fold": int(result["id"]),
+        "status": result["status"],
+        "reason": result["reason"],
+        "epochs": len(result["history"]),
+        "best_epoch": result["best_epoch"],
+        "seconds": result["seconds"],
+        "fused": result["fused"],
+        "history": result["history"],
+        "metrics": {k.removeprefix("val_"): v for k, v in row.items() if k.startswith("val_")},
+    }
+
+
+def _summary(folds: Sequence[Json]) -> dict[str, Json]:
+    """By metric: mean, standard deviation and standard error over the folds."""
+    found = {}
+    for name in folds[0]["metrics"]:
+        values = [math.nan if f["metrics"][name] is None else f["metrics"][name] for f in folds]
+        sound = all(map(math.isfinite, values))
+        std, stderr = spread(values)
+        mean = math.fsum(values) / len(values) if sound else None
+        found[name] = {"mean": mean, "std": std, "stderr": stderr}
+    return found
+
+
+def _predictions(folder: Path, prepared: Stage, repeats: int) -> Json:
+    """Gathers the folds' predictions in one folder, a Parquet file a fold (and repeat)."""
+    made = folder / "predictions"
+    made.mkdir(exist_ok=True)
+    for path in sorted(folder.glob("repeat-*/**/predictions-*.parquet")):
+        repeat = path.relative_to(folder).parts[0]
+        if repeats > 1:  # the folder is read as one table, in which folds of two repeats are two
+            _with_repeat(path, int(repeat.removeprefix("repeat-")))
+        path.replace(made / f"{repeat}-{path.name.removeprefix('predictions-')}")
+    files = sorted(path.name for path in made.glob("*.parquet"))
+    label = Manifest.load(Path(prepared.folder)).label
+    write_json(made / "_SUCCESS", {"files": files} | described(label.kind, label.classes))
+    return {"predictions": str(made)}
+
+
+def _with_repeat(path: Path, repeat: int) -> None:
+    """Puts the column ``repeat`` beside ``fold``, once."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    if "repeat" in table.column_names:
+        return
+    column = pa.repeat(pa.scalar(repeat, pa.int32()), table.num_rows)
+    with replacing(path) as temporary:
+        pq.write_table(table.add_column(1, "repeat", column), temporary)

@@ -1,0 +1,8 @@
+"""Where results lie, and who holds what there.
+
+files.py         whole files or none: temporary name, then rename
+site_storage.py  the storage of a site
+owner.py         whose a name is: a process, on a host
+entries.py       what stands in a folder for each of many owners
+lease.py         one command at a time in one place
+"""

@@ -1,0 +1,1 @@
+"""Which settings are trained, and which of them go on."""

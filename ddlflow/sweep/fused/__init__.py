@@ -1,0 +1,1 @@
+"""Many members as one batched program."""

@@ -1,0 +1,173 @@
+"""The gradient of one global batch by torch's DistributedDataParallel: one slice a rank.
+
+What ``train.determinism: world`` and ``off`` train with. Buckets of gradients are sent while the
+backward pass goes on. The order in which they are added depends on the world, and so do the last
+bits; for the same world they are the same, also after a restart.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ddlflow.train.parallel.gradients import Slice, seed_random
+from ddlflow.train.precision import LossOf
+
+WARM_ROWS = 2  # batch norm needs two
+
+
+class Told(nn.Module):
+    """A loss as a module whose own parameter gets the loss as its gradient.
+
+    So the loss travels in the gradients' buckets, and every rank is told the whole batch's without
+    a message of its own.
+    """
+
+    def __init__(self, net: nn.Module, loss_of: LossOf, device: torch.device) -> None:
+        super().__init__()
+        self.net = net  # for its parameters; it is called by loss_of
+        self.told = nn.Parameter(torch.zeros((), device=device))
+        self._loss_of = loss_of
+
+    def forward(self, inputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+        loss = self._loss_of(inputs, labels)
+        return loss + self.told * loss.detach()
+
+
+class Replicas:
+    """Computes the mean gradient over the rows of a global batch into ``parameter.grad``.
+
+    Takes the place of ``gradients.Gradients``. Buffers that the forward pass changes are averaged
+    over the ranks that have rows.
+
+    Args:
+        net: the model.
+        loss_of: its loss as a sum over rows.
+        rank: this rank.
+        world: how many ranks there are.
+        group: the process group; None where the world is 1.
+        seed: of the random numbers of dropout and the like.
+        micro_batch_rows: the most rows in one pass; None: all of the slice.
+        seeds_steps: whether each step's random numbers are a function of the step; else they go on
+            from where the step before left them, and a restarted training has others.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss_of: LossOf,
+        *,
+        rank: int,
+        world: int,
+        group: dist.ProcessGroup | None,
+        seed: int,
+        micro_batch_rows: int | None = None,
+        seeds_steps: bool = True,
+    ) -> None:
+        self._parameters = [p for p in net.parameters() if p.requires_grad]
+        self._device = self._parameters[0].device
+        self._buffers = [b for b in net.buffers() if b.dtype != torch.bool]
+        self._module = Told(net, loss_of, self._device)
+        self._rank, self._world, self._group = rank, world, group
+        self._seed, self._seeds_steps = seed, seeds_steps
+        self._micro_batch_rows = micro_batch_rows
+        self._spread: DistributedDataParallel | None = None
+        self._shares: dict[float, Tensor] = {}
+
+    def __call__(self, slices: Sequence[Slice], *, step: int, rows: int, parts: int) -> Tensor:
+        """Sets every parameter's gradient; returns the loss's sum over the global batch's rows.
+
+        Args:
+            slices: this rank's one.
+            step: of the whole training; it seeds the random numbers.
+            rows: of the global batch, over all ranks.
+            parts: ranks that have at least one of these rows.
+        """
+        (mine,) = slices
+        if self._group is not None and self._spread is None:
+            self._spread = self._warmed(mine)
+            seed_random(self._device, self._seed, step, self._rank)
+        if self._seeds_steps:
+            seed_random(self._device, self._seed, step, self._rank)
+        for parameter in (*self._parameters, self._module.told):
+            parameter.grad = None
+        everywhere = parts == self._world  # else some rank has no row to go forward with
+        # DistributedDataParallel takes the mean over the ranks; what is wanted is their sum.
+        share = self._share(self._world / rows if everywhere else 1.0 / rows)
+        if len(mine[-1]):
+            self._backward(mine, share, sends=everywhere)
+        if self._group is not None and not everywhere:
+            self._add_up([self._grad(p) for p in (*self._parameters, self._module.told)])
+        for parameter in self._parameters:  # that no gradient reached
+            parameter.grad = self._grad(parameter)
+        if self._group is not None and self._buffers:
+            self._mean_buffers(len(mine[-1]), parts)
+        return self._grad(self._module.told) * rows
+
+    def _backward(self, mine: Slice, share: Tensor, *, sends: bool) -> None:
+        """Adds the gradients of this rank's rows, piece by piece; the last one sends them."""
+        module = self._spread or self._module
+        size = self._micro_batch_rows or len(mine[-1])
+        pieces = list(zip(*(torch.split(column, size) for column in mine), strict=True))
+        for number, (*inputs, labels) in enumerate(pieces, 1):
+            waits: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+            if self._spread is not None and not (sends and number == len(pieces)):
+                waits = self._spread.no_sync()
+            with waits:
+                module(inputs, labels).backward(share)
+
+    def _warmed(self, mine: Slice) -> DistributedDataParallel:
+        """The model spread over the ranks, with its buckets in their last order.
+
+        DistributedDataParallel orders its buckets anew after its first backward pass, and an order
+        of its own for the first step would give a resumed training other bits. So the first pass is
+        over made rows; it changes nothing.
+        """
+        made = [column.new_zeros((WARM_ROWS, *column.shape[1:])) for column in mine]
+        before = [buffer.clone() for buffer in self._buffers]
+        one = self._share(1.0)
+        self._module(made[:-1], made[-1]).backward(one)
+        unused = any(parameter.grad is None for parameter in self._parameters)
+        spread = DistributedDataParallel(
+            self._module,
+            process_group=self._group,
+            broadcast_buffers=False,  # they are averaged
+            find_unused_parameters=unused,
+            gradient_as_bucket_view=True,
+        )
+        for _ in range(2):  # the second forward pass puts the buckets in order
+            spread(made[:-1], made[-1]).backward(one)
+        for buffer, value in zip(self._buffers, before, strict=True):
+            buffer.copy_(value)
+        return spread
+
+    def _mean_buffers(self, has_rows: int, parts: int) -> None:
+        values = [buffer if has_rows else torch.zeros_like(buffer) for buffer in self._buffers]
+        for buffer, value in zip(self._buffers, self._add_up(values), strict=True):
+            mean: Any = value / parts if value.is_floating_point() else value // parts
+            buffer.copy_(mean)
+
+    def _add_up(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The sum over the ranks of each tensor; gradients are set to it in place."""
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            these = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.reshape(-1) for tensor in these])
+            dist.all_reduce(flat, group=self._group)
+            parts = torch.split(flat, [tensor.numel() for tensor in these])
+            for tensor, part in zip(these, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+        return list(tensors)
+
+    def _grad(self, parameter: nn.Parameter) -> Tensor:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        return parameter.grad
+
+    def _share(self, value: float) -> Tensor:
+        if value not in self._shares:
+            self._shares[value] = torch.tensor(value, device=self._device)
+        return self._shares[value]

@@ -1,0 +1,115 @@
+"""A trained model as a folder: weights, what made it, and what reading its inputs needs.
+
+model.json    format, model section, labels and their scale, columns with vocabularies and
+              expressions, versions, digest, and the SHA-256 of all that and weights.pt (``sealed``)
+weights.pt    the state of ``Predictor`` (standardise + net); tensors alone
+code/         the user's modules, where the pipeline names any
+train.json    the epochs' history and the digest trail
+"""
+
+import hashlib
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import ddlflow
+from ddlflow.data.shards import order
+from ddlflow.data.shards.batches import mark
+from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.rows import Rows
+from ddlflow.models.label_scale import LabelScale
+from ddlflow.models.standardise import Predictor, Standardise
+from ddlflow.spec.code import digest_of
+from ddlflow.store.files import remove_leftovers, temporary_for
+from ddlflow.train.job import Job
+from ddlflow.train.saved.digests import digest
+from ddlflow.train.saved.ledger import worlds
+from ddlflow.train.saved.state import State
+
+FORMAT = 2
+SEAL = "sha256"
+
+
+def rows_mark(rows: Rows) -> int:
+    """The mark (``data.batches.mark``) of all rows trained on: what each epoch's has to be."""
+    ids, total = np.empty(order.WINDOW_ROWS, np.int64), 0
+    for start in range(0, rows.rows, order.WINDOW_ROWS):
+        stop = min(rows.rows, start + order.WINDOW_ROWS)
+        rows.read(start, stop, {"row": ids}, 0)
+        total += int(mark(ids[: stop - start].reshape(1, -1))[0])
+    return total % 2**64
+
+
+def sealed(described: dict[str, Any], weights: str) -> str:
+    """What tells a model's description, and weights of this SHA-256, from damaged ones."""
+    known = json.loads(json.dumps({k: v for k, v in described.items() if k != SEAL}))
+    return hashlib.sha256(f"{json.dumps(known, sort_keys=True)}\0{weights}".encode()).hexdigest()
+
+
+def save_model(
+    job: Job, manifest: Manifest, rows: Rows, state: State, label: LabelScale
+) -> dict[str, Any]:
+    """Writes ``job.model_folder`` as a whole (by rename) and returns the training's result.
+
+    With early stopping these are the best epoch's weights, else the last ones.
+    """
+    if state.best is not None:
+        state.net.load_state_dict(state.best["tensors"])
+    statistics = manifest.statistics("train")
+    standardise = Standardise(statistics.mean, statistics.variance)
+    predictor = Predictor(standardise, state.net.cpu(), label)
+    model_digest = digest(state.net)
+    last = state.best["epoch"] if state.best else state.epoch
+    row: dict[str, float] = state.history[last - 1] if state.history else {}
+    result = {
+        "model_digest": model_digest,
+        "epochs": state.epoch,
+        "best_epoch": last,
+        "steps": state.steps,
+        "rows": rows.rows,
+        "rows_mark": rows_mark(rows),
+        "seconds": state.seconds,
+        "metrics": {k.removeprefix("val_"): v for k, v in row.items() if k.startswith("val_")},
+        "history": state.history,
+        "trail": state.trail,
+        "worlds": worlds(job.ledgers),
+    }
+    missing = statistics.missing / statistics.rows
+    weights = io.BytesIO()  # torch itself would name a full disk by an error of its own
+    torch.save(predictor.state_dict(), weights)
+    described = {
+        "format": FORMAT,
+        "ddlflow": ddlflow.__version__,
+        "torch": torch.__version__,
+        "model": job.model,
+        "objective": job.train["objective"],
+        "labels": job.labels,
+        "label_scale": label.to_json(),
+        "columns": manifest.columns.to_json(),
+        "data": job.data,
+        "missing": dict(zip(manifest.feature_names, missing.tolist(), strict=True)),
+        "data_digest": manifest.digest,
+        "model_digest": model_digest,
+        "code_digest": digest_of(Path(job.code)) if job.code is not None else "",
+        "virtual_ranks": job.virtual_ranks,
+        "threads": job.threads,
+    }
+    described[SEAL] = sealed(described, hashlib.sha256(weights.getbuffer()).hexdigest())
+    folder = job.model_folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent)
+    making = temporary_for(folder)
+    making.mkdir()
+    (making / "weights.pt").write_bytes(weights.getbuffer())
+    (making / "model.json").write_text(json.dumps(described, indent=1))
+    (making / "train.json").write_text(json.dumps(result))
+    if job.code is not None:
+        shutil.copytree(job.code, making / "code", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.rmtree(folder, ignore_errors=True)
+    making.rename(folder)
+    return result

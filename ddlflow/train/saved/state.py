@@ -1,0 +1,94 @@
+"""Where a training stands: all that a checkpoint holds and a resumed training goes on from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ddlflow.train.saved.digests import digest
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(slots=True)
+class State:
+    """A training between two steps.
+
+    Attributes:
+        net: the model that is trained.
+        optimizer: with its state.
+        epoch: the epoch under way, from 0.
+        step: the next step of that epoch, from 0.
+        steps: steps done in all.
+        loss_sum: of the epoch so far, over ``loss_rows`` rows.
+        seconds: of training, over all attempts.
+        history: a row an epoch: loss, validation metrics, learning rate, rows per second.
+        trail: the digest trail: {"step", "digest", "loss"}.
+        best: with early stopping, the best epoch's {"epoch", "value", "tensors"}.
+        ended: whether the last epoch is done, or an early stop was decided.
+        unread: (loss sum, rows) of the steps whose loss has not been read from the device yet;
+            empty in a snapshot, as losses are read before it is made.
+    """
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    step: int = 0
+    steps: int = 0
+    loss_sum: float = 0.0
+    loss_rows: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    trail: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    ended: bool = False
+    unread: list[tuple[torch.Tensor, int]] = field(default_factory=list)
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy on the CPU that later steps do not change."""
+        return {
+            "net": copied(self.net.state_dict()),
+            "optimizer": _copied_tree(self.optimizer.state_dict()),
+            "position": [self.epoch, self.step, self.steps],
+            "loss": [self.loss_sum, self.loss_rows],
+            "seconds": self.seconds,
+            "history": [dict(row) for row in self.history],
+            "trail": [dict(row) for row in self.trail],
+            "best": self.best,
+            "ended": self.ended,
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Goes back to a snapshot."""
+        self.net.load_state_dict(saved["net"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.epoch, self.step, self.steps = saved["position"]
+        self.loss_sum, self.loss_rows = saved["loss"]
+        self.seconds = saved["seconds"]
+        self.history, self.trail = list(saved["history"]), list(saved["trail"])
+        self.best, self.ended = saved["best"], saved["ended"]
+
+    def mark(self) -> dict[str, Any]:
+        """Adds the parameters as they are now to the digest trail; returns the entry."""
+        if not self.trail or self.trail[-1]["step"] != self.steps:
+            loss = self.loss_sum / max(self.loss_rows, 1)
+            self.trail.append({"step": self.steps, "digest": digest(self.net), "loss": loss})
+        return self.trail[-1]
+
+
+def copied(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """Copies on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def _copied_tree(value: Any) -> Any:
+    """A nested state with every tensor copied to the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied_tree(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied_tree(inner) for inner in value)
+    return value

@@ -1,0 +1,71 @@
+"""One real process of `test_gradients.py`: hashes of gradients in several worlds, as JSON.
+
+python gradient_rank.py VIRTUAL_RANKS PROCESSES RANK FOLDER WORLD...
+"""
+
+import hashlib
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ddlflow.data.shards.order import slice_edges, virtual_ranks_of
+from ddlflow.models import build
+from ddlflow.spec.pipeline import Mlp
+from ddlflow.train.parallel import reduction
+from ddlflow.train.parallel.gradients import Gradients
+from ddlflow.train.precision import loss_of
+from ddlflow.train.tasks.objectives import objective_for
+
+ROWS = 37
+PRECISIONS = ("float32", "bf16")
+CUTS = (0, reduction.CUT_FROM)  # vectors in pieces, and at once
+
+
+def hashes(rank: int, world: int, virtual_ranks: int, group: Any) -> list[str]:
+    """Of loss, gradients and buffers after two steps, in each way of computing and sending."""
+    found = []
+    for precision in PRECISIONS:
+        for reduction.CUT_FROM in CUTS:
+            torch.manual_seed(1)
+            spec = Mlp(use="mlp", hidden=[9, 5], batch_norm=True, dropout=0.3)
+            net = build(spec, num_features=3, category_sizes=[], num_outputs=1).train()
+            mine = virtual_ranks_of(rank, world, virtual_ranks)
+            loss = loss_of(net, objective_for("binary"), precision, "cpu")
+            add_up = reduction.Reduction(rank, world, virtual_ranks, group)
+            gradients = Gradients(net, loss, add_up, first=mine.start, seed=3)
+            random = torch.Generator().manual_seed(5)
+            features = torch.randn(ROWS, 3, generator=random)
+            labels = torch.rand(ROWS, generator=random).round()
+            edges = list(pairwise(slice_edges(ROWS, virtual_ranks)))
+            slices = [(features[a:b], labels[a:b]) for a, b in (edges[v] for v in mine)]
+            content = hashlib.sha256()
+            for step in (7, 8):
+                total = gradients(slices, step=step, rows=ROWS, parts=virtual_ranks)
+                kept = [total, *(p.grad for p in net.parameters()), *net.buffers()]
+                for tensor in kept:
+                    content.update(tensor.detach().numpy().tobytes())
+            found.append(content.hexdigest())
+    return found
+
+
+def main(virtual_ranks: int, processes: int, rank: int, folder: Path, worlds: list[int]) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), processes)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
+    found = {}
+    for world in worlds:
+        group = dist.new_group(list(range(world)))
+        if rank < world:
+            found[world] = hashes(rank, world, virtual_ranks, group)
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    numbers = list(map(int, sys.argv[1:4]))
+    main(*numbers, Path(sys.argv[4]), list(map(int, sys.argv[5:])))

@@ -1,0 +1,97 @@
+"""One real process of `test_replicas.py`: its gradients of some steps of every case, saved.
+
+python replica.py WORLD RANK FOLDER
+"""
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ddlflow.data.shards.order import slice_edges
+from ddlflow.models import build
+from ddlflow.spec.pipeline import Mlp
+from ddlflow.train.parallel.replicas import Replicas
+from ddlflow.train.precision import loss_of
+from ddlflow.train.tasks.objectives import objective_for
+
+STEPS = (4, 5, 6)
+# What is computed: name -> (model, rows of the global batch, micro_batch_rows).
+CASES: dict[str, tuple[str, int, int | None]] = {
+    "mlp": ("mlp", 37, None),
+    "dropout": ("dropout", 37, None),
+    "dropout again": ("dropout", 37, None),
+    "batch norm": ("batch norm", 24, None),
+    "unused": ("unused", 11, None),
+    "fewer rows than ranks": ("mlp", 2, None),  # the last batch of an epoch
+    "batch norm, fewer rows than ranks": ("batch norm", 2, None),
+    "micro batches": ("mlp", 37, 5),
+}
+
+
+class Unused(nn.Module):
+    """A layer that no output needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(3, 1), nn.Linear(3, 2)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.used(features).squeeze(1)
+
+
+def model(name: str) -> nn.Module:
+    torch.manual_seed(1)
+    if name == "unused":
+        return Unused()
+    more = {"dropout": {"dropout": 0.4}, "batch norm": {"batch_norm": True}}.get(name, {})
+    spec = Mlp(use="mlp", hidden=[9, 5], **more)
+    return build(spec, num_features=3, category_sizes=[], num_outputs=1)
+
+
+def rows(number: int, step: int) -> tuple[torch.Tensor, ...]:
+    random = torch.Generator().manual_seed(100 * number + step)
+    features = torch.randn(number, 3, generator=random)
+    return features, torch.rand(number, generator=random).round()
+
+
+def gradients(
+    case: str, rank: int, world: int, group: dist.ProcessGroup | None
+) -> dict[str, torch.Tensor]:
+    """By "step name": the loss, each parameter's gradient, each buffer."""
+    name, number, micro = CASES[case]
+    net = model(name).train()
+    replicas = Replicas(
+        net,
+        loss_of(net, objective_for("binary"), "float32", "cpu"),
+        rank=rank,
+        world=world,
+        group=group,
+        seed=3,
+        micro_batch_rows=micro,
+    )
+    found = {}
+    a, b = list(pairwise(slice_edges(number, world)))[rank]
+    for step in STEPS:
+        mine = tuple(column[a:b] for column in rows(number, step))
+        loss = replicas([mine], step=step, rows=number, parts=min(number, world))
+        found[f"{step} loss"] = loss.clone()
+        found |= {f"{step} {n}": p.grad.clone() for n, p in net.named_parameters()}
+        found |= {f"{step} buffer {n}": b.clone() for n, b in net.named_buffers()}
+    return found
+
+
+def main(world: int, rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    found = {case: gradients(case, rank, world, dist.group.WORLD) for case in CASES}
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

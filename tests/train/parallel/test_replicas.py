@@ -1,0 +1,105 @@
+"""Gradients by DistributedDataParallel, in real processes over gloo, against one pass in one."""
+
+import importlib.util
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ddlflow.data.shards.order import slice_edges
+from ddlflow.train.parallel.gradients import seed_random
+from ddlflow.train.tasks.objectives import objective_for
+
+SCRIPT = Path(__file__).with_name("replica.py")
+spec = importlib.util.spec_from_file_location("replica", SCRIPT)
+assert spec is not None
+assert spec.loader is not None
+replica = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(replica)
+
+
+WORLD = 3
+Found = list[dict[str, dict[str, torch.Tensor]]]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """What each rank of a gang found, by case."""
+    folder = tmp_path_factory.mktemp("replicas")
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, str(WORLD), str(rank), folder],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(WORLD)
+    ]
+    for process in ranks:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+def by_hand(name: str, number: int, world: int) -> dict[str, torch.Tensor]:
+    """Each rank's slice apart, in float64 sums: what the ranks should agree on."""
+    net = replica.model(name).train()
+    found: dict[str, Any] = {}
+    for step in replica.STEPS:
+        first = {n: b.clone() for n, b in net.named_buffers()}
+        buffers = []
+        total = {n: torch.zeros_like(p) for n, p in net.named_parameters()}
+        losses = torch.zeros(())
+        for v, (a, b) in enumerate(pairwise(slice_edges(number, world))):
+            if a == b:
+                continue
+            features, labels = (column[a:b] for column in replica.rows(number, step))
+            for n, buffer in net.named_buffers():
+                buffer.copy_(first[n])
+            seed_random(torch.device("cpu"), 3, step, v)
+            net.zero_grad()
+            loss = objective_for("binary").loss_sum(net(features), labels)
+            (loss / number).backward()
+            losses += loss.detach()
+            for n, p in net.named_parameters():
+                if p.grad is not None:
+                    total[n] += p.grad
+            buffers.append({n: b.clone() for n, b in net.named_buffers()})
+        for n, buffer in net.named_buffers():
+            mean = torch.stack([one[n].double() for one in buffers]).mean(0)
+            buffer.copy_(mean)
+            found[f"{step} buffer {n}"] = buffer.clone()
+        found[f"{step} loss"] = losses
+        found |= {f"{step} {n}": gradient for n, gradient in total.items()}
+    return found
+
+
+@pytest.mark.parametrize("case", list(replica.CASES))
+def test_all_ranks_have_the_gradient_of_the_global_batch(found: Found, case: str) -> None:
+    name, number, _ = replica.CASES[case]
+    first, *others = (rank[case] for rank in found)
+    torch.testing.assert_close(first, by_hand(name, number, WORLD), rtol=1e-4, atol=1e-6)
+    for other in others:
+        for key, tensor in first.items():
+            assert torch.equal(tensor, other[key]), key
+
+
+def test_one_rank_needs_no_group() -> None:
+    for case in ("mlp", "micro batches", "batch norm"):
+        name, number, _ = replica.CASES[case]
+        alone = replica.gradients(case, 0, 1, None)
+        torch.testing.assert_close(alone, by_hand(name, number, 1), rtol=1e-4, atol=1e-6)
+
+
+def test_micro_batches_were_cut(found: Found) -> None:
+    whole, pieces = found[0]["mlp"], found[0]["micro batches"]
+    assert any(not torch.equal(whole[key], pieces[key]) for key in whole)
+
+
+def test_the_same_world_has_the_same_bits(found: Found) -> None:
+    one, again = found[0]["dropout"], found[0]["dropout again"]
+    for key, tensor in one.items():
+        assert torch.equal(tensor, again[key]), key
