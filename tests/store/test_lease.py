@@ -24,7 +24,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 
-from ddlflow import lease, owner
+from ddlflow.store import lease, owner
 
 folder, machine, beat_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 if machine:
@@ -44,7 +44,7 @@ import sys
 import time
 from pathlib import Path
 
-from ddlflow import lease
+from ddlflow.store import lease
 
 folder, log, dead = Path(sys.argv[1]), os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND), sys.argv[3]
 lease.LOOK_S = 0.0005
@@ -67,7 +67,7 @@ import sys
 import time
 from pathlib import Path
 
-from ddlflow import lease, owner
+from ddlflow.store import lease, owner
 from ddlflow.engines import GangJob
 from ddlflow.cli.output import say_error
 from ddlflow.report.screen import Screen
