@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,10 @@ from pathlib import Path
 import pytest
 from hosts import OpenHosts, open_hosts
 from hypothesis import HealthCheck, settings
+from object_server import ObjectServer, serving
+
+from ddlflow.store.objects import forget_clients
+from ddlflow.store.store import open_store
 
 # A busy machine is no error of an example's. `make test-long` looks further than `make test`.
 for _profile, _examples in (("short", 25), ("long", 200)):
@@ -66,6 +71,26 @@ def _one_torch_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """A real S3 server."""
+    with serving(tmp_path_factory.mktemp("objects") / "weed") as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(
+    object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """A URL of the server under which nothing is, for this process and those that it starts."""
+    for name, value in object_server.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DDLFLOW_CACHE", str(tmp_path / "cache"))
+    open_store("s3://ddlflow-tests").write("made", b"")  # which makes the bucket
+    yield f"s3://ddlflow-tests/{uuid.uuid4().hex}"
+    forget_clients()
 
 
 @pytest.fixture(scope="session")

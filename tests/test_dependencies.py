@@ -24,7 +24,7 @@ BROUGHT_BY = {
 PEERS = ROOT / "benchmarks" / "peers"  # in an environment of their own, by their requirements.txt
 # Folder -> extras that whoever runs it has installed.
 FOLDERS = {
-    "ddlflow": {"gpu", "spark"},  # each imported in its own engine's file alone
+    "ddlflow": {"gpu", "spark", "s3"},  # each imported in its own engine's file alone
     "flows": set[str](),
     "tests": {"dev"},
     "benchmarks": {"dev"},

@@ -9,7 +9,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from ddlflow.errors import SpecError
-from ddlflow.models.call import call
 from ddlflow.models.user import one_line
 
 
@@ -46,12 +45,12 @@ def _materialise(name: str, model: nn.Module, num_features: int, num_categories:
     weights are a function of torch's generator alone, as those of other layers are.
     """
     modes = [(part, part.training) for part in model.modules()]
-    inputs = {"features": torch.zeros(2, num_features)}
+    inputs = [torch.zeros(2, num_features)]
     if num_categories:
-        inputs["categories"] = torch.zeros(2, num_categories, dtype=torch.int32)
+        inputs.append(torch.zeros(2, num_categories, dtype=torch.int32))
     try:
         with torch.no_grad():
-            call(model.eval(), [*inputs])(inputs)
+            model.eval()(*inputs)
     except Exception as error:
         raise SpecError(
             f"{name} raised on 2 rows of {num_features} features, which give its lazy layers their "

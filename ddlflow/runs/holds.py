@@ -14,13 +14,15 @@ from pathlib import Path
 
 from ddlflow.errors import DdlflowError
 from ddlflow.store import lease
-from ddlflow.store.entries import Entry, Watch, entries, tokens
+from ddlflow.store.claims import Claims
+from ddlflow.store.entries import Entry, Watch, tokens
 from ddlflow.store.lease import Lease
 from ddlflow.store.owner import this_owner
+from ddlflow.store.store import Store, store_of
 
 
 @contextlib.contextmanager
-def using(folder: Path, on_lost: Callable[[DdlflowError], None]) -> Iterator[str]:
+def using(folder: Store | Path, on_lost: Callable[[DdlflowError], None]) -> Iterator[str]:
     """Uses a folder, whose lease this process has as it begins; yields the token of the use.
 
     Args:
@@ -31,21 +33,18 @@ def using(folder: Path, on_lost: Callable[[DdlflowError], None]) -> Iterator[str
     Raises:
         OSError: the storage cannot be written.
     """
+    folder = store_of(folder)
     users, mine = _users(folder), Entry(uuid.uuid4().hex, 0, this_owner())
 
     def lost(_: DdlflowError) -> None:
         text = (
-            f"{folder} may be made anew by another command: this process was not heard of for long "
-            "(suspended, or cut off from the storage). Run the same command again."
+            f"{folder.location} may be made anew by another command: this process was not heard of "
+            "for long (suspended, or cut off from the storage). Run the same command again."
         )
         on_lost(DdlflowError(text))
 
     tokens.add(mine.token)
-    while True:
-        users.mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # the last user left in this moment
-            (users / mine.name).touch()
-            break
+    users.join(mine)
     held = Lease(users, mine, lost, lease.BEAT_S)
     try:
         yield mine.token
@@ -63,17 +62,17 @@ class Uses:
     def __init__(self, on_lost: Callable[[DdlflowError], None]) -> None:
         self._on_lost = on_lost
         self._stack = contextlib.ExitStack()
-        self._tokens: dict[Path, str] = {}
+        self._tokens: dict[Store, str] = {}
 
-    def __contains__(self, folder: Path) -> bool:
+    def __contains__(self, folder: Store) -> bool:
         return folder in self._tokens
 
-    def add(self, folder: Path) -> None:
+    def add(self, folder: Store) -> None:
         """Uses a folder from now on; this process has its lease."""
         if folder not in self._tokens:
             self._tokens[folder] = self._stack.enter_context(using(folder, self._on_lost))
 
-    def wait_for_others(self, folder: Path, say: Callable[[str], None]) -> None:
+    def wait_for_others(self, folder: Store, say: Callable[[str], None]) -> None:
         """See `wait_for_users`."""
         wait_for_users(folder, set(self._tokens.values()), say)
 
@@ -84,7 +83,7 @@ class Uses:
 
 
 def wait_for_users(
-    folder: Path,
+    folder: Store | Path,
     ours: Set[str],
     say: Callable[[str], None],
     stale_s: float = lease.STALE_S,
@@ -97,27 +96,19 @@ def wait_for_users(
         say: takes a sentence for each user that is waited for.
         stale_s: a user that cannot be seen from here and is silent for so long is dead.
     """
+    folder = store_of(folder)
     users, watch, told = _users(folder), Watch(stale_s, lease.LOOK_S), set(ours)
-    while others := [entry for entry in _now(users) if entry.token not in ours]:
+    while others := [entry for entry in users.entries() if entry.token not in ours]:
         for entry in others:
             if watch.why_dead(entry):
-                (users / entry.name).unlink(missing_ok=True)  # not there: it has beaten
+                users.remove(entry)
             elif entry.token not in told:
-                say(f"waiting: {entry.owner.words} uses {folder}, which is to be made anew")
+                say(
+                    f"waiting: {entry.owner.words} uses {folder.location}, which is to be made anew"
+                )
                 told.add(entry.token)
         time.sleep(lease.LOOK_S)
-    with contextlib.suppress(OSError):  # there is none, or it has users of our own
-        users.rmdir()
 
 
-def _now(users: Path) -> list[Entry]:
-    """The users; a change of the folder's makes NFS show it as it is, not as it was."""
-    probe = users / f"look-{uuid.uuid4().hex}"
-    with contextlib.suppress(OSError):
-        probe.touch()
-        probe.unlink()
-    return entries(users)
-
-
-def _users(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.users")
+def _users(folder: Store) -> Claims:
+    return folder.claims("users", shared=True)

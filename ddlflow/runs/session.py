@@ -28,6 +28,7 @@ from ddlflow.runs.holds import Uses
 from ddlflow.runs.workers import count_gpus, gpus_of, least_cores
 from ddlflow.spec.load import Plan
 from ddlflow.spec.pipeline import Pipeline
+from ddlflow.store.folder import FolderStore
 from ddlflow.store.lease import Lease, held
 from ddlflow.store.owner import beating, this_owner
 from ddlflow.store.site_storage import remove_empty, storage_errors, storage_of
@@ -180,12 +181,12 @@ class Session:
         key = hashed({"stage": name, **settings})
         folder = self.storage / name / key
         done = folder / STAGE_FILE
-        if folder in self._uses:
+        if FolderStore(folder) in self._uses:
             return self._found(folder)
         of_work = storage_errors(self.storage, of_work=True)
         with of_work, self.lease(folder, str(folder)) as lease:
             if (fresh or self.fresh) and folder.exists():
-                self._uses.wait_for_others(folder, self.screen.say)
+                self._uses.wait_for_others(FolderStore(folder), self.screen.say)
                 shutil.rmtree(folder)
             if done.exists():
                 bad = damaged(folder)
@@ -194,7 +195,7 @@ class Session:
                     return self._found(folder)
                 names = ", ".join(path.name for path in bad)
                 self.screen.say(f"{name}: {folder} is damaged ({names}): it is done again")
-                self._uses.wait_for_others(folder, self.screen.say)
+                self._uses.wait_for_others(FolderStore(folder), self.screen.say)
                 for path in {*bad, done}:
                     path.unlink(missing_ok=True)
             is_new = not folder.exists()
@@ -222,7 +223,7 @@ class Session:
 
     def keep(self, folder: Path) -> bool:
         """Keeps a finished stage's folder until the session ends; whether there is one."""
-        if folder in self._uses:
+        if FolderStore(folder) in self._uses:
             return True
         if not folder.exists():
             return False
@@ -242,7 +243,7 @@ class Session:
     def _use(self, folder: Path) -> None:
         """From now on it is kept; called with its lease."""
         if self._is_entered:
-            self._uses.add(folder)
+            self._uses.add(FolderStore(folder))
 
     @contextlib.contextmanager
     def lease(self, path: Path, what: str) -> Iterator[Lease]:

@@ -45,11 +45,17 @@ def entries(folder: Path) -> list[Entry]:
     found = []
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(folder):  # noqa: PTH208 # names are all that is wanted
-            token, _, rest = name.partition(".")
-            beat, _, owner = rest.partition(".")
-            if beat.isdecimal() and (known := owner_of(owner)) is not None:
-                found.append(Entry(token, int(beat), known))
+            if (entry := entry_of(name)) is not None:
+                found.append(entry)
     return sorted(found, key=lambda entry: entry.beat)
+
+
+def entry_of(name: str) -> Entry | None:
+    """An entry by its name; None if it is no entry's."""
+    token, _, rest = name.partition(".")
+    beat, _, owner = rest.partition(".")
+    known = owner_of(owner) if beat.isdecimal() else None
+    return None if known is None else Entry(token, int(beat), known)
 
 
 def own(folder: Path, token: str) -> Entry | None:

@@ -1,6 +1,7 @@
 """One command at a time works in one place, on many hosts: a lease with an owner and a beat.
 
-A lease is a folder with one empty file in it, whose name says all::
+In a bucket it is an object (`ddlflow.store.objects`), and every change a conditional write. In a
+folder a lease is a folder with one empty file in it, whose name says all::
 
     .KEY.lease/TOKEN.BEAT.OWNER
 
@@ -21,7 +22,6 @@ beat takes no room on a full disk.
 """
 
 import contextlib
-import errno
 import threading
 import time
 import uuid
@@ -30,7 +30,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddlflow.errors import DdlflowError
-from ddlflow.store.entries import Entry, Watch, entries, is_gone, own, tokens
+from ddlflow.store.claims import Claims, FolderClaims
+from ddlflow.store.entries import Entry, Watch, is_gone, tokens
 from ddlflow.store.owner import Owner, state_of, this_owner
 
 BEAT_S = 2.0
@@ -38,18 +39,18 @@ STALE_S = 30.0  # several times what NFS may show of the past (3 s, as long as a
 LOOK_S = 0.5
 
 
-def current(folder: Path) -> Entry | None:
+def current(claims: Claims | Path) -> Entry | None:
     """Who holds the lease; None where nobody does."""
-    return next(reversed(entries(folder)), None)
+    return _last(_claims(claims).entries())
 
 
 class Lease:
     """A lease that this process holds; a thread keeps it. See `held`."""
 
     def __init__(
-        self, folder: Path, entry: Entry, on_lost: Callable[[DdlflowError], None], beat_s: float
+        self, claims: Claims, entry: Entry, on_lost: Callable[[DdlflowError], None], beat_s: float
     ) -> None:
-        self.folder = folder
+        self._claims = claims
         self._entry, self._on_lost, self._beat_s = entry, on_lost, beat_s
         self._mutex = threading.Lock()
         self._released = threading.Event()
@@ -65,14 +66,11 @@ class Lease:
         """
         with self._mutex:
             new = replace(self._entry, beat=self._entry.beat + 1)
-            try:
-                (self.folder / self._entry.name).rename(self.folder / new.name)
-            except FileNotFoundError:
-                # Ours all the same, if a signal came between the rename and its note here, or if
-                # NFS lost its answer and did it again.
-                found = own(self.folder, new.token)
+            if not self._claims.replace(self._entry, new):
+                # Ours all the same, if a signal came between the change and its note here.
+                found = self._own()
                 if found is None:
-                    raise _lost(self.folder, current(self.folder)) from None
+                    raise _lost(self._claims.place, current(self._claims))
                 new = found
             self._entry = new
 
@@ -82,10 +80,13 @@ class Lease:
         self._thread.join()
         tokens.discard(self._entry.token)
         with contextlib.suppress(OSError):  # who comes next finds that this process is gone
-            found = own(self.folder, self._entry.token)
+            found = self._own()
             if found is not None:
-                (self.folder / found.name).unlink()
-            self.folder.rmdir()
+                self._claims.remove(found)
+
+    def _own(self) -> Entry | None:
+        found = [entry for entry in self._claims.entries() if entry.token == self._entry.token]
+        return _last(found)
 
     def _keep(self) -> None:
         while not self._released.wait(self._beat_s):
@@ -100,7 +101,7 @@ class Lease:
 
 @contextlib.contextmanager
 def held(
-    folder: Path,
+    claims: Claims | Path,
     what: str,
     *,
     say: Callable[[str], None],
@@ -111,7 +112,7 @@ def held(
     """Holds a lease; waits while another process does, unless that one is dead (`Watch`).
 
     Args:
-        folder: the lease. The folder around it has to be there.
+        claims: of the lease, or its folder; the folder around that has to be there.
         what: is worked on, for people.
         say: takes a sentence where another process holds it, or did.
         on_lost: called once, in the lease's thread, when another process has taken it over: this
@@ -122,11 +123,12 @@ def held(
     Raises:
         OSError: the storage cannot be written.
     """
+    claims = _claims(claims)
     mine = Entry(uuid.uuid4().hex, 0, this_owner())
     tokens.add(mine.token)
     try:
-        _wait(folder, mine, what, say, stale_s)
-        lease = Lease(folder, mine, on_lost, beat_s)
+        _wait(claims, mine, what, say, stale_s)
+        lease = Lease(claims, mine, on_lost, beat_s)
         try:
             yield lease
         finally:
@@ -147,24 +149,25 @@ def held_now(
     (`ddlflow.store.owner`): nobody waits, so nobody can watch it.
 
     Args:
-        folder: see `held`.
+        folder: of the lease.
         on_lost: see `held`.
         beat_s: seconds between beats; few against ``owner.SILENT_S``.
 
     Raises:
         OSError: the storage cannot be written.
     """
+    claims = FolderClaims(folder)
     mine = Entry(uuid.uuid4().hex, 0, this_owner())
     tokens.add(mine.token)
-    found = current(folder)
+    found = current(claims)
     if found is None:
-        is_ours = _take(folder, mine)
+        is_ours = claims.take(mine)
     else:
-        is_ours = not _may_live(folder, found) and _take_over(folder, found, mine)
+        is_ours = not _may_live(folder, found) and claims.replace(found, mine)
     if not is_ours:
         tokens.discard(mine.token)
         return None
-    return Lease(folder, mine, on_lost, beat_s)
+    return Lease(claims, mine, on_lost, beat_s)
 
 
 def holder(folder: Path) -> Owner | None:
@@ -182,17 +185,27 @@ def _may_live(folder: Path, entry: Entry) -> bool:
         return False
 
 
-def _wait(folder: Path, mine: Entry, what: str, say: Callable[[str], None], stale_s: float) -> None:
+def _claims(place: Claims | Path) -> Claims:
+    return FolderClaims(place) if isinstance(place, Path) else place
+
+
+def _last(found: list[Entry]) -> Entry | None:
+    return found[-1] if found else None
+
+
+def _wait(
+    claims: Claims, mine: Entry, what: str, say: Callable[[str], None], stale_s: float
+) -> None:
     """Returns when the lease is taken."""
     told = ""
     watch = Watch(stale_s, LOOK_S)
     while True:
-        found = current(folder)
+        found = current(claims)
         if found is None:
-            if _take(folder, mine):
+            if claims.take(mine):
                 return
         elif why := watch.why_dead(found):
-            if _take_over(folder, found, mine):
+            if claims.replace(found, mine):
                 say(f"taken over from {found.owner.words}, which {why}: {what}")
                 return
         elif found.token != told:
@@ -201,49 +214,15 @@ def _wait(folder: Path, mine: Entry, what: str, say: Callable[[str], None], stal
         time.sleep(LOOK_S)
 
 
-def _take(folder: Path, mine: Entry) -> bool:
-    """Takes a lease that nobody holds; whether it did."""
-    draft = folder.with_name(f"{folder.name}.{mine.token}")
-    draft.mkdir()
-    try:
-        (draft / mine.name).touch()
-        draft.rename(folder)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            (draft / mine.name).unlink(missing_ok=True)
-            draft.rmdir()
-        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
-            raise
-        return _is_ours(folder, mine)
-    return True
-
-
-def _take_over(folder: Path, found: Entry, mine: Entry) -> bool:
-    """Takes the lease from the very entry that was found; whether it did."""
-    try:
-        (folder / found.name).rename(folder / mine.name)
-    except FileNotFoundError:
-        return _is_ours(folder, mine)
-    return True
-
-
-def _is_ours(folder: Path, mine: Entry) -> bool:
-    """Whether it was taken after all: NFS asks again where an answer was lost, and hears no then.
-
-    Else the owner beat once more or let go, or another was faster.
-    """
-    return own(folder, mine.token) is not None
-
-
-def _lost(folder: Path, found: Entry | None) -> DdlflowError:
+def _lost(place: str, found: Entry | None) -> DdlflowError:
     if found is None:
         return DdlflowError(
-            f"{folder} is gone: it was removed while this process worked under it, or another one "
+            f"{place} is gone: it was removed while this process worked under it, or another one "
             "took it over and is done. Nothing more was written here. Run the same command again: "
             "it goes on from what is finished."
         )
     return DdlflowError(
         f"{found.owner.words} has taken over the work of this one, which was not heard of for long "
-        f"(suspended, or cut off from the storage): {folder}. Nothing more was written here. "
+        f"(suspended, or cut off from the storage): {place}. Nothing more was written here. "
         "Let that process end, or end it and run the same command again."
     )

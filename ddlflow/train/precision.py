@@ -6,12 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ddlflow.models.call import Batch, call
 from ddlflow.train.tasks.objectives import Objective
 from ddlflow.train.weights import ALL_ALIKE, Weighting
 
-# a batch -> the loss as a sum over its rows, float32
-LossOf = Callable[[Batch], Tensor]
+# (inputs, labels) -> the loss as a sum over the rows, float32
+LossOf = Callable[[Sequence[Tensor], Tensor], Tensor]
 
 
 def loss_of(
@@ -20,8 +19,6 @@ def loss_of(
     precision: Literal["float32", "bf16"],
     device: str,
     weighting: Weighting = ALL_ALIKE,
-    *,
-    inputs: Sequence[str],
 ) -> LossOf:
     """The model's forward pass and the loss of its outputs, in one call.
 
@@ -34,26 +31,23 @@ def loss_of(
         objective: with the loss as a sum over rows.
         precision: the pipeline's ``train.precision``.
         device: the kind of device, ``cpu`` or ``cuda``.
-        weighting: of the rows.
-        inputs: names of the fields that the model may ask for.
+        weighting: of the rows; their own weights are the last of the inputs.
     """
 
-    model = call(net, inputs)
-
-    def forward(batch: Batch) -> Tensor:
+    def forward(inputs: Sequence[Tensor]) -> Tensor:
         if precision == "float32":
-            outputs: Tensor = model(batch)
+            outputs: Tensor = net(*inputs)
             return outputs
         with torch.autocast(device, torch.bfloat16):
-            outputs = model(batch)
+            outputs = net(*inputs)
         return outputs.float()
 
     if weighting == ALL_ALIKE:
-        return lambda batch: objective.loss_sum(forward(batch), batch["label"])
+        return lambda inputs, labels: objective.loss_sum(forward(inputs), labels)
 
-    def weighted(batch: Batch) -> Tensor:
-        labels = batch["label"]
-        weights = weighting.of_loss(labels, batch.get("weight"))
-        return objective.weighted_sum(forward(batch), labels, weights)
+    def weighted(inputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+        own = inputs[-1] if weighting.has_column else None
+        outputs = forward(inputs if own is None else inputs[:-1])
+        return objective.weighted_sum(outputs, labels, weighting.of_loss(labels, own))
 
     return weighted

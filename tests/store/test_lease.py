@@ -18,6 +18,7 @@ import pytest
 
 from ddlflow.errors import DdlflowError
 from ddlflow.store import lease, owner
+from ddlflow.store.claims import FolderClaims
 
 # argv: the lease, the machine that it is said to be on ("": this one), seconds between beats.
 HOLDER = """
@@ -252,8 +253,9 @@ def test_one_beat_saves_a_lease_from_who_saw_none(tmp_path: Path, holder: Holder
     before = entry(tmp_path / "l")
     until(lambda: entry(tmp_path / "l").beat > before.beat)
     mine = lease.Entry("f" * 32, 0, owner.this_owner())
-    assert not lease._take_over(tmp_path / "l", before, mine)
-    assert not lease._take(tmp_path / "l", mine)
+    claims = FolderClaims(tmp_path / "l")
+    assert not claims.replace(before, mine)
+    assert not claims.take(mine)
     assert entry(tmp_path / "l").token == before.token
     assert [path.name for path in tmp_path.iterdir()] == ["l"]
 
