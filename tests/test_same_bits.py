@@ -47,7 +47,7 @@ PIPELINE = {
 # What `ddlflow run` does up to the trained model, as a process that can be killed.
 COMMAND = """
 import sys
-from ddlflow import stages
+from ddlflow.runs import stages
 from ddlflow.report.screen import Screen
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import load

@@ -117,6 +117,13 @@ class Columns:
         )
 
     @property
+    def inputs(self) -> list[str]:
+        """The names of a batch's input fields; there are features even where they have no column,
+        as models are called with them first.
+        """
+        return ["features", *(["categories"] if self.categories else [])]
+
+    @property
     def features(self) -> list[str]:
         """The columns that a model is called with."""
         return [*self.numeric, *(category.name for category in self.categories)]

@@ -136,12 +136,11 @@ def score_shard(task: Task) -> dict[str, Any]:
             part = {
                 n: torch.from_numpy(a[start : start + PASS_ROWS].copy()) for n, a in columns.items()
             }
-            inputs = [part[name] for name in ("features", "categories") if name in part]
             if "features" not in part:
-                inputs.insert(0, torch.empty(len(part["label"]), 0))
+                part["features"] = torch.empty(len(part["label"]), 0)
             labels, learnt = part["label"], (model.objective, model.predictor.label)
             own = part.get("weight")
-            both = model.predictor.outputs(*inputs), repeated(constant, len(labels))
+            both = model.predictor.outputs(part), repeated(constant, len(labels))
             for into, outputs in zip((scores, baseline), both, strict=True):
                 score(into, *learnt, outputs, labels, weighting=task.weighting, own=own)
     result: dict[str, Any] = {"scores": scores.packed(), "baseline": baseline.packed()}

@@ -129,12 +129,11 @@ class TrainedModel:
 
     def outputs(self, features: np.ndarray, categories: np.ndarray | None) -> torch.Tensor:
         """Raw outputs [n] or [n, classes] for encoded rows."""
-        inputs = [torch.from_numpy(a) for a in (features, categories) if a is not None]
+        given = {"features": features, "categories": categories}
+        batch = {name: torch.from_numpy(a) for name, a in given.items() if a is not None}
+        cuts = zip(*(torch.split(t, PASS_ROWS) for t in batch.values()), strict=True)
         with torch.inference_mode():
-            parts = [
-                self.predictor(*piece)
-                for piece in zip(*(torch.split(t, PASS_ROWS) for t in inputs), strict=True)
-            ]
+            parts = [self.predictor(dict(zip(batch, piece, strict=True))) for piece in cuts]
             return torch.cat(parts) if len(parts) != 1 else parts[0]
 
     def predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -242,7 +241,7 @@ def _rebuilt(
     )
     num = len(columns.numeric)
     label = LabelScale(**described["label_scale"])
-    predictor = Predictor(Standardise(np.zeros(num), np.ones(num)), net, label)
+    predictor = Predictor(Standardise(np.zeros(num), np.ones(num)), net, label, columns.inputs)
     predictor.load_state_dict(weights)
     predictor.eval()
     return TrainedModel(

@@ -1,10 +1,11 @@
 """Models: plain ``nn.Module``, one file a family.
 
 Every model, built-in or the user's, is made from keyword arguments (its own from the pipeline,
-plus ``num_features``, ``category_sizes`` and ``num_outputs``) and called as
+plus ``num_features``, ``category_sizes`` and ``num_outputs``) and called with the data's fields
+that its ``forward`` names (``ddlflow.models.call``), of
 
-    model(features)                 features float32 [n, F], standardised
-    model(features, categories)     where the data has categories: int32 or int64 [n, C]
+    features      float32 [n, F], standardised
+    categories    int32 or int64 [n, C], where the data has categories
 
 It gives float32 [n] for binary and regression, [n, classes] for multiclass.
 """

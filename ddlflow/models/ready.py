@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from ddlflow.errors import SpecError
+from ddlflow.models.call import call
 from ddlflow.models.user import one_line
 
 
@@ -45,12 +46,12 @@ def _materialise(name: str, model: nn.Module, num_features: int, num_categories:
     weights are a function of torch's generator alone, as those of other layers are.
     """
     modes = [(part, part.training) for part in model.modules()]
-    inputs = [torch.zeros(2, num_features)]
+    inputs = {"features": torch.zeros(2, num_features)}
     if num_categories:
-        inputs.append(torch.zeros(2, num_categories, dtype=torch.int32))
+        inputs["categories"] = torch.zeros(2, num_categories, dtype=torch.int32)
     try:
         with torch.no_grad():
-            model.eval()(*inputs)
+            call(model.eval(), [*inputs])(inputs)
     except Exception as error:
         raise SpecError(
             f"{name} raised on 2 rows of {num_features} features, which give its lazy layers their "

@@ -7,12 +7,14 @@ its own: never a fused multiply-add, whose result has other last bits.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from ddlflow.models.call import Batch, call
 from ddlflow.models.label_scale import AS_IT_IS, LabelScale
 
 
@@ -55,26 +57,30 @@ class Predictor(nn.Module):
         standardise: with the statistics of the rows trained on.
         net: from ``ddlflow.models.build``.
         label: how a regression's net learned the label.
+        inputs: names of the data's input fields, in its order.
     """
 
     def __init__(
-        self, standardise: Standardise, net: nn.Module, label: LabelScale = AS_IT_IS
+        self,
+        standardise: Standardise,
+        net: nn.Module,
+        label: LabelScale = AS_IT_IS,
+        inputs: Sequence[str] = ("features",),
     ) -> None:
         super().__init__()
         self.standardise = standardise
         self.net = net
         self.label = label
+        self._call = call(net, inputs)
 
-    def forward(self, features: Tensor, categories: Tensor | None = None) -> Tensor:
-        """Float32 [n, F] as encoded and codes [n, C] (if the model has any) to logits as the net
-        gives them, or to float64 predictions in the units of the source's label.
+    def forward(self, batch: Batch) -> Tensor:
+        """A batch as encoded (features float32 [n, F], codes [n, C] where the model has any) to
+        logits as the net gives them, or to float64 predictions in the units of the source's label.
         """
-        return self.label.to_source(self.outputs(features, categories))
+        return self.label.to_source(self.outputs(batch))
 
-    def outputs(self, features: Tensor, categories: Tensor | None = None) -> Tensor:
+    def outputs(self, batch: Batch) -> Tensor:
         """As ``forward``, but in the numbers that the net learned."""
-        standardised = self.standardise(features)
-        outputs: Tensor = (
-            self.net(standardised) if categories is None else self.net(standardised, categories)
-        )
+        standardised = {**batch, "features": self.standardise(batch["features"])}
+        outputs: Tensor = self._call(standardised)
         return outputs

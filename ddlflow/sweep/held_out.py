@@ -10,6 +10,7 @@ import torch
 
 from ddlflow.data.columns import Label
 from ddlflow.data.shards.rows import Rows
+from ddlflow.models.call import call
 from ddlflow.store.files import replacing
 from ddlflow.sweep.member import Member, Prepared, first_net, label_scale_of, objective_of
 from ddlflow.train.saved.state import Tensors
@@ -35,7 +36,7 @@ def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, fold
     rows = Rows(fold.validation, fold.standardisation)
     net = first_net(member.model, member.train, prepared)
     net.load_state_dict(tensors)
-    net = net.to(prepared.device).eval()
+    model = call(net.to(prepared.device).eval(), rows.inputs)
     predicted = objective_of(member.train, prepared.code).predictions
     label = label_scale_of(member, prepared)
     found: dict[str, list[Any]] = {"row": [], "label": []}
@@ -47,9 +48,8 @@ def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, fold
             part = {name: array[: stop - start] for name, array in buffer.items()}
             found["row"].append(part.pop("row").copy())
             found["label"].append(part.pop("label").copy())
-            part.pop("weight", None)
-            inputs = (torch.from_numpy(array).to(prepared.device) for array in part.values())
-            for name, values in predicted(label.to_source(net(*inputs))).items():
+            batch = {n: torch.from_numpy(a).to(prepared.device) for n, a in part.items()}
+            for name, values in predicted(label.to_source(model(batch))).items():
                 # A copy: a model may give a view of its inputs, which the next pass overwrites.
                 found.setdefault(name, []).append(values.cpu().numpy().copy())
     table = _table(found, prepared.manifest.label, member.fold)

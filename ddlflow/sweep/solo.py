@@ -84,7 +84,9 @@ class Solo:
             seed=spec.seed,
             device=device,
         )
-        loss_of = precision.loss_of(self._net, objective, spec.precision, device.type, alike)
+        loss_of = precision.loss_of(
+            self._net, objective, spec.precision, device.type, alike, inputs=rows.inputs
+        )
         self._gradients = Gradients(
             self._net, loss_of, Reduction(0, 1, 1, None), first=0, seed=spec.seed
         )
@@ -104,7 +106,9 @@ class Solo:
         self._full: FullBatch | None = None
         if isinstance(optimizer, FullBatchOptimizer):
             exact = optimizer.exact
-            loss_of = precision.loss_of(exact, objective, "float32", device.type, alike)
+            loss_of = precision.loss_of(
+                exact, objective, "float32", device.type, alike, inputs=rows.inputs
+            )
             self._full = FullBatch(rows, exact, loss_of, spec.penalty)
         self._step = _step_of(self._net, optimizer, spec, num_steps(self._rows, spec.batch_rows))
         self._told = time.monotonic()

@@ -172,8 +172,7 @@ class FullBatch:
             for name, array in self._buffer.items()
         }
         columns["features"] = columns["features"].double()
-        labels = columns.pop("label")
-        loss = self._loss_of(list(columns.values()), labels)
+        loss = self._loss_of(columns)
         grads = torch.autograd.grad(loss, self._parameters, allow_unused=True)
         into[0] += loss.detach()
         at = 1
@@ -271,6 +270,6 @@ def descend(state: State, spec: Training, around: Surroundings, batch: FullBatch
 
 def _chunk(epoch: int, rows: int, batch: FullBatch) -> Chunk:
     """What the ledger writes of a step: this rank's rows, and their mark."""
-    mine = (torch.empty(batch.rows_here, 0),)
+    mine = {"features": torch.empty(batch.rows_here, 0)}
     marks = np.array([batch.mark_here], dtype=np.uint64)
     return Chunk(epoch, 0, rows, [mine], marks, ends_epoch=True)

@@ -6,11 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ddlflow.models.call import Batch, call
 from ddlflow.train.tasks.objectives import Objective
 from ddlflow.train.weights import ALL_ALIKE, Weighting
 
-# (inputs, labels) -> the loss as a sum over the rows, float32
-LossOf = Callable[[Sequence[Tensor], Tensor], Tensor]
+# a batch -> the loss as a sum over its rows, float32
+LossOf = Callable[[Batch], Tensor]
 
 
 def loss_of(
@@ -19,6 +20,8 @@ def loss_of(
     precision: Literal["float32", "bf16"],
     device: str,
     weighting: Weighting = ALL_ALIKE,
+    *,
+    inputs: Sequence[str],
 ) -> LossOf:
     """The model's forward pass and the loss of its outputs, in one call.
 
@@ -31,23 +34,26 @@ def loss_of(
         objective: with the loss as a sum over rows.
         precision: the pipeline's ``train.precision``.
         device: the kind of device, ``cpu`` or ``cuda``.
-        weighting: of the rows; their own weights are the last of the inputs.
+        weighting: of the rows.
+        inputs: names of the fields that the model may ask for.
     """
 
-    def forward(inputs: Sequence[Tensor]) -> Tensor:
+    model = call(net, inputs)
+
+    def forward(batch: Batch) -> Tensor:
         if precision == "float32":
-            outputs: Tensor = net(*inputs)
+            outputs: Tensor = model(batch)
             return outputs
         with torch.autocast(device, torch.bfloat16):
-            outputs = net(*inputs)
+            outputs = model(batch)
         return outputs.float()
 
     if weighting == ALL_ALIKE:
-        return lambda inputs, labels: objective.loss_sum(forward(inputs), labels)
+        return lambda batch: objective.loss_sum(forward(batch), batch["label"])
 
-    def weighted(inputs: Sequence[Tensor], labels: Tensor) -> Tensor:
-        own = inputs[-1] if weighting.has_column else None
-        outputs = forward(inputs if own is None else inputs[:-1])
-        return objective.weighted_sum(outputs, labels, weighting.of_loss(labels, own))
+    def weighted(batch: Batch) -> Tensor:
+        labels = batch["label"]
+        weights = weighting.of_loss(labels, batch.get("weight"))
+        return objective.weighted_sum(forward(batch), labels, weights)
 
     return weighted

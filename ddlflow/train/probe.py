@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ddlflow.errors import SpecError
+from ddlflow.models.call import Batch, call
 from ddlflow.models.user import one_line
 from ddlflow.train.tasks.objectives import Objective
 
@@ -137,9 +138,10 @@ def looks_like(
     device = next(model.parameters()).device
     trial = copy.deepcopy(model).eval()
     with _own_randomness(device), torch.no_grad():
-        features, *codes = _inputs(HINT_ROWS, num_features, category_sizes, device)
+        inputs = _inputs(HINT_ROWS, num_features, category_sizes, device)
         # Far apart, so that logits would leave 0 to 1.
-        outputs = trial(features * HINT_SPREAD, *codes).double()
+        inputs["features"] = inputs["features"] * HINT_SPREAD
+        outputs = call(trial, [*inputs])(inputs).double()
     least, greatest = float(outputs.min()), float(outputs.max())
     if greatest - least < HINT_LEAST:
         return None  # a last layer that starts at 0 says nothing
@@ -163,11 +165,11 @@ def _all_one(sums: Tensor) -> bool:
     return bool(torch.allclose(sums, torch.ones_like(sums), atol=1e-4))
 
 
-def _width(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+def _width(model: nn.Module, inputs: Batch) -> int:
     """Columns of the outputs, 2 or more: what fewer, or an error, means is said by ``_outputs``."""
     with torch.no_grad():
         try:
-            outputs = model(*inputs)
+            outputs = call(model, [*inputs])(inputs)
         except Exception:
             return 2
     columns = outputs.shape[1] if isinstance(outputs, Tensor) and outputs.dim() == 2 else 2
@@ -191,13 +193,11 @@ def _advice(shape: list[int], expected: list[int]) -> str:
     return " Give one number a row: a last layer of one column, then squeeze(1)."
 
 
-def _outputs(
-    model: nn.Module, name: str, inputs: tuple[Tensor, ...], num_rows: int, num_outputs: int
-) -> Tensor:
+def _outputs(model: nn.Module, name: str, inputs: Batch, num_rows: int, num_outputs: int) -> Tensor:
     mode = "training" if model.training else "prediction"
     expected = [num_rows] if num_outputs == 1 else [num_rows, num_outputs]
     try:
-        outputs = model(*inputs)
+        outputs = call(model, [*inputs])(inputs)
     except Exception as error:
         raise SpecError(
             f"{name} raised on {num_rows} row(s) in {mode}: {one_line(error)}."
@@ -242,13 +242,13 @@ def _loss(objective: Objective, outputs: Tensor, labels: Tensor) -> Tensor:
 
 def _inputs(
     num_rows: int, num_features: int, category_sizes: Sequence[int], device: torch.device
-) -> tuple[Tensor, ...]:
+) -> dict[str, Tensor]:
     own = torch.Generator().manual_seed(0)
     features = torch.randn(num_rows, num_features, generator=own).to(device)
     if not category_sizes:
-        return (features,)
+        return {"features": features}
     columns = [torch.randint(size, (num_rows,), generator=own) for size in category_sizes]
-    return features, torch.stack(columns, dim=1).to(device)
+    return {"features": features, "categories": torch.stack(columns, dim=1).to(device)}
 
 
 def _labels(

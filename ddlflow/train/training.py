@@ -110,7 +110,9 @@ def run(
         label=label,
         weighting=weights,
     )
-    loss_of = precision.loss_of(net, objective, spec.precision, job.device, weights)
+    loss_of = precision.loss_of(
+        net, objective, spec.precision, job.device, weights, inputs=rows.inputs
+    )
     promised = spec.determinism != "off"  # which alone does not promise equal last bits
     is_alike = partial(compare, ranks=ranks, with_digests=promised)
     is_alike(state, digest(state.net) if world > 1 and promised else "")
@@ -144,7 +146,9 @@ def run(
     try:
         if isinstance(optimizer, FullBatchOptimizer):
             exact = optimizer.exact
-            loss_of = precision.loss_of(exact, objective, "float32", job.device, weights)
+            loss_of = precision.loss_of(
+                exact, objective, "float32", job.device, weights, inputs=rows.inputs
+            )
             batch = FullBatch(
                 rows, exact, loss_of, spec.penalty, rank=rank, world=world, group=group
             )

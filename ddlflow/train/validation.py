@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ddlflow.data.shards.batches import Tensors
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.data.shards.rows import Rows
+from ddlflow.models.call import call
 from ddlflow.models.label_scale import AS_IT_IS, LabelScale
 from ddlflow.train.tasks.metrics import Kind, Scores, metric_names, scores_for
 from ddlflow.train.tasks.objectives import Objective
@@ -53,7 +54,7 @@ class Validation:
         """The metrics over all rows; the same on every rank. Empty where there are no rows."""
         if self.rows.rows == 0:
             return {}
-        scores = self.empty
+        scores, model = self.empty, call(self.net, self.rows.inputs)
         scores.counts.zero_()
         starts = range(0, self.rows.rows, PIECE_ROWS)
         sums = torch.zeros(len(starts), len(scores.sums), dtype=torch.float64)
@@ -67,8 +68,8 @@ class Validation:
                 name: torch.from_numpy(array[: stop - start]).to(self.device)
                 for name, array in buffer.items()
             }
-            labels, own = columns.pop("label"), columns.pop("weight", None)
-            outputs = self.net(*columns.values())
+            labels, own = columns["label"], columns.get("weight")
+            outputs = model(columns)
             scores.sums.zero_()
             learnt = self.objective, self.label
             score(scores, *learnt, outputs, labels, weighting=self.weighting, own=own)

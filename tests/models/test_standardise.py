@@ -88,21 +88,23 @@ def test_statistics_travel_with_the_state():
 def test_predictor_is_standardise_then_net_and_can_be_exported_for_any_number_of_rows():
     torch.manual_seed(0)
     net = Mlp(num_features=2, category_sizes=[4], num_outputs=1, hidden=[4], batch_norm=True)
-    predictor = Predictor(Standardise([5.0, 5.0], [4.0, 4.0]), net).eval()
+    inputs = ("features", "categories")
+    predictor = Predictor(Standardise([5.0, 5.0], [4.0, 4.0]), net, inputs=inputs).eval()
     features, codes = torch.randn(6, 2) * 2 + 5, torch.arange(6).reshape(6, 1) % 4
-    outputs = predictor(features, codes)
+    batch = {"features": features, "categories": codes}
+    outputs = predictor(batch)
     assert torch.equal(outputs, net(predictor.standardise(features), codes))
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(
-        predictor, (features, codes), dynamic_shapes=({0: rows}, {0: rows})
+        predictor, (batch,), dynamic_shapes=({name: {0: rows} for name in batch},)
     )
     for num_rows in (1, 4):
         torch.testing.assert_close(
-            program.module()(features[:num_rows], codes[:num_rows]), outputs[:num_rows]
+            program.module()({n: t[:num_rows] for n, t in batch.items()}), outputs[:num_rows]
         )
 
 
 def test_predictor_without_categories():
     net = torch.nn.Linear(2, 1)
     predictor = Predictor(Standardise([0.0, 0.0], [1.0, 1.0]), net)
-    assert predictor(torch.ones(3, 2)).shape == (3, 1)
+    assert predictor({"features": torch.ones(3, 2)}).shape == (3, 1)

@@ -32,7 +32,7 @@ COMMAND = """
 import sys
 from pathlib import Path
 
-from ddlflow.runs import stages, sweeps as sweeping
+from ddlflow.runs import stages, sweeps
 from ddlflow.report.screen import Screen
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import Plan
@@ -66,7 +66,7 @@ with Session(plan, Screen(sys.stdout), fresh=fresh == "fresh") as session:
         elif word == "train":
             trained = stages.train(session, prepared)
         elif word == "cross_validate":
-            sweeping.cross_validate(session, prepared)
+            sweeps.cross_validate(session, prepared)
         elif word == "evaluate":
             stages.evaluate(session, prepared, trained)
 print("done", flush=True)

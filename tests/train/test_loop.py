@@ -40,7 +40,7 @@ class InOrder:
 
     def stream(self, *, epoch: int, step: int, epochs: int) -> Iterator[Chunk]:
         columns = [torch.split(column, SIZE) for column in data()]
-        steps = list(zip(*columns, strict=True))
+        steps = [{"features": f, "label": y} for f, y in zip(*columns, strict=True)]
         for e in range(epoch, epochs):
             first = step if e == epoch else 0
             for at in range(first, STEPS - 1, 2):
@@ -81,7 +81,7 @@ def around(state: State, **values: Any) -> Surroundings:
         "batches": InOrder(),
         "gradients": Gradients(
             state.net,
-            loss_of(state.net, objective_for("binary"), "float32", "cpu"),
+            loss_of(state.net, objective_for("binary"), "float32", "cpu", inputs=["features"]),
             Reduction(0, 1, 1, None),
             first=0,
             seed=0,

@@ -125,7 +125,8 @@ def test_weights_are_in_the_loss_and_in_the_metrics(
         held = rows_of(prepared.folder, split)
         how = {"sample_weight": held.get("weight")}
         with torch.no_grad():
-            given = model.predictor(torch.from_numpy(held["features"].copy())).double().numpy()
+            given = model.predictor({"features": torch.from_numpy(held["features"].copy())})
+            given = given.double().numpy()
         if kind == "regression":
             assert metrics["mse"] == pytest.approx(
                 exact.mean_squared_error(held["label"], given, **how), rel=1e-5

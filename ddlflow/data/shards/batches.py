@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from ddlflow.data.shards import order
-from ddlflow.data.shards.rows import COLUMNS, Array, Arrays, Rows
+from ddlflow.data.shards.rows import Array, Arrays, Rows
 
 Tensors = dict[str, torch.Tensor]
 Marks = npt.NDArray[np.uint64]
@@ -30,8 +30,8 @@ class Chunk:
         epoch: from 0.
         step: the epoch's step of the first global batch here, from 0.
         batch_rows: rows of each of these global batches, over all ranks.
-        slices: for each step, for each virtual rank of this rank: (features, label), with
-            categories between them where the data has them. A slice may be empty.
+        slices: for each step, for each virtual rank of this rank: its rows of each field by name
+            (`COLUMNS` that the data has). A slice may be empty.
         marks: uint64, one a step: which rows of the source these slices are made of (`mark`).
         ends_epoch: whether the epoch's last step is here.
     """
@@ -39,7 +39,7 @@ class Chunk:
     epoch: int
     step: int
     batch_rows: int
-    slices: list[tuple[torch.Tensor, ...]]
+    slices: list[Tensors]
     marks: Marks
     ends_epoch: bool
 
@@ -250,12 +250,10 @@ def fits_on(device: torch.device, rows: Rows) -> bool:
     return rows.rows * a_row <= torch.cuda.mem_get_info(device)[0] // 2
 
 
-def _cut(columns: Tensors, start: int, sizes: list[int]) -> list[tuple[torch.Tensor, ...]]:
+def _cut(columns: Tensors, start: int, sizes: list[int]) -> list[Tensors]:
     """Views of the rows from ``start`` on, of the given sizes."""
     stop = start + sum(sizes)
-    cuts = [
-        torch.split(column[start:stop], sizes)
-        for name in COLUMNS
-        if (column := columns.get(name)) is not None
-    ]
-    return list(zip(*cuts, strict=True)) if sizes else []
+    if not sizes:
+        return []
+    cuts = [torch.split(column[start:stop], sizes) for column in columns.values()]
+    return [dict(zip(columns, parts, strict=True)) for parts in zip(*cuts, strict=True)]

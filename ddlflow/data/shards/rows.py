@@ -41,6 +41,7 @@ class Rows:
     Attributes:
         rows: how many there are.
         columns: the names that the shards have, of `COLUMNS`.
+        inputs: those of them that a model may ask for.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Rows:
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self.rows = int(self._starts[-1])
         self.columns = [name for name in COLUMNS if self._shards and name in self._shards[0]]
+        self.inputs = [name for name in self.columns if name not in ("weight", "label")]
         self._standardisation = standardisation
         self._label = label
         if standardisation is not None:

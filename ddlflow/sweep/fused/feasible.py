@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ddlflow.models.call import Batch, call
 from ddlflow.models.pca import Projected
 from ddlflow.models.user import one_line
 from ddlflow.spec.pipeline import Lbfgs, Training
@@ -25,7 +26,7 @@ WITHIN = 1e-4  # of the greatest: float32 rounding of a deep model is far below,
 
 
 def program_of(
-    net: nn.Module, objective: Objective, example: tuple[Tensor, ...], device: torch.device
+    net: nn.Module, objective: Objective, example: Batch, device: torch.device
 ) -> Program:
     """The fastest program that takes the model."""
     if dense.takes(net):
@@ -84,14 +85,14 @@ def _own_way(net: nn.Module, train: Training) -> str | None:
 
 def made_inputs(
     rows: int, num_features: int, category_sizes: Sequence[int], device: torch.device
-) -> tuple[Tensor, ...]:
+) -> dict[str, Tensor]:
     """Rows of normal features and random codes, always the same."""
     own = torch.Generator().manual_seed(0)
     features = torch.randn(rows, num_features, generator=own).to(device)
     if not category_sizes:
-        return (features,)
+        return {"features": features}
     columns = [torch.randint(size, (rows,), generator=own) for size in category_sizes]
-    return features, torch.stack(columns, 1).int().to(device)
+    return {"features": features, "categories": torch.stack(columns, 1).int().to(device)}
 
 
 def _labels(
@@ -104,18 +105,18 @@ def _labels(
 
 
 def _difference(
-    nets: list[nn.Module], objective: Objective, inputs: tuple[Tensor, ...], labels: Tensor
+    nets: list[nn.Module], objective: Objective, inputs: Batch, labels: Tensor
 ) -> str | None:
     """The first thing in which two stacked models are unlike the two alone."""
     device = labels.device
-    program = program_of(nets[0], objective, tuple(one[:1] for one in inputs), device)
+    program = program_of(nets[0], objective, {n: one[:1] for n, one in inputs.items()}, device)
     weights = torch.zeros(2, program.numbers, device=device)
     grads = torch.zeros_like(weights)
     for net, row in zip(nets, weights, strict=True):
         program.pack(net, row)
     program.bind(weights, grads, nets)
     for rows in ROWS:
-        few, answers = tuple(one[:rows] for one in inputs), labels[:rows]
+        few, answers = {n: one[:rows] for n, one in inputs.items()}, labels[:rows]
         expected = []
         for net in nets:
             buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
@@ -126,10 +127,10 @@ def _difference(
         outputs = torch.stack([one for one, _ in expected])
         rates = tuple(layer.p for layer in dropout.layers(nets[0]))
         noise = dropout.draw(program.dropouts(rows), [(1, 1, rates)] * 2, first=0, device=device)
-        features = few[0]
+        features = few["features"]
         if program.wants_ones:
             features = torch.cat([features, features.new_ones(len(features), 1)], 1)
-        part = Inputs(0, 2, features.expand(2, *features.shape), few[1] if few[1:] else None)
+        part = Inputs(0, 2, features.expand(2, *features.shape), few.get("categories"))
         step = Step(0, 2, [part], answers.expand(2, rows), torch.empty_like(outputs), noise)
         program.gradients(step)
         if not _close(step.outputs, outputs, _greatest([outputs])):
@@ -144,12 +145,12 @@ def _difference(
 
 
 def _alone(
-    net: nn.Module, objective: Objective, inputs: tuple[Tensor, ...], labels: Tensor
+    net: nn.Module, objective: Objective, inputs: Batch, labels: Tensor
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The outputs of a solo step, and the gradient of the mean loss at each parameter."""
     net.zero_grad(set_to_none=True)
     seed_random(labels.device, 1, 1, 0)
-    outputs = net(*inputs)
+    outputs = call(net, [*inputs])(inputs)
     loss = objective.loss_sum(outputs, labels) / len(labels)
     loss.backward()  # type: ignore[no-untyped-call]
     grads = [

@@ -122,7 +122,7 @@ def _rows(member: Member, prepared: Prepared) -> int:
     return rows if prepared.device.type == "cuda" else min(rows, MOST_ROWS)
 
 
-def _made(prepared: Prepared, member: Member) -> tuple[tuple[Tensor, ...], Tensor]:
+def _made(prepared: Prepared, member: Member) -> tuple[dict[str, Tensor], Tensor]:
     """A batch of made rows: inputs and labels."""
     manifest = prepared.manifest
     rows = _rows(member, prepared)
@@ -137,8 +137,9 @@ def _stack_step(members: Sequence[Member], prepared: Prepared) -> Callable[[], N
     device, rows = prepared.device, _rows(members[0], prepared)
     objective = objective_of(members[0].train, prepared.code)
     nets = first_nets(members, prepared)
-    (features, *codes), labels = _made(prepared, members[0])
-    program = program_of(nets[0], objective, tuple(x[:1] for x in (features, *codes)), device)
+    made, labels = _made(prepared, members[0])
+    program = program_of(nets[0], objective, {n: x[:1] for n, x in made.items()}, device)
+    features = made["features"]
     if program.wants_ones:
         features = torch.cat([features, features.new_ones(len(features), 1)], 1)
     weights = matrix(len(members), program.numbers, device)
@@ -153,7 +154,7 @@ def _stack_step(members: Sequence[Member], prepared: Prepared) -> Callable[[], N
     for _, group in groupby(members, lambda member: (member.fold, member.train.seed)):
         size = len(list(group))
         own = features.clone().expand(size, *features.shape)
-        inputs.append(Inputs(at, at + size, own, codes[0] if codes else None))
+        inputs.append(Inputs(at, at + size, own, made.get("categories")))
         at += size
     outputs_of = objective.num_outputs(len(prepared.manifest.label.classes))
     shape = [len(members), rows, *([outputs_of] if outputs_of > 1 else [])]
@@ -186,10 +187,10 @@ def _solo_step(member: Member, prepared: Prepared) -> Callable[[], None]:
     net: nn.Module = first_nets([member], prepared)[0].train()
     optimizer = make_optimizer(spec.optimizer, net.parameters(), device=device)
     objective = objective_of(spec, prepared.code)
-    loss_of = precision.loss_of(net, objective, spec.precision, device.type)
-    gradients = Gradients(net, loss_of, Reduction(0, 1, 1, None), first=0, seed=spec.seed)
     inputs, labels = _made(prepared, member)
-    batch = (*inputs, labels)
+    loss_of = precision.loss_of(net, objective, spec.precision, device.type, inputs=[*inputs])
+    gradients = Gradients(net, loss_of, Reduction(0, 1, 1, None), first=0, seed=spec.seed)
+    batch = {**inputs, "label": labels}
 
     def run() -> None:
         gradients([batch], step=1, rows=len(labels), parts=1)

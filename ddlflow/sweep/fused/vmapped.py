@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from ddlflow.models.call import Batch, call
 from ddlflow.sweep.fused import dropout
 from ddlflow.sweep.fused.head import Head
 from ddlflow.sweep.fused.program import Inputs, Step, aligned, row_of
@@ -46,7 +47,7 @@ class Vmapped:
                 self.penalised.append(slice(at, at + parameter.numel()))
             at = aligned(at + parameter.numel())
         self.numbers = at
-        self.example: tuple[Tensor, ...] | None = None  # a row of inputs
+        self.example: Batch | None = None  # a row of inputs
 
     def pack(self, net: nn.Module, row: Tensor) -> None:
         known = dict(net.named_parameters())
@@ -72,9 +73,9 @@ class Vmapped:
             return []
         if rows not in self._calls:
             assert self.example is not None
-            inputs = [one.expand(rows, *one.shape[1:]) for one in self.example]
+            inputs = {n: one.expand(rows, *one.shape[1:]) for n, one in self.example.items()}
             with dropout.recorded(self._solo.train()) as calls, torch.no_grad():
-                self._solo(*inputs)
+                call(self._solo, [*inputs])(inputs)
             self._calls[rows] = calls
         return self._calls[rows]
 
@@ -110,23 +111,24 @@ class Vmapped:
         models = slice(step.first, step.last)
         fixed = {name: value[models] for name, value in self._fixed.items()}
         features, features_dim = _joined([part.features for part in step.inputs])
-        args, dims = [features], [features_dim]
+        batch, dims = {"features": features}, {"features": features_dim}
         codes = [part.categories for part in step.inputs if part.categories is not None]
         if codes:
             sizes = [part.last - part.first for part in step.inputs]
             spread = [c.expand(n, *c.shape) for c, n in zip(codes, sizes, strict=True)]
             categories, categories_dim = _joined(spread)
-            args.append(categories)
-            dims.append(categories_dim)
+            batch["categories"], dims["categories"] = categories, categories_dim
         noise = self._noise(step)
+        known = call(self._net, [*batch])
 
-        def one(weights: Shared, fixed: Shared, args: list[Tensor], noise: list[Tensor]) -> Tensor:
+        def one(weights: Shared, fixed: Shared, batch: Shared, noise: list[Tensor]) -> Tensor:
             self._waiting[:] = noise
-            result: Tensor = functional_call(self._net, {**weights, **fixed}, tuple(args))
+            args, named = known.arguments(batch)
+            result: Tensor = functional_call(self._net, {**weights, **fixed}, args, named)
             return result
 
         batched = vmap(one, in_dims=(0, 0, dims, 0), randomness="error")
-        outputs: Tensor = batched(weights, fixed, args, noise)
+        outputs: Tensor = batched(weights, fixed, batch, noise)
         return outputs
 
     def _noise(self, step: Step) -> list[Tensor]:

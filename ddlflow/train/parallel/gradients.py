@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ddlflow.models.call import Batch, num_rows
 from ddlflow.train.parallel.reduction import Reduction, Vector
 from ddlflow.train.precision import LossOf
 
-Slice = tuple[torch.Tensor, ...]
 _MASK = (1 << 64) - 1
 
 
@@ -40,7 +40,7 @@ class Gradients:
         self._shares: dict[int, torch.Tensor] = {}  # 1/rows, by rows
 
     def __call__(
-        self, slices: Sequence[Slice], *, step: int, rows: int, parts: int
+        self, slices: Sequence[Batch], *, step: int, rows: int, parts: int
     ) -> torch.Tensor:
         """Sets every parameter's gradient; returns the loss's sum over the global batch's rows.
 
@@ -56,15 +56,15 @@ class Gradients:
         before = [buffer.clone() for buffer in self._buffers]
 
         def vector(virtual_rank: int) -> Vector:
-            *inputs, labels = slices[virtual_rank - self._first]
-            if not len(labels):
+            batch = slices[virtual_rank - self._first]
+            if not num_rows(batch):
                 return self._zeros()
             for buffer, value in zip(self._buffers, before, strict=True):
                 buffer.copy_(value)
             for parameter in self._parameters:
                 parameter.grad = None
             seed_random(self._device, self._seed, step, virtual_rank)
-            loss = self._loss_of(inputs, labels)
+            loss = self._loss_of(batch)
             loss.backward(share)  # type: ignore[no-untyped-call]
             grads = [
                 p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters

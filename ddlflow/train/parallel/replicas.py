@@ -14,7 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ddlflow.train.parallel.gradients import Slice, seed_random
+from ddlflow.models.call import Batch, num_rows
+from ddlflow.train.parallel.gradients import seed_random
 from ddlflow.train.precision import LossOf
 
 WARM_ROWS = 2  # batch norm needs two
@@ -33,8 +34,8 @@ class Told(nn.Module):
         self.told = nn.Parameter(torch.zeros((), device=device))
         self._loss_of = loss_of
 
-    def forward(self, inputs: Sequence[Tensor], labels: Tensor) -> Tensor:
-        loss = self._loss_of(inputs, labels)
+    def forward(self, batch: Batch) -> Tensor:
+        loss = self._loss_of(batch)
         return loss + self.told * loss.detach()
 
 
@@ -78,7 +79,7 @@ class Replicas:
         self._spread: DistributedDataParallel | None = None
         self._shares: dict[float, Tensor] = {}
 
-    def __call__(self, slices: Sequence[Slice], *, step: int, rows: int, parts: int) -> Tensor:
+    def __call__(self, slices: Sequence[Batch], *, step: int, rows: int, parts: int) -> Tensor:
         """Sets every parameter's gradient; returns the loss's sum over the global batch's rows.
 
         Args:
@@ -98,39 +99,40 @@ class Replicas:
         everywhere = parts == self._world  # else some rank has no row to go forward with
         # DistributedDataParallel takes the mean over the ranks; what is wanted is their sum.
         share = self._share(self._world / rows if everywhere else 1.0 / rows)
-        if len(mine[-1]):
+        if num_rows(mine):
             self._backward(mine, share, sends=everywhere)
         if self._group is not None and not everywhere:
             self._add_up([self._grad(p) for p in (*self._parameters, self._module.told)])
         for parameter in self._parameters:  # that no gradient reached
             parameter.grad = self._grad(parameter)
         if self._group is not None and self._buffers:
-            self._mean_buffers(len(mine[-1]), parts)
+            self._mean_buffers(num_rows(mine), parts)
         return self._grad(self._module.told) * rows
 
-    def _backward(self, mine: Slice, share: Tensor, *, sends: bool) -> None:
+    def _backward(self, mine: Batch, share: Tensor, *, sends: bool) -> None:
         """Adds the gradients of this rank's rows, piece by piece; the last one sends them."""
         module = self._spread or self._module
-        size = self._micro_batch_rows or len(mine[-1])
-        pieces = list(zip(*(torch.split(column, size) for column in mine), strict=True))
-        for number, (*inputs, labels) in enumerate(pieces, 1):
+        size = self._micro_batch_rows or num_rows(mine)
+        cuts = zip(*(torch.split(column, size) for column in mine.values()), strict=True)
+        pieces = [dict(zip(mine, parts, strict=True)) for parts in cuts]
+        for number, piece in enumerate(pieces, 1):
             waits: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
             if self._spread is not None and not (sends and number == len(pieces)):
                 waits = self._spread.no_sync()
             with waits:
-                module(inputs, labels).backward(share)
+                module(piece).backward(share)
 
-    def _warmed(self, mine: Slice) -> DistributedDataParallel:
+    def _warmed(self, mine: Batch) -> DistributedDataParallel:
         """The model spread over the ranks, with its buckets in their last order.
 
         DistributedDataParallel orders its buckets anew after its first backward pass, and an order
         of its own for the first step would give a resumed training other bits. So the first pass is
         over made rows; it changes nothing.
         """
-        made = [column.new_zeros((WARM_ROWS, *column.shape[1:])) for column in mine]
+        made = {n: c.new_zeros((WARM_ROWS, *c.shape[1:])) for n, c in mine.items()}
         before = [buffer.clone() for buffer in self._buffers]
         one = self._share(1.0)
-        self._module(made[:-1], made[-1]).backward(one)
+        self._module(made).backward(one)
         unused = any(parameter.grad is None for parameter in self._parameters)
         spread = DistributedDataParallel(
             self._module,
@@ -140,7 +142,7 @@ class Replicas:
             gradient_as_bucket_view=True,
         )
         for _ in range(2):  # the second forward pass puts the buckets in order
-            spread(made[:-1], made[-1]).backward(one)
+            spread(made).backward(one)
         for buffer, value in zip(self._buffers, before, strict=True):
             buffer.copy_(value)
         return spread

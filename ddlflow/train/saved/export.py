@@ -62,7 +62,7 @@ def save_model(
         state.net.load_state_dict(state.best["tensors"])
     statistics = manifest.statistics("train")
     standardise = Standardise(statistics.mean, statistics.variance)
-    predictor = Predictor(standardise, state.net.cpu(), label)
+    predictor = Predictor(standardise, state.net.cpu(), label, manifest.columns.inputs)
     model_digest = digest(state.net)
     last = state.best["epoch"] if state.best else state.epoch
     row: dict[str, float] = state.history[last - 1] if state.history else {}

@@ -69,7 +69,7 @@ class Ledger:
         records["epoch"], records["step"] = chunk.epoch, chunk.step + np.arange(steps)
         records["mark"] = chunk.marks
         of_step = chunk.slices[:slices]  # every step of a chunk has slices of the same sizes
-        records["rows"] = sum(len(inputs[-1]) for inputs in of_step)
+        records["rows"] = sum(len(next(iter(one.values()))) for one in of_step)
 
     def count(self) -> None:
         """The next step is about to be done."""

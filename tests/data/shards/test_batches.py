@@ -115,7 +115,9 @@ def copied(chunks: Iterator[Chunk], num_mine: int) -> dict[tuple[int, int], list
         for k in range(count):
             slices = chunk.slices[k * num_mine : (k + 1) * num_mine]
             assert (chunk.epoch, chunk.step + k) not in steps
-            steps[chunk.epoch, chunk.step + k] = [[t.numpy().copy() for t in s] for s in slices]
+            steps[chunk.epoch, chunk.step + k] = [
+                [t.numpy().copy() for t in s.values()] for s in slices
+            ]
     return steps
 
 
@@ -309,7 +311,7 @@ def test_data_without_categories_or_without_numbers(tmp_path: Path) -> None:
     for name, columns in (("numbers", [features]), ("codes", [codes])):
         rows = Rows([tmp_path / name], None)
         (chunk,) = stream(rows, batch_rows=5, virtual_ranks=1, seed=0, epochs=1)
-        *inputs, found = (t.numpy() for t in chunk.slices[0])
+        *inputs, found = (t.numpy() for t in chunk.slices[0].values())
         assert sorted(found) == list(label)
         if name == "codes":
             # A model is called as model(features, categories): features without columns come first.

@@ -25,7 +25,7 @@ READER = """
 import sys
 from pathlib import Path
 
-from ddlflow.data import verified as module
+from ddlflow.data.shards import verified as module
 from ddlflow.data.shards.manifest import Manifest
 
 folder = Path(sys.argv[1])

@@ -35,7 +35,7 @@ def test_the_rows_of_a_solo_training(
     for chunk in batches.stream(epoch=0, step=0, epochs=2):
         if chunk.step == 0:
             stream.begin(chunk.epoch)
-        for features, categories, label in chunk.slices:
+        for features, categories, label in (one.values() for one in chunk.slices):
             part = stream.take(chunk.batch_rows)
             assert torch.equal(part.features[:, :-1], features)
             assert bool((part.features[:, -1] == 1).all())

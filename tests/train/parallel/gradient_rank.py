@@ -35,14 +35,15 @@ def hashes(rank: int, world: int, virtual_ranks: int, group: Any) -> list[str]:
             spec = Mlp(use="mlp", hidden=[9, 5], batch_norm=True, dropout=0.3)
             net = build(spec, num_features=3, category_sizes=[], num_outputs=1).train()
             mine = virtual_ranks_of(rank, world, virtual_ranks)
-            loss = loss_of(net, objective_for("binary"), precision, "cpu")
+            loss = loss_of(net, objective_for("binary"), precision, "cpu", inputs=["features"])
             add_up = reduction.Reduction(rank, world, virtual_ranks, group)
             gradients = Gradients(net, loss, add_up, first=mine.start, seed=3)
             random = torch.Generator().manual_seed(5)
             features = torch.randn(ROWS, 3, generator=random)
             labels = torch.rand(ROWS, generator=random).round()
             edges = list(pairwise(slice_edges(ROWS, virtual_ranks)))
-            slices = [(features[a:b], labels[a:b]) for a, b in (edges[v] for v in mine)]
+            cuts = [slice(*edges[v]) for v in mine]
+            slices = [{"features": features[c], "label": labels[c]} for c in cuts]
             content = hashlib.sha256()
             for step in (7, 8):
                 total = gradients(slices, step=step, rows=ROWS, parts=virtual_ranks)

@@ -66,7 +66,7 @@ def gradients(
     net = model(name).train()
     replicas = Replicas(
         net,
-        loss_of(net, objective_for("binary"), "float32", "cpu"),
+        loss_of(net, objective_for("binary"), "float32", "cpu", inputs=["features"]),
         rank=rank,
         world=world,
         group=group,
@@ -76,7 +76,8 @@ def gradients(
     found = {}
     a, b = list(pairwise(slice_edges(number, world)))[rank]
     for step in STEPS:
-        mine = tuple(column[a:b] for column in rows(number, step))
+        features, labels = rows(number, step)
+        mine = {"features": features[a:b], "label": labels[a:b]}
         loss = replicas([mine], step=step, rows=number, parts=min(number, world))
         found[f"{step} loss"] = loss.clone()
         found |= {f"{step} {n}": p.grad.clone() for n, p in net.named_parameters()}

@@ -74,10 +74,12 @@ def computed(
     """One rank's call; returns the loss, gradients are the net's."""
     mine = virtual_ranks_of(rank, world, virtual_ranks)
     edges = list(pairwise(slice_edges(number, virtual_ranks)))
-    slices = [tuple(column[a:b] for column in rows(number)) for a, b in edges]
+    names = ("features", "categories", "label")
+    columns = dict(zip(names, rows(number), strict=True))
+    slices = [{name: column[a:b] for name, column in columns.items()} for a, b in edges]
     gradients = Gradients(
         net.train(),
-        loss_of(net, objective or objective_for("binary"), precision, "cpu"),
+        loss_of(net, objective or objective_for("binary"), precision, "cpu", inputs=names[:2]),
         Reduction(rank, world, virtual_ranks, group),
         first=mine.start,
         seed=3,
