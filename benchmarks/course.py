@@ -15,7 +15,7 @@ from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
 from ddlflow.runs.record import rows_per_s
 from ddlflow.runs.session import Session
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.spec.site import Site
 
@@ -37,7 +37,7 @@ def main() -> None:
     )
     site = Site.model_validate({"storage": str(data.ROOT / "course"), "device": "cpu"})
     here = Path.cwd()
-    with Session(Plan(pipeline, site, here, here, here), Screen(), fresh=True) as session:
+    with Session(Request(pipeline, site, here, here, here), Screen(), fresh=True) as session:
         prepared = stages.prepare(session)
         began = time.perf_counter()
         trained = stages.train(session, prepared)

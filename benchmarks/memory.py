@@ -44,7 +44,7 @@ def measure(rows: int) -> dict[str, float]:
     from ddlflow.report.screen import Screen
     from ddlflow.runs import stages
     from ddlflow.runs.session import Session
-    from ddlflow.spec.load import Plan
+    from ddlflow.spec.load import Request
     from ddlflow.spec.pipeline import Pipeline
     from ddlflow.spec.site import Site
 
@@ -66,7 +66,7 @@ def measure(rows: int) -> dict[str, float]:
     )
     here = Path.cwd()
     peak = Peak()
-    with Session(Plan(pipeline, site, here, here, here), Screen(), fresh=True) as session:
+    with Session(Request(pipeline, site, here, here, here), Screen(), fresh=True) as session:
         peak.stage = "prepare"
         prepared = stages.prepare(session)
         peak.stage = "train"

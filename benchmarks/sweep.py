@@ -77,13 +77,13 @@ class Searches:
         """Seconds a training, and the best AUROC."""
         self.done += 1
         rates = np.geomspace(1e-4, 1e-2, settings).tolist()
-        plan = self.session(
+        request = self.session(
             f"search.space={{train.optimizer.lr: {rates}}}",
             f"search.seed={self.done}",
             f"train.batch_rows={batch_rows}",
-            f"sweep.fuse={session.plan.pipeline.sweep.fuse}",
-        ).plan
-        session.use(plan.pipeline)
+            f"sweep.fuse={session.request.pipeline.sweep.fuse}",
+        ).request
+        session.use(request.pipeline)
         prepared = stages.prepare(session)
         began = time.perf_counter()
         found = sweeps.search(session, prepared)

@@ -11,7 +11,7 @@ from ddlflow.flow.load import load_flow
 from ddlflow.redact import hidden, hidden_values
 from ddlflow.runs.apply import load_model, predict
 from ddlflow.spec.given import Changes, Given, as_changes, called, plain
-from ddlflow.spec.load import Plan, load, load_site, plan_of_site, shown
+from ddlflow.spec.load import Request, load, load_site, request_of_site, shown
 from ddlflow.spec.pipeline import MadeName
 from ddlflow.spec.site import Site
 from ddlflow.store.site_storage import storage_of
@@ -65,20 +65,20 @@ def run(
 
     plain_site = plain(on) if isinstance(on, Mapping) else on
     first, wanted = given(lambda _: "a table")
-    plan = load(first, plain_site, wanted)  # all that is wrong is said before a table is written
-    _check_asked(plan, only)
-    with keeping(_storage(plan)) as keep:
+    request = load(first, plain_site, wanted)  # all that is wrong is said before a table is written
+    _check_asked(request, only)
+    with keeping(_storage(request)) as keep:
         values, wanted = given(keep)
-        plan = load(values, plain_site, wanted)
-        precheck(plan)  # wrong input is said before Prefect takes its seconds
+        request = load(values, plain_site, wanted)
+        precheck(request)  # wrong input is said before Prefect takes its seconds
         for finding in prefect_answers():
             if finding.level == "error":
                 raise SpecError(finding.text)
-        return _run_flow(plan, values, plain_site, wanted, fresh=fresh, only=only)
+        return _run_flow(request, values, plain_site, wanted, fresh=fresh, only=only)
 
 
 def _run_flow(
-    plan: Plan, pipeline: Given, on: Given, changes: list[str], **more: Any
+    request: Request, pipeline: Given, on: Given, changes: list[str], **more: Any
 ) -> dict[str, Any]:
     """Runs the project's flow as a command that others know of."""
     from ddlflow.report.screen import Screen
@@ -90,7 +90,7 @@ def _run_flow(
     starts = "starts a server for this run (PREFECT_API_URL names one that runs already)"
     screen.say(f"prefect: {server or starts}")
     flow = load_flow()
-    storage = storage_of(plan.site)
+    storage = storage_of(request.site)
     what = f"run {called(pipeline)} on {called(on)}"
     with running(storage, what, flow.where()) as command:
         for finding in mend(storage, flow):
@@ -105,19 +105,19 @@ def _run_flow(
         )
 
 
-def _storage(plan: Plan) -> Path:
+def _storage(request: Request) -> Path:
     """The site's storage.
 
     Raises:
         SpecError: it is a URL, with the place where that is said.
     """
     try:
-        return storage_of(plan.site)
+        return storage_of(request.site)
     except SpecError as error:
-        raise SpecError(f"{plan.place('storage')}: {error}") from None
+        raise SpecError(f"{request.place('storage')}: {error}") from None
 
 
-def _check_asked(plan: Plan, only: str | None) -> None:
+def _check_asked(request: Request, only: str | None) -> None:
     """The section that a command is for has to be there."""
     examples = {
         "search": ("search", "search: {method: grid, space: {train.optimizer.lr: [0.001, 0.01]}}"),
@@ -126,9 +126,9 @@ def _check_asked(plan: Plan, only: str | None) -> None:
     if only is None:
         return
     section, example = examples[only]
-    if getattr(plan.pipeline, section) is None:
+    if getattr(request.pipeline, section) is None:
         raise SpecError(
-            f"{shown(plan.pipeline_path)} has no section {section}. Add one (such as {example})."
+            f"{shown(request.pipeline_path)} has no section {section}. Add one (such as {example})."
         )
 
 
@@ -152,7 +152,7 @@ def make(
     from ddlflow.runs.session import Session
 
     parts = plan(use, rows, Path(out).absolute(), seed)
-    with Session(plan_of_site(on, as_changes(set)), Screen()) as session:
+    with Session(request_of_site(on, as_changes(set)), Screen()) as session:
         written = list(session.map_over(write_part, parts, use))
     return {"rows": rows, "files": len(written), "out": str(out)}
 

@@ -92,11 +92,11 @@ def pipeline(
     Returns:
         run_id, stages, metrics, rows_per_s, model_digest, model_uri, predictions and more.
     """
-    plan = load(pipeline, on, changes or [])
-    with Session(plan, Screen(), fresh=fresh) as session:
-        precheck(plan)
+    request = load(pipeline, on, changes or [])
+    with Session(request, Screen(), fresh=fresh) as session:
+        precheck(request)
         prepared = run_stage(stages.prepare, session)
-        for note in recheck(plan, Manifest.load(Path(prepared.folder))):
+        for note in recheck(request, Manifest.load(Path(prepared.folder))):
             session.screen.say(f"note: {note}")
         with recorded(session, prepared) as record:
             swept = sweep(session, prepared, record, only)
@@ -122,7 +122,7 @@ def sweep(session: Session, prepared: Stage, record: Record, only: str | None) -
     Folds of a search are its own. Else a search comes first, and its best setting is what is
     cross-validated.
     """
-    spec, cv = session.plan.pipeline.search, session.plan.pipeline.cv
+    spec, cv = session.request.pipeline.search, session.request.pipeline.cv
     done = []
     if spec is not None and only != "cross_validate":
         with trials(record) as tell:

@@ -397,9 +397,9 @@ def test_a_storage_that_is_read_only(write: Write, refused: Refused, read_only: 
 
 def prepare() -> stages.Stage:
     """The flow's first steps."""
-    plan = load("p")
-    with Session(plan, Screen(io.StringIO())) as session:
-        precheck(plan)
+    request = load("p")
+    with Session(request, Screen(io.StringIO())) as session:
+        precheck(request)
         return stages.prepare(session)
 
 
@@ -482,9 +482,9 @@ def test_missing_and_infinite_values_are_counted(
 
 
 def train() -> None:
-    plan = load("p")
-    with Session(plan, Screen(io.StringIO())) as session:
-        precheck(plan)
+    request = load("p")
+    with Session(request, Screen(io.StringIO())) as session:
+        precheck(request)
         stages.train(session, stages.prepare(session))
 
 

@@ -316,9 +316,9 @@ def _make(name: str, project: Path, *arguments: str) -> None:
 
 def _run(project: Path, *changes: str, train: bool) -> Outcome:
     said = io.StringIO()
-    plan = load("pipelines/case/pipeline.yaml", "local", changes)
-    precheck(plan)
-    with Session(plan, Screen(said)) as session:
+    request = load("pipelines/case/pipeline.yaml", "local", changes)
+    precheck(request)
+    with Session(request, Screen(said)) as session:
         prepared = stages.prepare(session)
         folder = Path(prepared.folder)
         outcome = Outcome(project, Manifest.load(folder), folder, "")

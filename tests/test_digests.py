@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from ddlflow.sweep.fused.request import plan_stacks
 from sklearn.datasets import load_digits
 
 from ddlflow.report.screen import Screen
@@ -21,7 +22,6 @@ from ddlflow.runs import stages, sweeps
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 from ddlflow.sweep.choose.space import settings
-from ddlflow.sweep.fused.plan import plan_stacks
 from ddlflow.sweep.member import Member, Result
 from ddlflow.sweep.place import Where, prepared_at
 from ddlflow.sweep.run import Piece, start
@@ -148,7 +148,7 @@ def test_a_fused_search_keeps_its_bits(tmp_path: Path) -> None:
     with Session(load(pipeline, site, []), Screen(io.StringIO())) as session:
         prepared = stages.prepare(session)
         searched = sweeps.search(session, prepared, told.append).value
-        plan = session.plan.pipeline
+        request = session.request.pipeline
     assert (searched["trainings"], searched["fused"]) == (6, 6)
     told.sort(key=lambda row: row["number"])
 
@@ -156,7 +156,7 @@ def test_a_fused_search_keeps_its_bits(tmp_path: Path) -> None:
     rows = prepared.value["rows"]
     members = []
     for row in told:
-        setting = settings(plan, row["values"])
+        setting = settings(request, row["values"])
         train = resolve(setting.train, rows["train"], rows["validation"])
         members.append(Member(str(row["number"]), setting.model, train))
     where = prepared_at(Where(prepared.folder, None, "cpu", 1), members, 0)

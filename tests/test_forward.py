@@ -71,7 +71,7 @@ def test_as_scikit_learn() -> None:
         searched = sweeps.search(session, prepared)
         session.use(sweeps.chosen(session, searched))
         trained = stages.train(session, prepared)
-        how: dict[str, Any] = {"spec": session.plan.pipeline.train, "threads": 1}
+        how: dict[str, Any] = {"spec": session.request.pipeline.train, "threads": 1}
         found = coefficients(
             Path(trained.value["model"]),
             Path(prepared.folder),

@@ -82,17 +82,17 @@ class TestValues:
 
     def test_a_pipeline_and_a_site(self, here: Path) -> None:
         before = copy.deepcopy(PIPELINE)
-        plan = load(PIPELINE, site(here), ["train.epochs=7"])
+        request = load(PIPELINE, site(here), ["train.epochs=7"])
         assert before == PIPELINE
-        values = plan.pipeline.model_dump(mode="json", by_alias=True)
+        values = request.pipeline.model_dump(mode="json", by_alias=True)
         Path("p.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-        values = plan.site.model_dump(mode="json")
+        values = request.site.model_dump(mode="json")
         Path("s.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
         from_files = load(Path("p.yaml"), Path("s.yaml"))
-        assert from_files.pipeline == plan.pipeline
-        assert from_files.site == plan.site
-        assert plan.pipeline.train.epochs == 7
-        assert plan.code_folder == here  # where a notebook's modules are
+        assert from_files.pipeline == request.pipeline
+        assert from_files.site == request.site
+        assert request.pipeline.train.epochs == 7
+        assert request.code_folder == here  # where a notebook's modules are
 
     def test_what_is_wrong_is_said_without_a_file(self, here: Path) -> None:
         wrong = PIPELINE | {"train": {"objective": "binary", "epochs": 0}, "data": {"source": "x"}}

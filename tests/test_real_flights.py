@@ -54,7 +54,7 @@ def test_late_flights_are_told_as_well_as_by_boosted_trees(
     tmp_path: Path, real_data: Path, split: dict[str, Any]
 ) -> None:
     where = "data.where=arr_delay is not null and flight % 2 = 0"  # half of them, for time's sake
-    plan = load(
+    request = load(
         str(PROJECT / "pipelines/nycflights.yaml"),
         str(PROJECT / "conf/local.yaml"),
         [
@@ -66,7 +66,7 @@ def test_late_flights_are_told_as_well_as_by_boosted_trees(
             "engine={use: local, workers: 1, threads: 1}",
         ],
     )
-    with Session(plan, Screen()) as session:
+    with Session(request, Screen()) as session:
         prepared = stages.prepare(session)
         scored = stages.evaluate(session, prepared, stages.train(session, prepared))
     frame = pd.read_parquet(real_data / "tables/nycflights13.parquet")

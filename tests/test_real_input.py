@@ -20,7 +20,7 @@ from ddlflow.infer.model import load_model
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
 from ddlflow.runs.session import Session
-from ddlflow.spec.load import Plan, load
+from ddlflow.spec.load import Request, load
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.spec.site import Site
 
@@ -52,14 +52,14 @@ def run(tmp_path: Path) -> Run:
             "data_root": str(data_root),
             "storage": str(tmp_path / "storage"),
         }
-        plan = Plan(
+        request = Request(
             pipeline=Pipeline.model_validate({"name": "real", **pipeline}),
             site=Site.model_validate(site),
             pipeline_path=tmp_path / "real.yaml",
             site_path=tmp_path / "site.yaml",
             code_folder=tmp_path,
         )
-        with Session(plan, Screen()) as session:
+        with Session(request, Screen()) as session:
             prepared = stages.prepare(session)
             trained = stages.train(session, prepared)
             scored = stages.evaluate(session, prepared, trained)

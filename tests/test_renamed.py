@@ -204,8 +204,8 @@ def test_two_data_roots_with_like_files_are_two_sources() -> None:
     for root in ("data", "other"):
         site = SITE | {"data_root": root, "storage": "kept"}
         Path("conf/other.yaml").write_text(yaml.safe_dump(site))
-        plan = load("first", "other", ["data.source=t.csv"])
-        with Session(plan, Screen(io.StringIO())) as opened:
+        request = load("first", "other", ["data.source=t.csv"])
+        with Session(request, Screen(io.StringIO())) as opened:
             found.append(stages.prepare(opened).value["classes"])
     assert found == [["no", "ye"], ["ba", "si"]]
 

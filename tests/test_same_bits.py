@@ -89,8 +89,8 @@ class Project:
         """Prepares and trains on an engine of its own; what is said on the screen comes too."""
         screen = io.StringIO()
         site = str(self.site(storage, use, workers))
-        plan = load(str(self.folder / "pipeline.yaml"), site, changes)
-        with Session(plan, Screen(screen)) as session:
+        request = load(str(self.folder / "pipeline.yaml"), site, changes)
+        with Session(request, Screen(screen)) as session:
             prepared = stages.prepare(session)
             trained = stages.train(session, prepared)
         said = screen.getvalue()

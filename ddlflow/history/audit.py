@@ -20,7 +20,7 @@ from ddlflow.errors import DataError, SpecError
 from ddlflow.report.screen import Screen
 from ddlflow.runs.finished import STAGE_FILE
 from ddlflow.runs.session import Session
-from ddlflow.spec.load import load_site, plan_of_site
+from ddlflow.spec.load import load_site, request_of_site
 from ddlflow.store.files import load_json
 from ddlflow.store.site_storage import storage_of
 from ddlflow.tracking.read import Reader
@@ -95,7 +95,7 @@ def audit(run_id: str, *, on: str = "local") -> Audit:
     trained = reader.json(run_id, "training/train.json", place)
     folder = reader.files(run_id, "training/ledger", place)
     found = audit_ledgers(run_id, folder, trained)
-    with Session(plan_of_site(on), Screen()) as session:
+    with Session(request_of_site(on), Screen()) as session:
         num_shards, damaged = _shards(session, recorded.tags["data_digest"])
     return replace(found, faults=[*found.faults, *damaged], shards=num_shards)
 

@@ -15,7 +15,7 @@ from ddlflow.runs.installed import PACKAGES, versions
 from ddlflow.runs.ranks import together
 from ddlflow.runs.record import flat
 from ddlflow.runs.session import Session
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.tracking.read import Reader, Recorded
 
 SHOWN = 3  # ranges that a sentence names
@@ -42,7 +42,7 @@ def surroundings(
     tags = recorded.tags
     found = [
         Difference("setting", f"{name} was {was}, now {is_}")
-        for name, was, is_ in _settings(session.plan, recorded, place)
+        for name, was, is_ in _settings(session.request, recorded, place)
     ]
     threads = str(session.resources.threads)
     if threads != tags["threads"]:
@@ -64,14 +64,14 @@ def surroundings(
     return found
 
 
-def _settings(plan: Plan, recorded: Recorded, place: Path) -> list[tuple[str, Any, Any]]:
+def _settings(request: Request, recorded: Recorded, place: Path) -> list[tuple[str, Any, Any]]:
     """(name, then, now) of what the pipeline of today does not have as the recorded one."""
     before = flat(yaml.safe_load((place / "pipeline" / "pipeline.yaml").read_text()))
-    now = flat(redacted_values(plan.pipeline.model_dump(mode="json", by_alias=True)))
-    if plan.pipeline.train.determinism == "elastic":
+    now = flat(redacted_values(request.pipeline.model_dump(mode="json", by_alias=True)))
+    if request.pipeline.train.determinism == "elastic":
         before["train.virtual_ranks"] = int(recorded.tags["virtual_ranks"])  # it may be `auto`
         before.pop("train.micro_batch_rows", None)
-    before["device"], now["device"] = recorded.tags["device"], plan.site.device
+    before["device"], now["device"] = recorded.tags["device"], request.site.device
     return [
         (name, before.get(name, "not set"), now.get(name, "not set"))
         for name in dict.fromkeys([*before, *now])
@@ -170,6 +170,6 @@ def _files(session: Session, location: str) -> dict[int, str]:
     from ddlflow.data.sources.derive import only
     from ddlflow.data.sources.source import open_source, ranges
 
-    plain = only(session.plan.pipeline.data, [], where=False)
+    plain = only(session.request.pipeline.data, [], where=False)
     found = open_source(location, plain, session.data_root)
     return {part.index: f", {found.files[part.file].name}" for part in ranges(found)}

@@ -27,7 +27,7 @@ from ddlflow.runs.record import flat
 from ddlflow.runs.session import Session
 from ddlflow.runs.tables import check_there
 from ddlflow.spec.code import check_trusted
-from ddlflow.spec.load import Plan, load, load_site
+from ddlflow.spec.load import Request, load, load_site
 from ddlflow.spec.site import Site
 from ddlflow.tracking.pending import send_pending
 from ddlflow.tracking.read import Reader, Recorded
@@ -110,19 +110,19 @@ def reproduce(
         trained = _trained(reader, recorded, place)
         _fetch_pipeline(reader, recorded, place, trusted=trust_code or site.trust_code)
         fixed = _fixed(recorded, trained, place, workers)
-        plan = load(str(place / "pipeline" / "pipeline.yaml"), on, [*fixed, *changes])
-        _check_known(recorded, plan)
-        with Session(plan, Screen()) as session:
+        request = load(str(place / "pipeline" / "pipeline.yaml"), on, [*fixed, *changes])
+        _check_known(recorded, request)
+        with Session(request, Screen()) as session:
             return _again(session, reader, recorded, trained["trail"], place)
 
 
-def _check_known(recorded: Recorded, plan: Plan) -> None:
+def _check_known(recorded: Recorded, request: Request) -> None:
     """Secrets are not recorded: what held one has to be given anew.
 
     Raises:
         SpecError: it was not.
     """
-    settings = flat(plan.pipeline.model_dump(mode="json", by_alias=True))
+    settings = flat(request.pipeline.model_dump(mode="json", by_alias=True))
     lacking = [name for name, value in settings.items() if GONE in str(value)]
     if lacking:
         raise SpecError(
@@ -135,10 +135,10 @@ def _again(
     session: Session, reader: Reader, recorded: Recorded, trail: list[dict[str, Any]], place: Path
 ) -> Verdict:
     """Says what differs, trains under a child run, and compares."""
-    plan, screen = session.plan, session.screen
+    request, screen = session.request, session.screen
     verdict = Verdict(recorded.run_id, "")
     verdict.differences += surroundings(session, reader, recorded, place)
-    check_there(plan.pipeline.data, recorded.run_id)
+    check_there(request.pipeline.data, recorded.run_id)
     prepared = stages.prepare(session)
     verdict.differences += data(session, reader, recorded, prepared, place)
     for difference in verdict.differences:
@@ -146,10 +146,10 @@ def _again(
     if not verdict.differences:
         screen.say("nothing that is recorded differs: data, settings, versions, machine")
     root = session.storage / "tracking"
-    for sentence in send_pending(root, plan.site.tracking.uri):
+    for sentence in send_pending(root, request.site.tracking.uri):
         screen.say(sentence)
     with open_run(
-        plan.site.tracking.uri,
+        request.site.tracking.uri,
         root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}-reproduce",
         experiment=recorded.experiment,  # beside the run that it repeats
         name=f"reproduce {recorded.name}",

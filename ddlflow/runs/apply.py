@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddlflow.errors import SpecError
 from ddlflow.spec.given import Changes, Given, as_changes
-from ddlflow.spec.load import load_site, plan_of_site
+from ddlflow.spec.load import load_site, request_of_site
 
 if TYPE_CHECKING:  # torch takes seconds
     from ddlflow.infer.model import TrainedModel
@@ -85,16 +85,16 @@ def predict(
     from ddlflow.runs.tables import keeping
     from ddlflow.tracking.fetch import fetch_model
 
-    plan = plan_of_site(on, as_changes(set))
+    request = request_of_site(on, as_changes(set))
     with ExitStack() as stack:
-        session = stack.enter_context(Session(plan, Screen()))
+        session = stack.enter_context(Session(request, Screen()))
         if is_frame(source):
             location = stack.enter_context(keeping(session.storage))(source)
         else:
             given = os.fspath(source)
             location = str(Path(given).absolute()) if Path(given).exists() else given
         fetched = stack.enter_context(session.scratch())
-        folder = fetch_model(_place_of(model), plan.site.tracking.uri, fetched)
+        folder = fetch_model(_place_of(model), request.site.tracking.uri, fetched)
         session.keep_of(folder)
         # Two commands may be given one folder, and --fresh empties it.
         lock = session.storage / "predictions" / hashed(str(Path(out).absolute()))
@@ -108,7 +108,7 @@ def predict(
                 threads=session.resources.threads,
                 map_over=session.map_over,
                 fresh=fresh,
-                trust_code=trust_code or plan.site.trust_code,
+                trust_code=trust_code or request.site.trust_code,
             )
         for note in done["notes"]:
             session.screen.say(f"note: {note}")

@@ -49,7 +49,7 @@ def settled(session: Session, prepared: Stage) -> Training:
     Raises:
         SpecError: ``class_weights`` names what is no class of these rows.
     """
-    pipeline, rows = session.plan.pipeline, prepared.value["rows"]
+    pipeline, rows = session.request.pipeline, prepared.value["rows"]
     found = resolve(pipeline.train, rows["train"], rows["validation"])
     if found.class_weights is not None:
         weighting(found, Manifest.load(Path(prepared.folder)))
@@ -129,7 +129,7 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: Tell) -> 
         Interrupted: a signal came; the checkpoint is written.
     """
     tell = _each_epoch_once(tell)
-    most = session.plan.site.engine.max_restarts
+    most = session.request.site.engine.max_restarts
     attempts: list[dict[str, Any]] = []
     before: Failure | None = None
     highest = 0  # step of a checkpoint so far
@@ -171,7 +171,7 @@ def _attempt(
     named = replace(job, attempt=f"{time.time_ns():020d}")  # names sort as times do
     if job.train_spec.determinism != "elastic":
         named = replace(named, virtual_ranks=attempt["world"])
-    gang_job = _gang_job(named, session.plan.site.engine)
+    gang_job = _gang_job(named, session.request.site.engine)
     ranks = Gathering(
         Path(job.folder),
         attempt["world"],
@@ -266,7 +266,7 @@ def _ranks_left(session: Session, spread: Setup) -> int:
     Raises:
         EngineError: fewer than ``engine.min_workers`` came in ``engine.start_timeout_s``.
     """
-    site, engine = session.plan.site.engine, session.engine
+    site, engine = session.request.site.engine, session.engine
     began = time.monotonic()
     while (found := min(spread.most, engine.available())) < spread.world:
         waited_s = time.monotonic() - began

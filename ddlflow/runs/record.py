@@ -41,14 +41,14 @@ class Record:
 
     def settings(self, prepared: Stage) -> None:
         """The resolved pipeline and site, versions, commit, seeds and the data's fingerprint."""
-        plan = self.session.plan
-        pipeline = redacted_values(plan.pipeline.model_dump(mode="json", by_alias=True))
+        request = self.session.request
+        pipeline = redacted_values(request.pipeline.model_dump(mode="json", by_alias=True))
         for name, values in (("pipeline", pipeline), ("site", redacted_site(self.session))):
             text = yaml.safe_dump(values, sort_keys=False)
             (self.folder / f"{name}.yaml").write_text(text)
             self.run.log_text(text, f"{name}.yaml")
         # MLflow keeps the first value that it is given: what a search chooses is logged after it.
-        searched = list(plan.pipeline.search.space) if plan.pipeline.search else []
+        searched = list(request.pipeline.search.space) if request.pipeline.search else []
         self.run.log_params(
             {
                 name: value
@@ -59,17 +59,17 @@ class Record:
         self.run.log_tags(
             {
                 "ddlflow.version": ddlflow.__version__,
-                "ddlflow.pipeline": plan.pipeline.name,
+                "ddlflow.pipeline": request.pipeline.name,
                 "ddlflow.data_digest": prepared.value["digest"],
                 **_counts(prepared),
-                "ddlflow.code_digest": code.fingerprint(plan),
-                "ddlflow.git_commit": git_commit(plan.pipeline_path.parent),
+                "ddlflow.code_digest": code.fingerprint(request),
+                "ddlflow.git_commit": git_commit(request.pipeline_path.parent),
             }
         )
         self._surroundings(ranks.together(self.session.workers))
         manifest = Path(prepared.folder) / "manifest.json"
         self.run.log_file(manifest, "data")
-        shipped = code.gather(plan, self.folder / "code")
+        shipped = code.gather(request, self.folder / "code")
         if shipped is not None:
             self.run.log_file(shipped, "code")
         described = json.loads(manifest.read_text())["columns"]
@@ -77,7 +77,7 @@ class Record:
         schema |= {c["name"]: c["kind"] for c in described["categories"]}
         schema[described["label"]["name"]] = f"label ({described['label']['kind']})"
         self.run.log_dataset(
-            plan.pipeline.name,
+            request.pipeline.name,
             prepared.value["digest"],
             source=str(prepared.value["location"]),
             schema=schema,
@@ -128,7 +128,7 @@ class Record:
         """The metrics and the plots; returns the report's folder."""
         from ddlflow.report.plots import write_report
 
-        pipeline = self.session.plan.pipeline
+        pipeline = self.session.request.pipeline
         scored = json.loads((Path(evaluated.folder) / "scores.json").read_text())
         split = evaluated.value["split"]
         metrics = {f"{split}_{k}": v for k, v in scored["metrics"].items()}
@@ -175,7 +175,7 @@ class Record:
             digest=model.digest,
             wheel=wheel(self.folder / "wheels"),
             pip_requirements=requirements(ranks.said(Path(trained.folder))),
-            register_as=self.session.plan.pipeline.register_as,
+            register_as=self.session.request.pipeline.register_as,
             tags={"ddlflow.data_digest": str(trained.value.get("data", ""))},
         )
         return uri or str(folder)
@@ -193,26 +193,28 @@ def recorded(session: Session, prepared: Stage) -> Iterator[Record]:
     from ddlflow.tracking.spool import is_held
     from ddlflow.tracking.system import system_metrics
 
-    plan = session.plan
+    request = session.request
     root = session.storage / "tracking"
     mark = session.storage / "unfinished" / f"{key_of(session, prepared)}.json"
-    spool = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}-{plan.pipeline.name}"
+    spool = (
+        root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}-{request.pipeline.name}"
+    )
     with (
         storage_errors(session.storage, of_work=True),
-        session.lease(mark, f"this run of {plan.pipeline.name} in {session.storage}") as lease,
+        session.lease(mark, f"this run of {request.pipeline.name} in {session.storage}") as lease,
     ):
         marked = load_json(mark)
         if isinstance(marked, dict) and "spool" in marked and not session.fresh:
             known = Path(marked["spool"])
             spool = known if known.exists() and not is_held(known) else spool
-        for sentence in send_pending(root, plan.site.tracking.uri):
+        for sentence in send_pending(root, request.site.tracking.uri):
             session.screen.say(sentence)
         with open_run(
-            plan.site.tracking.uri,
+            request.site.tracking.uri,
             spool,
-            experiment=plan.site.tracking.experiment,
-            name=f"{plan.pipeline.name} {time.strftime('%Y-%m-%d %H:%M')}",
-            tags={"ddlflow.pipeline": plan.pipeline.name},
+            experiment=request.site.tracking.experiment,
+            name=f"{request.pipeline.name} {time.strftime('%Y-%m-%d %H:%M')}",
+            tags={"ddlflow.pipeline": request.pipeline.name},
             say=session.screen.say,
         ) as run:
             write_json(mark, {"spool": str(spool)})
@@ -249,7 +251,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def redacted_site(session: Session) -> dict[str, Any]:
     """The site without passwords."""
-    values: dict[str, Any] = redacted_values(session.plan.site.model_dump(mode="json"))
+    values: dict[str, Any] = redacted_values(session.request.site.model_dump(mode="json"))
     return values
 
 

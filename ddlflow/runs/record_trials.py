@@ -95,8 +95,8 @@ def trials(record: Record) -> Iterator[Tell]:
         try:
             waits = log_child(
                 session.storage / "tracking",
-                session.plan.site.tracking.uri,
-                session.plan.site.tracking.experiment,
+                session.request.site.tracking.uri,
+                session.request.site.tracking.experiment,
                 record.run.local_id,  # the same whether MLflow answers or not
                 child_of(row, metric=metric, folds=has_folds),
                 away=away,
@@ -108,8 +108,8 @@ def trials(record: Record) -> Iterator[Tell]:
 
     from ddlflow.sweep.choose.space import metric_of
 
-    metric, _ = metric_of(session.plan.pipeline)
-    spec = session.plan.pipeline.search
+    metric, _ = metric_of(session.request.pipeline)
+    spec = session.request.pipeline.search
     assert spec is not None
     has_folds = spec.cv
     with ThreadPoolExecutor(1, "trials") as pool:
@@ -155,7 +155,7 @@ def log_search(record: Record, searched: Stage) -> list[Path]:
     from ddlflow.sweep.choose.importance import importances
     from ddlflow.sweep.choose.table import outcome_of
 
-    pipeline = record.session.plan.pipeline
+    pipeline = record.session.request.pipeline
     spec = pipeline.search
     assert spec is not None
     value = searched.value
@@ -184,8 +184,8 @@ def log_search(record: Record, searched: Stage) -> list[Path]:
 
 def log_chosen(record: Record, spec: Search) -> None:
     """After the search: the pipeline as it is trained, and the settings that were chosen."""
-    plan = record.session.plan
-    pipeline = redacted_values(plan.pipeline.model_dump(mode="json", by_alias=True))
+    request = record.session.request
+    pipeline = redacted_values(request.pipeline.model_dump(mode="json", by_alias=True))
     text = yaml.safe_dump(pipeline, sort_keys=False)
     (record.folder / "pipeline.yaml").write_text(text)
     record.run.log_text(text, "pipeline.yaml")

@@ -60,7 +60,7 @@ class Searching:
 
     def run(self) -> Json:
         """Searches to the end; returns the stage's value."""
-        pipeline = self.session.plan.pipeline
+        pipeline = self.session.request.pipeline
         spec = pipeline.search
         assert spec is not None
         metric, better = metric_of(pipeline)
@@ -103,7 +103,7 @@ class Searching:
     def _is_allowed(self, trial: Trial) -> bool:
         """Whether a training takes the values: between a range's ends it may take less."""
         try:
-            settings(self.session.plan.pipeline, trial.values)
+            settings(self.session.request.pipeline, trial.values)
         except SpecError as error:
             refused = Outcome(trial.number, trial.values, "failed", reason=str(error))
             self.outcomes[trial.number] = refused
@@ -114,7 +114,7 @@ class Searching:
 
     def _group(self, group: Group, trials: Sequence[Trial], metric: str, better: Better) -> None:
         """Trains a group of trials, rung by rung; those that end become outcomes."""
-        pipeline = self.session.plan.pipeline
+        pipeline = self.session.request.pipeline
         spec = pipeline.search
         assert spec is not None
         cut = [
@@ -246,7 +246,7 @@ class Searching:
         members = []
         folds = self._folds(stage)
         for trial in trials:
-            setting = settings(self.session.plan.pipeline, trial.values)
+            setting = settings(self.session.request.pipeline, trial.values)
             ids = _ids(trial.number, folds)
             members += [
                 Member(id_, setting.model, self._settled(setting), fold)
@@ -260,12 +260,12 @@ class Searching:
         return resolve(setting.train, rows["train"], rows["validation"])
 
     def _folds(self, stage: Stage) -> Sequence[int | None]:
-        spec = self.session.plan.pipeline.search
+        spec = self.session.request.pipeline.search
         assert spec is not None
         return range(stage.value["folds"]) if spec.cv else [None]
 
     def _alone(self, group: Group, metric: str, better: Better) -> Asynchronous | None:
-        spec = self.session.plan.pipeline.search
+        spec = self.session.request.pipeline.search
         assert spec is not None
         if spec.pruning is None or spec.pruning.use != "async_halving":
             return None
@@ -279,7 +279,7 @@ class Searching:
         return self.before_s + time.monotonic() - self.began
 
     def _in_time(self) -> bool:
-        spec = self.session.plan.pipeline.search
+        spec = self.session.request.pipeline.search
         assert spec is not None
         return spec.time_s is None or self._elapsed() < spec.time_s
 

@@ -1,4 +1,4 @@
-"""What one command holds open: the plan, the storage, the engine, the tracking run, the screen.
+"""What one command holds open: the request, the storage, the engine, the tracking run, the screen.
 
 The engine opens at the first piece of work that needs it: a run whose stages are all cached starts
 no cluster. A stage's folder is leased while it is worked on, so the same command given twice works
@@ -26,7 +26,7 @@ from ddlflow.report.screen import Screen
 from ddlflow.runs.finished import STAGE_FILE, Stage, damaged, hashed, load, save, told
 from ddlflow.runs.holds import Uses
 from ddlflow.runs.workers import count_gpus, gpus_of, least_cores
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.store.folder import FolderStore
 from ddlflow.store.lease import Lease, held
@@ -48,8 +48,8 @@ class Interrupted(BaseException):
 class Session:
     """Everything that the stages of one command share. A context manager."""
 
-    def __init__(self, plan: Plan, screen: Screen, *, fresh: bool = False) -> None:
-        self.plan = plan
+    def __init__(self, request: Request, screen: Screen, *, fresh: bool = False) -> None:
+        self.request = request
         self.screen = screen
         self.fresh = fresh
         self.stop = threading.Event()
@@ -66,22 +66,22 @@ class Session:
 
     @property
     def storage(self) -> Path:
-        return storage_of(self.plan.site)
+        return storage_of(self.request.site)
 
     @property
     def data_root(self) -> Path:
-        return Path(self.plan.site.data_root).expanduser().absolute()
+        return Path(self.request.site.data_root).expanduser().absolute()
 
     def use(self, pipeline: Pipeline) -> None:
         """The stages from here on are of another pipeline: the one that a search chose."""
-        self.plan = replace(self.plan, pipeline=pipeline)
+        self.request = replace(self.request, pipeline=pipeline)
 
     # ---- work ------------------------------------------------------------------------------
 
     @property
     def is_elsewhere(self) -> bool:
         """Whether the workers are on machines of their own, of which this one knows nothing."""
-        return self.plan.site.engine.address is not None
+        return self.request.site.engine.address is not None
 
     @cached_property
     def workers(self) -> "list[Facts]":
@@ -94,7 +94,7 @@ class Session:
     @cached_property
     def resources(self) -> Resources:
         """Workers, ranks and threads, ``auto`` resolved."""
-        engine, gpus = self.plan.site.engine, self.num_gpus
+        engine, gpus = self.request.site.engine, self.num_gpus
         if not self.is_elsewhere:
             return resources(engine, gpus=gpus)
         cores = least_cores(self.workers) if gpus else 1
@@ -103,7 +103,7 @@ class Session:
     @cached_property
     def num_gpus(self) -> int:
         """GPUs to train on; 0: on the CPU."""
-        device = self.plan.site.device
+        device = self.request.site.device
         if self.is_elsewhere and device != "cpu":
             return gpus_of(device, self.workers)
         return count_gpus(device)
@@ -115,7 +115,7 @@ class Session:
             sizes = {"slots": 1, "threads": 1}  # of an address: what is there counts
             if not self.is_elsewhere:
                 sizes = {"slots": self.resources.slots, "threads": self.resources.threads}
-            self._engine = open_engine(self.plan.site, **sizes)
+            self._engine = open_engine(self.request.site, **sizes)
             self.screen.say(f"engine: {self._engine.describe()}")
         return self._engine
 

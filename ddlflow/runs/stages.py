@@ -26,7 +26,7 @@ SHARDS_ALONE = {"source", "test_source", "split", "seed"}
 
 def source(session: Session) -> str:
     """Where the pipeline's rows are; a made source is made first."""
-    wanted = session.plan.pipeline.data.source
+    wanted = session.request.pipeline.data.source
     if isinstance(wanted, str):
         return wanted
     return made(session, wanted).folder
@@ -59,7 +59,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
     from ddlflow.data.prepare.prepare import open_sources
     from ddlflow.data.prepare.prepare import prepare as prepare_data
 
-    pipeline = session.plan.pipeline
+    pipeline = session.request.pipeline
     location = source(session)
     spec = pipeline.data.model_copy(update={"source": location})
     sources, _ = open_sources(spec, pipeline.labels, session.data_root, pipeline.cv)
@@ -133,8 +133,8 @@ def train(
     from ddlflow.train.training import num_parameters
 
     spec = settled(session, prepared)
-    plan = session.plan
-    pipeline = plan.pipeline
+    request = session.request
+    pipeline = request.pipeline
     rows = prepared.value["rows"]
     _check_train(session, rows)
     device: Literal["cpu", "cuda"] = "cuda" if session.num_gpus else "cpu"
@@ -146,12 +146,12 @@ def train(
         "labels": pipeline.labels,
         "model": pipeline.model.model_dump(mode="json"),
         "train": spec.model_dump(mode="json", exclude={"checkpoint_every_s"}),
-        "code": code.fingerprint(plan),
+        "code": code.fingerprint(request),
         "device": device,
     }
 
     def work(folder: Path) -> dict[str, Any]:
-        shipped = code.gather(plan, folder / "code")
+        shipped = code.gather(request, folder / "code")
         job = Job(
             dataset=prepared.folder,
             folder=str(folder),
@@ -163,7 +163,7 @@ def train(
             threads=1,
             device=device,
             code=str(shipped) if shipped else None,
-            silence_s=plan.site.engine.silence_s,
+            silence_s=request.site.engine.silence_s,
         )
         spread = setup(session, spec, folder, rows["train"], num_parameters(job))
         job = replace(job, virtual_ranks=spread.virtual_ranks, threads=spread.threads)
@@ -191,7 +191,7 @@ def train(
 
 def _check_train(session: Session, rows: dict[str, int]) -> None:
     """What has to hold between the pipeline and the prepared rows."""
-    spec = session.plan.pipeline.train
+    spec = session.request.pipeline.train
     if spec.early_stopping is not None and not rows["validation"]:
         raise SpecError(
             "train.early_stopping needs validation rows, and data.split leaves none. Set "
@@ -206,7 +206,7 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
     from ddlflow.infer.coefficients import coefficients, has_coefficients
     from ddlflow.infer.evaluate import evaluate as score
 
-    pipeline, spec = session.plan.pipeline, session.plan.pipeline.train
+    pipeline, spec = session.request.pipeline, session.request.pipeline.train
     rows = prepared.value["rows"]
     order: tuple[SplitName, ...] = ("test", "validation", "train")
     split = next(name for name in order if rows[name])
@@ -242,7 +242,7 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
     from ddlflow.infer.predict import Prepared
     from ddlflow.infer.predict import infer as predict
 
-    spec = session.plan.pipeline
+    spec = session.request.pipeline
     location = inferred_source(session, prepared)
     is_test = location == spec.data.test_source
     is_own = is_test or redacted(location) == prepared.value["location"]
@@ -282,13 +282,13 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
 
 def inferred_source(session: Session, prepared: Stage) -> str:
     """Where the rows of the infer stage are: what a stage's value says of it has no secrets."""
-    spec = session.plan.pipeline
+    spec = session.request.pipeline
     own = spec.data.source if isinstance(spec.data.source, str) else prepared.value["location"]
     return spec.infer.source or spec.data.test_source or own
 
 
 def key_of(session: Session, prepared: Stage) -> str:
     """What tells one pipeline's runs from another's: an unfinished one is gone on with."""
-    plan = session.plan
-    settings = redacted_values(plan.pipeline.model_dump(mode="json"))
-    return hashed([settings, code.fingerprint(plan), prepared.key])
+    request = session.request
+    settings = redacted_values(request.pipeline.model_dump(mode="json"))
+    return hashed([settings, code.fingerprint(request), prepared.key])

@@ -40,7 +40,7 @@ def cross_validate(session: Session, prepared: Stage) -> Stage:
         TrainingError: a fold's training failed, with its reason.
     """
     train = settled(session, prepared)
-    pipeline = session.plan.pipeline
+    pipeline = session.request.pipeline
     assert pipeline.cv is not None
     wants_rows = pipeline.cv.predictions
     data = _repeats(session, prepared)
@@ -80,7 +80,7 @@ def search(session: Session, prepared: Stage, tell: Tell = lambda event: None) -
         SpecError: pruning begins after the last epoch.
     """
     train = settled(session, prepared)
-    pipeline = session.plan.pipeline
+    pipeline = session.request.pipeline
     spec = pipeline.search
     assert spec is not None
     for wrong in too_late(spec, train.epochs):
@@ -103,7 +103,7 @@ def search(session: Session, prepared: Stage, tell: Tell = lambda event: None) -
 
 def chosen(session: Session, searched: Stage) -> Pipeline:
     """The pipeline with the best trial's settings; its sections cv, search and sweep stay."""
-    pipeline = session.plan.pipeline
+    pipeline = session.request.pipeline
     with_best = settings(pipeline, searched.value["best"]["values"])
     rows = searched.value["rows"]
     train = resolve(with_best.train, rows["train"], rows["validation"])
@@ -111,14 +111,14 @@ def chosen(session: Session, searched: Stage) -> Pipeline:
 
 
 def _repeats(session: Session, prepared: Stage) -> list[Stage]:
-    cv = session.plan.pipeline.cv
+    cv = session.request.pipeline.cv
     assert cv is not None
     return [prepared, *(stages.prepare(session, repeat) for repeat in range(1, cv.repeats))]
 
 
 def _depends_on(session: Session, data: Sequence[Stage], name: str) -> Json:
     """What a sweep's results depend on."""
-    pipeline = session.plan.pipeline
+    pipeline = session.request.pipeline
     return {
         "version": VERSION[name],
         "data": [stage.value["digest"] for stage in data],
@@ -126,13 +126,13 @@ def _depends_on(session: Session, data: Sequence[Stage], name: str) -> Json:
         "model": pipeline.model.model_dump(mode="json"),
         "train": pipeline.train.model_dump(mode="json", exclude={"checkpoint_every_s"}),
         "sweep": pipeline.sweep.model_dump(mode="json"),
-        "code": code.fingerprint(session.plan),
+        "code": code.fingerprint(session.request),
         "device": "cuda" if session.num_gpus else "cpu",
     }
 
 
 def _where(session: Session, data: Sequence[Stage], folder: Path) -> list[Where]:
-    shipped = code.gather(session.plan, folder / "code")
+    shipped = code.gather(session.request, folder / "code")
     return [
         Where(
             dataset=stage.folder,

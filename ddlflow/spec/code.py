@@ -15,7 +15,7 @@ from typing import Any
 
 from ddlflow.errors import SpecError
 from ddlflow.spec.explain import nearest
-from ddlflow.spec.load import Plan, shown
+from ddlflow.spec.load import Request, shown
 from ddlflow.spec.pipeline import Pipeline, UserCode
 
 
@@ -141,16 +141,16 @@ def _lies_beside(file: Path, here: Path, name: str) -> bool:
     return file in (base.with_suffix(".py"), base / "__init__.py")
 
 
-def files(plan: Plan) -> dict[str, Path]:
+def files(request: Request) -> dict[str, Path]:
     """The Python files that travel with a pipeline, by their names under its folder.
 
     Those modules and packages beside it that it names, and those beside it that these import. What
     else lies there (a script with a password in it, say) stays where it is.
     """
-    named = [*names(plan.pipeline).values(), *searched(plan.pipeline)]
+    named = [*names(request.pipeline).values(), *searched(request.pipeline)]
     if not named:
         return {}
-    folder = plan.code_folder
+    folder = request.code_folder
     tops = {name.partition(":")[0].partition(".")[0] for name in named}
     found = sorted(_with_imported(folder, tops))
     return {str(path.relative_to(folder)): path for path in found}
@@ -199,9 +199,9 @@ def _imports(path: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-def fingerprint(plan: Plan) -> str:
+def fingerprint(request: Request) -> str:
     """The SHA-256 of all code that travels with the pipeline; empty where there is none."""
-    return _hashed(files(plan))
+    return _hashed(files(request))
 
 
 def digest_of(folder: Path) -> str:
@@ -250,9 +250,9 @@ def check_trusted(folder: Path, recorded: str, *, of: str, trusted: bool) -> Non
         )
 
 
-def gather(plan: Plan, to: Path) -> Path | None:
+def gather(request: Request, to: Path) -> Path | None:
     """Copies the code that travels to ``to``; None where there is none."""
-    found = files(plan)
+    found = files(request)
     for name, path in found.items():
         target = to / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -26,8 +26,8 @@ CALLED: dict[type[BaseModel], str] = {Pipeline: "the pipeline file", Site: "the 
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a command works from: both specs, and where the pipeline's own modules lie."""
+class Request:
+    """What is asked of a command: both specs, and where the pipeline's own modules lie."""
 
     pipeline: Pipeline
     site: Site
@@ -93,7 +93,7 @@ def template_folder() -> Path:
     return inside if inside.is_dir() else package.parent
 
 
-def load(pipeline: Given, on: Given = "local", changes: Sequence[str] = ()) -> Plan:
+def load(pipeline: Given, on: Given = "local", changes: Sequence[str] = ()) -> Request:
     """Reads a pipeline and a site by name or path or as values, with ``KEY=VALUE`` changes on top.
 
     Raises:
@@ -107,7 +107,7 @@ def load(pipeline: Given, on: Given = "local", changes: Sequence[str] = ()) -> P
     }
     specs = _checked(documents, changes)
     places = {path: place for d in documents.values() for path, place in d.places.items() if path}
-    return Plan(
+    return Request(
         pipeline=specs[Pipeline],
         site=specs[Site],
         pipeline_path=pipeline_path,
@@ -127,10 +127,10 @@ def load_site(on: Given = "local", changes: Sequence[str] = ()) -> Site:
     return site
 
 
-def plan_of_site(on: Given = "local", changes: Sequence[str] = ()) -> Plan:
-    """A plan without a pipeline, for commands that only need a site."""
+def request_of_site(on: Given = "local", changes: Sequence[str] = ()) -> Request:
+    """A request without a pipeline, for commands that only need a site."""
     site, path = load_site(on, changes), Path.cwd() / "no pipeline"
-    return Plan(None, site, path, path, path.parent)  # type: ignore[arg-type] # no stage reads it
+    return Request(None, site, path, path, path.parent)  # type: ignore[arg-type] # no stage reads it
 
 
 def _given(given: Given, folder: str, what: str) -> tuple[Path, _Document]:

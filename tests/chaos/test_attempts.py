@@ -113,8 +113,8 @@ class Bench:
         }
         path = self.folder / "site.yaml"
         path.write_text(yaml.safe_dump(site))
-        plan = load(str(self.folder / "pipeline"), str(path), changes)
-        return Session(plan, Screen(said))
+        request = load(str(self.folder / "pipeline"), str(path), changes)
+        return Session(request, Screen(said))
 
     def train(
         self,

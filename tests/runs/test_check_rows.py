@@ -19,7 +19,7 @@ from ddlflow.runs import stages
 from ddlflow.runs.check import check, precheck, recheck
 from ddlflow.runs.check.finding import Finding
 from ddlflow.runs.session import Session
-from ddlflow.spec.load import Plan, load
+from ddlflow.spec.load import Request, load
 
 Write = Callable[..., None]
 NET = """
@@ -75,11 +75,11 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ddlflow.runs.check.rows.SMALL_BYTES", 0)
 
 
-def prepared() -> tuple[Plan, Manifest]:
+def prepared() -> tuple[Request, Manifest]:
     """What a run prepares."""
-    plan = load("p")
-    with Session(plan, Screen(io.StringIO())) as session:
-        return plan, Manifest.load(Path(stages.prepare(session).folder))
+    request = load("p")
+    with Session(request, Screen(io.StringIO())) as session:
+        return request, Manifest.load(Path(stages.prepare(session).folder))
 
 
 def found(level: str) -> list[Finding]:
@@ -157,18 +157,18 @@ def test_of_a_large_source_after_prepare_and_no_sooner(write: Write, width: int)
     write(CLASSES * 30, "csv", objective="multiclass", model=model)
     precheck(load("p"))  # nobody has counted the classes
     assert found("error") == []
-    plan, manifest = prepared()
+    request, manifest = prepared()
     if width == 5:
-        assert recheck(plan, manifest) == []
+        assert recheck(request, manifest) == []
         return
     with pytest.raises(SpecError, match="The label has 5 classes") as raised:
-        recheck(plan, manifest)
+        recheck(request, manifest)
     assert "pipeline.yaml" in str(raised.value)
 
 
 def test_outputs_that_look_like_probabilities_are_hinted_at(write: Write) -> None:
     write(CLASSES * 30, objective="multiclass", model={"use": "net:Soft"})
-    plan, manifest = prepared()
-    (note,) = recheck(plan, manifest)
+    request, manifest = prepared()
+    (note,) = recheck(request, manifest)
     assert note.startswith("net:Soft gives what looks like probabilities (all in 0 to 1)")
     assert note in [finding.text for finding in found("note")]

@@ -21,7 +21,7 @@ from ddlflow.history.audit import _shards
 from ddlflow.report.screen import Screen
 from ddlflow.runs import holds, stages, sweeps
 from ddlflow.runs.session import Session, hashed
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.spec.site import Site
 from ddlflow.store import lease
@@ -35,7 +35,7 @@ from pathlib import Path
 from ddlflow.runs import stages, sweeps
 from ddlflow.report.screen import Screen
 from ddlflow.runs.session import Session
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.spec.site import Site
 
@@ -53,10 +53,10 @@ pipeline = {
     "train": {"objective": "binary", "epochs": 2, "batch_rows": 100},
     "cv": {"folds": 3},
 }
-plan = Plan(
+request = Request(
     Pipeline.model_validate(pipeline), Site.model_validate(site), Path(root), Path(root), Path(root)
 )
-with Session(plan, Screen(sys.stdout), fresh=fresh == "fresh") as session:
+with Session(request, Screen(sys.stdout), fresh=fresh == "fresh") as session:
     for word in words:
         if word == "wait":
             print("waits for a word", flush=True)
@@ -119,14 +119,14 @@ def session_at(project: Path, **pipeline: Any) -> Session:
         "train": {"objective": "binary", "epochs": 2, "batch_rows": 100},
         "cv": {"folds": 3},
     }
-    plan = Plan(
+    request = Request(
         Pipeline.model_validate(values | pipeline),
         Site.model_validate(site),
         project,
         project,
         project,
     )
-    return Session(plan, Screen(io.StringIO()))
+    return Session(request, Screen(io.StringIO()))
 
 
 @pytest.mark.parametrize("work", [["train", "evaluate"], ["cross_validate"]])

@@ -135,10 +135,12 @@ class Project:
     def session(self, search: Json, workers: int = 1, **sections: Any) -> Session:
         """The one session of so many workers, now with this search."""
         site = str(self.site(f"storage-{workers}", workers))
-        plan = load(str(self.folder / "p.yaml"), site, self.changes(search, **sections))
+        request = load(str(self.folder / "p.yaml"), site, self.changes(search, **sections))
         if workers not in self.sessions:
-            self.sessions[workers] = self.stack.enter_context(Session(plan, Screen(io.StringIO())))
-        self.sessions[workers].use(plan.pipeline)
+            self.sessions[workers] = self.stack.enter_context(
+                Session(request, Screen(io.StringIO()))
+            )
+        self.sessions[workers].use(request.pipeline)
         return self.sessions[workers]
 
     def search(
@@ -243,7 +245,7 @@ def test_settings_are_those_of_the_sampler_that_hears_the_scores(
     section = {"method": method, "trials": 7, "together": 3, "space": {LR: {"uniform": [0, 1]}}}
     session = project.session(section, 2)
     found = sweeps.search(session, stages.prepare(session))
-    spec = session.plan.pipeline.search
+    spec = session.request.pipeline.search
     assert spec is not None
     rows = table_of(found)
     sampler = sampler_of(spec, "higher")

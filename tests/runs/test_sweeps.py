@@ -24,7 +24,7 @@ from ddlflow.models import build
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages, sweeps
 from ddlflow.runs.session import Session, Stage
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.spec.search import Sweep
 from ddlflow.spec.site import Site
@@ -44,14 +44,14 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def plan(self, workers: int, data_root: Path | None, **spec: Any) -> Plan:
+    def request(self, workers: int, data_root: Path | None, **spec: Any) -> Request:
         site = {
             "engine": {"use": "local", "workers": workers, "threads": 1},
             "device": "cpu",
             "data_root": str(data_root or self.folder),
             "storage": str(self.folder / "storage"),
         }
-        return Plan(
+        return Request(
             pipeline=Pipeline.model_validate({"name": "real", **spec}),
             site=Site.model_validate(site),
             pipeline_path=self.folder / "real.yaml",
@@ -63,11 +63,11 @@ class Run:
         self, fuse: str = "never", *, workers: int = 1, data_root: Path | None = None, **spec: Any
     ) -> tuple[Stage, list[Stage]]:
         """The stage, and the prepared data of each repeat."""
-        plan = self.plan(workers, data_root, sweep={"fuse": fuse}, **spec)
+        request = self.request(workers, data_root, sweep={"fuse": fuse}, **spec)
         screen = io.StringIO()
-        assert plan.pipeline.cv is not None
-        with Session(plan, Screen(screen)) as session:
-            data = [stages.prepare(session, r) for r in range(plan.pipeline.cv.repeats)]
+        assert request.pipeline.cv is not None
+        with Session(request, Screen(screen)) as session:
+            data = [stages.prepare(session, r) for r in range(request.pipeline.cv.repeats)]
             return sweeps.cross_validate(session, data[0]), data
 
 
@@ -179,12 +179,12 @@ def test_folds_score_as_a_plain_loop(
         write_table(tmp_path / source, bunch.data, bunch.target)
     train["objective"] = objective
     data = {"source": source, "label": "label", "split": {"validation": 0, "test": 0.1}}
-    plan = run.plan(1, root, data=data, model=model, train=train, cv={"folds": 3})
+    request = run.request(1, root, data=data, model=model, train=train, cv={"folds": 3})
     found = {}
-    with Session(plan, Screen(io.StringIO())) as session:
+    with Session(request, Screen(io.StringIO())) as session:
         prepared = stages.prepare(session)
         for fuse in ("never", "always"):
-            session.use(plan.pipeline.model_copy(update={"sweep": Sweep(fuse=fuse)}))
+            session.use(request.pipeline.model_copy(update={"sweep": Sweep(fuse=fuse)}))
             found[fuse] = sweeps.cross_validate(session, prepared).value
     expected = [plain_loop(Path(prepared.folder), fold, model, train) for fold in range(3)]
     for fuse, value in found.items():

@@ -80,8 +80,8 @@ def session(
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
     }
     (folder / "site.yaml").write_text(yaml.safe_dump(site))
-    plan = load(str(folder / "pipeline.yaml"), str(folder / "site.yaml"), changes)
-    return Session(plan, Screen(heard or io.StringIO()))
+    request = load(str(folder / "pipeline.yaml"), str(folder / "site.yaml"), changes)
+    return Session(request, Screen(heard or io.StringIO()))
 
 
 def test_each_worker_says_what_it_is(folder: Path, address: str) -> None:
@@ -92,7 +92,7 @@ def test_each_worker_says_what_it_is(folder: Path, address: str) -> None:
         )
         assert [facts.versions for facts in found] == [HERE.versions] * 2
         assert opened.num_gpus == len(found) * bool(found[0].gpus)
-        notes = [one.text for one in check_workers(opened.plan)]
+        notes = [one.text for one in check_workers(opened.request)]
     assert "memory free for each" in notes[0]
     assert notes[-1].startswith("The workers would not compute the same bits: processor is ")
 

@@ -8,7 +8,7 @@ import pytest
 
 from ddlflow.errors import SpecError
 from ddlflow.spec import code
-from ddlflow.spec.load import Plan, load
+from ddlflow.spec.load import Request, load
 
 PIPELINE = """\
 name: own
@@ -17,7 +17,7 @@ model: {use: "net:Net"}
 train: {objective: binary}
 """
 SITE = "engine: {use: local}\n"
-Project = Callable[..., Plan]
+Project = Callable[..., Request]
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
     def make(
         files: dict[str, str], *, pipeline: str = PIPELINE, folder: str = "one", name: str = "own"
-    ) -> Plan:
+    ) -> Request:
         root = tmp_path / folder
         (root / "conf").mkdir(parents=True, exist_ok=True)
         (root / "conf/local.yaml").write_text(SITE)
@@ -60,15 +60,15 @@ def error_of(name: str, folder: Path | None) -> str:
 
 
 def test_a_module_beside_the_pipeline(project: Project) -> None:
-    plan = project({"pipelines/net.py": "class Net: width = 1"})
-    assert code.names(plan.pipeline) == {"model.use": "net:Net"}
-    assert code.resolve("net:Net", plan.code_folder).width == 1  # type: ignore[attr-defined]
+    request = project({"pipelines/net.py": "class Net: width = 1"})
+    assert code.names(request.pipeline) == {"model.use": "net:Net"}
+    assert code.resolve("net:Net", request.code_folder).width == 1  # type: ignore[attr-defined]
 
 
 def test_a_package_and_an_installed_module(project: Project) -> None:
-    plan = project({"pipelines/nets/__init__.py": "", "pipelines/nets/deep.py": "def f(): ..."})
-    assert code.resolve("nets.deep:f", plan.code_folder).__module__ == "nets.deep"
-    assert code.resolve("json:dumps", plan.code_folder).__module__ == "json"
+    request = project({"pipelines/nets/__init__.py": "", "pipelines/nets/deep.py": "def f(): ..."})
+    assert code.resolve("nets.deep:f", request.code_folder).__module__ == "nets.deep"
+    assert code.resolve("json:dumps", request.code_folder).__module__ == "json"
     assert code.resolve("json:dumps", None).__module__ == "json"
 
 
@@ -97,38 +97,40 @@ def test_another_pipelines_module_is_not_found_by_accident(project: Project) -> 
 
 
 def test_a_module_is_imported_once(project: Project) -> None:
-    plan = project({"pipelines/net.py": "class Net: ...\ndef f(): ..."})
-    first = code.resolve("net:Net", plan.code_folder)
-    assert code.resolve("net:Net", plan.code_folder) is first
+    request = project({"pipelines/net.py": "class Net: ...\ndef f(): ..."})
+    first = code.resolve("net:Net", request.code_folder)
+    assert code.resolve("net:Net", request.code_folder) is first
 
 
 def test_an_edited_module_is_imported_anew(project: Project) -> None:
     """As in a notebook: correct the file, call again."""
-    plan = project({"pipelines/net.py": "class Net: width = 1"})
-    file = plan.code_folder / "net.py"
-    assert code.resolve("net:Net", plan.code_folder).width == 1  # type: ignore[attr-defined]
+    request = project({"pipelines/net.py": "class Net: width = 1"})
+    file = request.code_folder / "net.py"
+    assert code.resolve("net:Net", request.code_folder).width == 1  # type: ignore[attr-defined]
     before = file.stat().st_mtime_ns
     file.write_text("class Net: width = 2")
     assert file.stat().st_mtime_ns != before
-    assert code.resolve("net:Net", plan.code_folder).width == 2  # type: ignore[attr-defined]
+    assert code.resolve("net:Net", request.code_folder).width == 2  # type: ignore[attr-defined]
 
 
 def test_a_module_of_the_users_script_gives_way_to_the_one_beside(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = project({"pipelines/net.py": "class Net: width = 2"})
+    request = project({"pipelines/net.py": "class Net: width = 2"})
     (tmp_path / "net.py").write_text("class Net: width = 1")
     monkeypatch.syspath_prepend(tmp_path)
     __import__("net")
-    assert code.resolve("net:Net", plan.code_folder).width == 2  # type: ignore[attr-defined]
+    assert code.resolve("net:Net", request.code_folder).width == 2  # type: ignore[attr-defined]
 
 
 def test_importing_leaves_no_file_behind(project: Project) -> None:
-    plan = project({"pipelines/net.py": "import layers\nclass Net: ...", "pipelines/layers.py": ""})
-    before = sorted(plan.code_folder.rglob("*"))
+    request = project(
+        {"pipelines/net.py": "import layers\nclass Net: ...", "pipelines/layers.py": ""}
+    )
+    before = sorted(request.code_folder.rglob("*"))
     writes_none = sys.dont_write_bytecode
-    code.resolve("net:Net", plan.code_folder)
-    assert sorted(plan.code_folder.rglob("*")) == before
+    code.resolve("net:Net", request.code_folder)
+    assert sorted(request.code_folder.rglob("*")) == before
     assert sys.dont_write_bytecode == writes_none
 
 
@@ -152,31 +154,31 @@ def test_importing_leaves_no_file_behind(project: Project) -> None:
     ],
 )
 def test_code_that_cannot_be_used(project: Project, text: str, said: str) -> None:
-    plan = project({"pipelines/net.py": text})
-    assert error_of("net:Net", plan.code_folder).startswith(f"model.use is net:Net: {said}")
+    request = project({"pipelines/net.py": text})
+    assert error_of("net:Net", request.code_folder).startswith(f"model.use is net:Net: {said}")
 
 
 def test_no_such_module(project: Project) -> None:
-    plan = project({"pipelines/nets/__init__.py": ""})
-    assert error_of("net:Net", plan.code_folder) == (
+    request = project({"pipelines/nets/__init__.py": ""})
+    assert error_of("net:Net", request.code_folder) == (
         "model.use is net:Net: there is no module net, neither beside the pipeline in pipelines "
         "nor installed. Write net.py beside the pipeline, or correct the name."
     )
-    assert "Write nets/deep.py beside" in error_of("nets.deep:Net", plan.code_folder)
+    assert "Write nets/deep.py beside" in error_of("nets.deep:Net", request.code_folder)
     assert "there is no module net installed" in error_of("net:Net", None)
 
 
 def test_the_place_is_the_callers(project: Project) -> None:
-    plan = project({})
+    request = project({})
     with pytest.raises(SpecError, match=r"^train.objective.use is loss:f: "):
-        code.resolve("loss:f", plan.code_folder, "train.objective.use")
+        code.resolve("loss:f", request.code_folder, "train.objective.use")
 
 
 # ---- what travels ---------------------------------------------------------------------------
 
 
 def test_of_a_single_file_what_it_names_and_what_that_imports_travels(project: Project) -> None:
-    plan = project(
+    request = project(
         {
             "pipelines/net.py": "import layers\nfrom parts.a import b\ndef f():\n    import late",
             "pipelines/layers.py": "import json",
@@ -187,7 +189,7 @@ def test_of_a_single_file_what_it_names_and_what_that_imports_travels(project: P
             "pipelines/unrelated.py": "",
         }
     )
-    assert sorted(code.files(plan)) == [
+    assert sorted(code.files(request)) == [
         "late.py",
         "layers.py",
         "net.py",
@@ -201,20 +203,20 @@ def test_of_a_folder_what_no_module_needs_stays_where_it_is(project: Project) ->
     own = {"net.py": "from deep import more\nclass Net: ...", "deep/more.py": ""}
     others = {"venv/pyvenv.cfg": "", "venv/lib/x.py": "", ".hidden/y.py": "", "notes.txt": "x"}
     others |= {"unused.py": "", "upload.py": "PASSWORD = 'x'", "more/other.py": ""}
-    plan = project(
+    request = project(
         {f"pipelines/own/{name}": text for name, text in (own | others).items()}, name="folder"
     )
-    assert sorted(code.files(plan)) == sorted(own)
+    assert sorted(code.files(request)) == sorted(own)
 
 
 def test_without_user_code_nothing_travels(project: Project, tmp_path: Path) -> None:
-    plan = project(
+    request = project(
         {"pipelines/net.py": ""}, pipeline=PIPELINE.replace('{use: "net:Net"}', "{use: linear}")
     )
-    assert code.names(plan.pipeline) == {}
-    assert code.files(plan) == {}
-    assert code.fingerprint(plan) == ""
-    assert code.gather(plan, tmp_path / "to") is None
+    assert code.names(request.pipeline) == {}
+    assert code.files(request) == {}
+    assert code.fingerprint(request) == ""
+    assert code.gather(request, tmp_path / "to") is None
     assert not (tmp_path / "to").exists()
 
 
@@ -237,10 +239,10 @@ def test_the_fingerprint_is_of_names_and_bytes(project: Project) -> None:
 def test_code_that_travelled_is_run_only_if_it_is_the_recorded_one_and_trusted(
     project: Project, tmp_path: Path
 ) -> None:
-    plan = project({"pipelines/net.py": "import layers", "pipelines/layers.py": "a = 1"})
-    there = code.gather(plan, tmp_path / "far/code")
+    request = project({"pipelines/net.py": "import layers", "pipelines/layers.py": "a = 1"})
+    there = code.gather(request, tmp_path / "far/code")
     assert there is not None
-    recorded = code.fingerprint(plan)
+    recorded = code.fingerprint(request)
     assert code.digest_of(there) == recorded
     code.check_trusted(there, recorded, of="Run 1", trusted=True)
     with pytest.raises(SpecError, match=r"Run 1 brings code .* here: layers.py, net.py .*--trust-"):
@@ -252,24 +254,24 @@ def test_code_that_travelled_is_run_only_if_it_is_the_recorded_one_and_trusted(
 
 
 def test_what_was_gathered_works_elsewhere(project: Project, tmp_path: Path) -> None:
-    plan = project(
+    request = project(
         {
             "pipelines/net.py": "from parts.a import width\nclass Net: own = width",
             "pipelines/parts/__init__.py": "",
             "pipelines/parts/a.py": "width = 5",
         }
     )
-    there = code.gather(plan, tmp_path / "far/code")
+    there = code.gather(request, tmp_path / "far/code")
     assert there == tmp_path / "far/code"
     assert code.resolve("net:Net", there).own == 5  # type: ignore[attr-defined]
 
 
 def test_a_loss_is_user_code_too(project: Project) -> None:
-    plan = project(
+    request = project(
         {"pipelines/loss.py": "def f(): ..."},
         pipeline=PIPELINE.replace('{use: "net:Net"}', "{use: linear}").replace(
             "{objective: binary}", '{objective: {use: "loss:f", like: binary}}'
         ),
     )
-    assert code.names(plan.pipeline) == {"train.objective.use": "loss:f"}
-    assert list(code.files(plan)) == ["loss.py"]
+    assert code.names(request.pipeline) == {"train.objective.use": "loss:f"}
+    assert list(code.files(request)) == ["loss.py"]

@@ -1,4 +1,4 @@
-"""Two YAML files and ``--set`` values -> a plan, or every error at once with its place."""
+"""Two YAML files and ``--set`` values -> a request, or every error at once with its place."""
 
 from pathlib import Path
 
@@ -46,12 +46,12 @@ def errors_of(project: Path, text: str = PIPELINE, *changes: str, site: str = SI
 
 
 def test_a_pipeline_and_a_site_by_name(project: Path) -> None:
-    plan = load("first")
-    assert plan.pipeline.name == "first"
-    assert plan.pipeline.model == Mlp(use="mlp", hidden=[8])
-    assert plan.site.engine.use == "local"
-    assert plan.pipeline_path == project / "pipelines/first.yaml"
-    assert plan.code_folder == project / "pipelines"
+    request = load("first")
+    assert request.pipeline.name == "first"
+    assert request.pipeline.model == Mlp(use="mlp", hidden=[8])
+    assert request.site.engine.use == "local"
+    assert request.pipeline_path == project / "pipelines/first.yaml"
+    assert request.code_folder == project / "pipelines"
 
 
 @pytest.mark.parametrize("name", ["elsewhere/mine.yaml", "elsewhere/folder", "elsewhere/folder/"])
@@ -60,8 +60,10 @@ def test_a_pipeline_by_path(project: Path, name: str) -> None:
     folder.mkdir(parents=True)
     (project / "elsewhere/mine.yaml").write_text(PIPELINE)
     (folder / "pipeline.yaml").write_text(PIPELINE)
-    plan = load(name)
-    assert plan.code_folder == (folder if "folder" in name else folder.parent).relative_to(project)
+    request = load(name)
+    assert request.code_folder == (folder if "folder" in name else folder.parent).relative_to(
+        project
+    )
 
 
 def test_a_folder_in_pipelines_by_name(project: Path) -> None:
@@ -101,9 +103,9 @@ def test_outside_of_a_project_the_package_has_pipelines(
 def test_a_project_without_a_room_of_its_own_takes_the_packages(project: Path) -> None:
     (project / "conf/local.yaml").unlink()
     (project / "conf").rmdir()
-    plan = load("first")
-    assert plan.pipeline_path == project / "pipelines/first.yaml"
-    assert plan.site_path == ROOT / "conf/local.yaml"
+    request = load("first")
+    assert request.pipeline_path == project / "pipelines/first.yaml"
+    assert request.site_path == ROOT / "conf/local.yaml"
 
 
 @pytest.mark.parametrize(
@@ -186,12 +188,12 @@ def test_a_file_that_is_no_text(project: Path, content: bytes) -> None:
 
 
 def test_a_plan_knows_where_its_values_were_set(project: Path) -> None:
-    plan = load("first", changes=["model.dropout=0.5"])
-    assert plan.place("data.label") == "pipelines/first.yaml:4"
-    assert plan.place("data.exclude") == "pipelines/first.yaml:2"  # the section around it
-    assert plan.place("model.dropout") == "--set model.dropout=0.5"
-    assert plan.place("engine.workers") == "conf/local.yaml:1"
-    assert plan.place("infer.keys") == "pipelines/first.yaml"
+    request = load("first", changes=["model.dropout=0.5"])
+    assert request.place("data.label") == "pipelines/first.yaml:4"
+    assert request.place("data.exclude") == "pipelines/first.yaml:2"  # the section around it
+    assert request.place("model.dropout") == "--set model.dropout=0.5"
+    assert request.place("engine.workers") == "conf/local.yaml:1"
+    assert request.place("infer.keys") == "pipelines/first.yaml"
 
 
 # ---- YAML's traps ---------------------------------------------------------------------------
@@ -199,8 +201,8 @@ def test_a_plan_knows_where_its_values_were_set(project: Path) -> None:
 
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("2E5", 2e5), (".5e1", 5.0)])
 def test_a_number_with_an_exponent_is_a_number(project: Path, text: str, value: float) -> None:
-    plan = load("first", changes=[f"model={{use: 'net:Net', rate: {text}}}"])
-    assert plan.pipeline.model.arguments == {"rate": value}  # type: ignore[union-attr]
+    request = load("first", changes=[f"model={{use: 'net:Net', rate: {text}}}"])
+    assert request.pipeline.model.arguments == {"rate": value}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("text", ["yes", "true", "on"])
@@ -221,7 +223,7 @@ def test_a_name_that_yaml_reads_as_something_else(project: Path) -> None:
 
 
 def test_set_is_typed_as_the_file_is(project: Path) -> None:
-    plan = load(
+    request = load(
         "first",
         changes=[
             "train.epochs=3",
@@ -233,13 +235,13 @@ def test_set_is_typed_as_the_file_is(project: Path) -> None:
             "train.clip_norm=",
         ],
     )
-    assert plan.pipeline.train.epochs == 3
-    assert plan.pipeline.train.optimizer == Adam(use="adam", lr=0.01, betas=(0.8, 0.9))
-    assert plan.pipeline.data.features == ["a", "b"]
-    assert plan.pipeline.data.split.test == 0.2
-    assert plan.pipeline.register_as == "best"
-    assert plan.pipeline.train.clip_norm is None
-    assert plan.site.engine.workers == 2
+    assert request.pipeline.train.epochs == 3
+    assert request.pipeline.train.optimizer == Adam(use="adam", lr=0.01, betas=(0.8, 0.9))
+    assert request.pipeline.data.features == ["a", "b"]
+    assert request.pipeline.data.split.test == 0.2
+    assert request.pipeline.register_as == "best"
+    assert request.pipeline.train.clip_norm is None
+    assert request.site.engine.workers == 2
 
 
 def test_the_last_set_of_a_key_counts(project: Path) -> None:

@@ -73,7 +73,7 @@ from ddlflow.engines import GangJob
 from ddlflow.cli.output import say_error
 from ddlflow.report.screen import Screen
 from ddlflow.runs.session import Session
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.spec.site import Site
 
 storage, how, ranks = sys.argv[1:]
@@ -94,7 +94,7 @@ def work(folder):
 
 
 try:
-    with Session(Plan(None, site, None, None, None), Screen()) as session:
+    with Session(Request(None, site, None, None, None), Screen()) as session:
         session.stage("train", {}, work)
 except BaseException as error:
     sys.exit(say_error(error))
@@ -394,11 +394,11 @@ def test_work_that_another_command_has_taken_over_ends_and_writes_nothing(
 def test_a_stage_leaves_its_result_and_no_lease(tmp_path: Path) -> None:
     from ddlflow.report.screen import Screen
     from ddlflow.runs.session import Session
-    from ddlflow.spec.load import Plan
+    from ddlflow.spec.load import Request
     from ddlflow.spec.site import Site
 
     site = Site.model_validate({"storage": str(tmp_path)})
-    with Session(Plan(None, site, None, None, None), Screen()) as session:
+    with Session(Request(None, site, None, None, None), Screen()) as session:
         first = session.stage("train", {}, lambda folder: {"a": 1})
         again = session.stage("train", {}, lambda folder: {"a": 2})
     assert (first.value, again.value, again.cached) == ({"a": 1}, {"a": 1}, True)

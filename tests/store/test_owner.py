@@ -29,7 +29,7 @@ from pathlib import Path
 from ddlflow.report.screen import Screen
 from ddlflow.runs.running import running
 from ddlflow.runs.session import Session
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.spec.site import Site
 from ddlflow.tracking import open_run
 
@@ -37,7 +37,7 @@ storage, uri = Path(sys.argv[1]), sys.argv[2]
 site = Site.model_validate({"storage": str(storage), "tracking": {"uri": uri}})
 with (
     running(storage, "run x on y", "") as command,
-    Session(Plan(None, site, None, None, None), Screen()) as session,
+    Session(Request(None, site, None, None, None), Screen()) as session,
     session.scratch() as scratch,
     open_run(uri, storage / "tracking/it", experiment="e", name="x", tags={}) as run,
 ):

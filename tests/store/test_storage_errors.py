@@ -61,8 +61,8 @@ def test_a_stage_that_reads_what_it_may_not_does_not_blame_the_storage(
     def work(folder: Path) -> dict[str, Any]:
         raise PermissionError(errno.EACCES, "Permission denied", "/etc/secret")
 
-    plan = load("p.yaml", "site.yaml", [])
-    with Session(plan, Screen(io.StringIO())) as session:
+    request = load("p.yaml", "site.yaml", [])
+    with Session(request, Screen(io.StringIO())) as session:
         with pytest.raises(PermissionError, match="/etc/secret"):
             session.stage("prepare", {}, work)
 

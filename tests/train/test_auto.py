@@ -96,7 +96,7 @@ def test_a_small_table_with_every_default_is_learnt(
 ) -> None:
     with opened("epochs: auto") as session:
         prepared = stages.prepare(session)
-        settled = session.plan.pipeline.train
+        settled = session.request.pipeline.train
         assert (settled.epochs, settled.batch_rows) == (132, 32)  # 1,200 rows are 38 steps
         trained = stages.train(session, prepared)
         scored = stages.evaluate(session, prepared, trained)
@@ -121,7 +121,7 @@ def test_folds_and_trials_get_the_numbers(project: Path) -> None:
         searched = sweeps.search(session, prepared)
         assert searched.value["statuses"] == {"done": 2, "pruned": 0, "failed": 0}
         session.use(sweeps.chosen(session, searched))
-        assert session.plan.pipeline.train.epochs == 2
-        assert session.plan.pipeline.train.batch_rows in {32, 400}
+        assert session.request.pipeline.train.epochs == 2
+        assert session.request.pipeline.train.batch_rows in {32, 400}
         validated = sweeps.cross_validate(session, prepared)
     assert [len(fold["history"]) for fold in validated.value["folds"]] == [2, 2]

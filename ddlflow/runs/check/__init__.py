@@ -20,33 +20,33 @@ from ddlflow.data.shards.manifest import Manifest
 from ddlflow.errors import SpecError
 from ddlflow.runs.check import inputs, models, rows, search, site, table
 from ddlflow.runs.check.finding import Finding, placed
-from ddlflow.spec.load import Plan, load, shown
+from ddlflow.spec.load import Request, load, shown
 from ddlflow.spec.pipeline import UserCode
 
 
-def precheck(plan: Plan) -> None:
+def precheck(request: Request) -> None:
     """Raises what a run would meet in its input, before anything is written.
 
     Raises:
         SpecError: with all errors found, a line each.
         DataError: the rows of a small source are not such as the pipeline needs.
     """
-    _raise(_of_input(plan))
-    manifest = rows.small(plan)
+    _raise(_of_input(request))
+    manifest = rows.small(request)
     if manifest is not None:
-        recheck(plan, manifest)
+        recheck(request, manifest)
         return
-    found = placed(plan, "source", "source", partial(table.table, plan))
-    _raise(found + placed(plan, "storage", "storage", partial(table.shards, plan)))
+    found = placed(request, "source", "source", partial(table.table, request))
+    _raise(found + placed(request, "storage", "storage", partial(table.shards, request)))
 
 
-def recheck(plan: Plan, manifest: Manifest) -> list[str]:
+def recheck(request: Request, manifest: Manifest) -> list[str]:
     """Raises what a run would meet after its data is prepared; returns what to tell the user.
 
     Raises:
         SpecError: with all errors found, a line each.
     """
-    found = [*_of_rows(plan, manifest), *_of_models(plan, models.counted(manifest))]
+    found = [*_of_rows(request, manifest), *_of_models(request, models.counted(manifest))]
     _raise(found)
     return [one.text for one in found if one.level == "note" and one.what == "model"]
 
@@ -54,11 +54,11 @@ def recheck(plan: Plan, manifest: Manifest) -> list[str]:
 def check(pipeline: str, on: str = "local", changes: Sequence[str] = ()) -> list[Finding]:
     """All findings: both files, user code, source, label, storage, tracking, Prefect, workers."""
     try:
-        plan = load(pipeline, on, changes)
+        request = load(pipeline, on, changes)
     except SpecError as error:
         return [Finding("files", "error", line) for line in str(error).splitlines()]
-    files = f"{shown(plan.pipeline_path)} and {shown(plan.site_path)} are valid."
-    findings = [Finding("files", "ok", files), *_of_input(plan)]
+    files = f"{shown(request.pipeline_path)} and {shown(request.site_path)} are valid."
+    findings = [Finding("files", "ok", files), *_of_input(request)]
     for subjects, look in (  # a subject that is wrong already is not looked at again
         (["source"], table.table),
         (["storage"], site.storage),
@@ -67,24 +67,24 @@ def check(pipeline: str, on: str = "local", changes: Sequence[str] = ()) -> list
         (["workers"], site.workers),
     ):
         if not any(found.level == "error" and found.what in subjects for found in findings):
-            findings += placed(plan, subjects[-1], subjects[-1], partial(look, plan))
+            findings += placed(request, subjects[-1], subjects[-1], partial(look, request))
     if not errors(findings):
-        findings += _of_small(plan, findings)
-    return findings + placed(plan, "prefect", "prefect", site.prefect_answers)
+        findings += _of_small(request, findings)
+    return findings + placed(request, "prefect", "prefect", site.prefect_answers)
 
 
-def _of_small(plan: Plan, known: Sequence[Finding]) -> list[Finding]:
+def _of_small(request: Request, known: Sequence[Finding]) -> list[Finding]:
     """What preparing a small source shows beyond what is known."""
     found: list[Manifest] = []
 
     def look() -> Iterator[Finding]:
-        manifest = rows.small(plan)
+        manifest = rows.small(request)
         found.extend([] if manifest is None else [manifest])
         yield from ()
 
-    findings = placed(plan, "source", "data.source", look)
+    findings = placed(request, "source", "data.source", look)
     for manifest in found:
-        findings += _of_rows(plan, manifest) + _of_models(plan, models.counted(manifest))
+        findings += _of_rows(request, manifest) + _of_models(request, models.counted(manifest))
     texts = {finding.text for finding in known}
     return [finding for finding in findings if finding.level != "ok" and finding.text not in texts]
 
@@ -100,42 +100,48 @@ def errors(findings: Sequence[Finding]) -> int:
     return sum(finding.level == "error" for finding in findings)
 
 
-def _of_input(plan: Plan) -> list[Finding]:
+def _of_input(request: Request) -> list[Finding]:
     """What a run needs of its input, by the files' headers and the first rows alone."""
     found = [
-        *placed(plan, "storage", "storage", partial(site.storage_writable, plan)),
-        *placed(plan, "tracking", "tracking.uri", partial(site.tracking_uri, plan)),
-        *placed(plan, "workers", "device", partial(site.device, plan)),
-        *placed(plan, "train", "train", partial(inputs.train, plan)),
+        *placed(request, "storage", "storage", partial(site.storage_writable, request)),
+        *placed(request, "tracking", "tracking.uri", partial(site.tracking_uri, request)),
+        *placed(request, "workers", "device", partial(site.device, request)),
+        *placed(request, "train", "train", partial(inputs.train, request)),
     ]
-    of_search = placed(plan, "search", "search", partial(search.settings, plan))
+    of_search = placed(request, "search", "search", partial(search.settings, request))
     found += of_search
     roles: list[Roles] = []
-    found += placed(plan, "source", "data.source", partial(inputs.columns, plan, roles))
+    found += placed(request, "source", "data.source", partial(inputs.columns, request, roles))
     for chosen in roles:
         found += placed(
-            plan, "source", "data.test_source", partial(inputs.test_source, plan, chosen)
+            request, "source", "data.test_source", partial(inputs.test_source, request, chosen)
         )
-        found += placed(plan, "source", "infer.source", partial(inputs.infer_source, plan, chosen))
-        found += _of_models(plan, models.expected(plan, chosen), of_search=not errors(of_search))
-        named = partial(inputs.model_features, plan, chosen)
-        found += placed(plan, "model", "model.features", named)
-        found += placed(plan, "report", "report.histogram", partial(inputs.report, plan, chosen))
+        found += placed(
+            request, "source", "infer.source", partial(inputs.infer_source, request, chosen)
+        )
+        found += _of_models(
+            request, models.expected(request, chosen), of_search=not errors(of_search)
+        )
+        named = partial(inputs.model_features, request, chosen)
+        found += placed(request, "model", "model.features", named)
+        found += placed(
+            request, "report", "report.histogram", partial(inputs.report, request, chosen)
+        )
     return found
 
 
-def _of_models(plan: Plan, shape: models.Shape, *, of_search: bool = True) -> list[Finding]:
+def _of_models(request: Request, shape: models.Shape, *, of_search: bool = True) -> list[Finding]:
     """User code, and that of a search, tried with these numbers."""
-    user_code = "model" if isinstance(plan.pipeline.model, UserCode) else "train.objective"
-    found = placed(plan, "model", user_code, partial(models.model, plan, shape))
+    user_code = "model" if isinstance(request.pipeline.model, UserCode) else "train.objective"
+    found = placed(request, "model", user_code, partial(models.model, request, shape))
     if of_search:
-        found += placed(plan, "search", "search", partial(search.models, plan, shape))
+        found += placed(request, "search", "search", partial(search.models, request, shape))
     return found
 
 
-def _of_rows(plan: Plan, manifest: Manifest) -> list[Finding]:
-    weights = partial(rows.weights, plan, manifest)
+def _of_rows(request: Request, manifest: Manifest) -> list[Finding]:
+    weights = partial(rows.weights, request, manifest)
     return [
-        *placed(plan, "source", "data.source", partial(rows.counted, plan, manifest)),
-        *placed(plan, "train", "train.class_weights", weights),
+        *placed(request, "source", "data.source", partial(rows.counted, request, manifest)),
+        *placed(request, "train", "train.class_weights", weights),
     ]

@@ -10,7 +10,7 @@ from ddlflow.data.sources.known import Types
 from ddlflow.data.sources.source import Source, open_source
 from ddlflow.errors import DataError, DdlflowError
 from ddlflow.redact import redacted_text
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Data
 
 Level = Literal["ok", "note", "error"]
@@ -37,11 +37,13 @@ class Finding:
         object.__setattr__(self, "text", redacted_text(self.text))
 
 
-def placed(plan: Plan, what: str, key: str, look: Callable[[], Iterator[Finding]]) -> list[Finding]:
+def placed(
+    request: Request, what: str, key: str, look: Callable[[], Iterator[Finding]]
+) -> list[Finding]:
     """The findings of one look, and as one what it raises; an error gets its file and line.
 
     Args:
-        plan: knows the lines.
+        request: knows the lines.
         what: is looked at.
         key: what it is about in the files, unless its text begins with another.
         look: yields the findings.
@@ -54,7 +56,7 @@ def placed(plan: Plan, what: str, key: str, look: Callable[[], Iterator[Finding]
 
     def with_place(finding: Finding) -> Finding:
         named = _KEY.match(finding.text)
-        place = plan.place(named[0] if named else key)
+        place = request.place(named[0] if named else key)
         if finding.level != "error" or place == key or place in finding.text:
             return finding
         return replace(finding, text=f"{place}: {finding.text}")
@@ -62,16 +64,16 @@ def placed(plan: Plan, what: str, key: str, look: Callable[[], Iterator[Finding]
     return [with_place(finding) for finding in found]
 
 
-def _data_root(plan: Plan) -> Path:
-    return Path(plan.site.data_root).expanduser().absolute()
+def _data_root(request: Request) -> Path:
+    return Path(request.site.data_root).expanduser().absolute()
 
 
 def open_named(
-    plan: Plan, location: str, key: str, spec: Data | None = None, known: Types | None = None
+    request: Request, location: str, key: str, spec: Data | None = None, known: Types | None = None
 ) -> Source:
     """A source that a key names, read by a data section; its errors speak of that key."""
     try:
-        return open_source(location, spec or plan.pipeline.data, _data_root(plan), known)
+        return open_source(location, spec or request.pipeline.data, _data_root(request), known)
     except DataError as error:
         raise DataError(str(error).replace("data.source", key)) from error
 

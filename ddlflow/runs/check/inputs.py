@@ -11,15 +11,15 @@ from ddlflow.data.sources.source import Source
 from ddlflow.runs.check.finding import Finding, counted, open_named
 from ddlflow.spec.cv import MAX_FOLDS
 from ddlflow.spec.explain import nearest
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Linear, Made
 
 
-def train(plan: Plan) -> Iterator[Finding]:
+def train(request: Request) -> Iterator[Finding]:
     """Settings that only together are right or wrong."""
     from ddlflow.train.tasks.scores import metric_names
 
-    spec, kind = plan.pipeline.train, plan.pipeline.labels
+    spec, kind = request.pipeline.train, request.pipeline.labels
     slices, batch_rows = spec.virtual_ranks, spec.batch_rows
     if slices != "auto" and batch_rows != "auto" and slices > batch_rows:
         yield Finding(
@@ -36,26 +36,28 @@ def train(plan: Plan) -> Iterator[Finding]:
             f"train.early_stopping.metric is {name!r}, which objective {kind} does not have."
             f"{nearest(name, metric_names(kind))} It has: {', '.join(metric_names(kind))}.",
         )
-    split = plan.pipeline.data.split
+    split = request.pipeline.data.split
     if spec.early_stopping and split.column is None and split.validation == 0:
         text = "train.early_stopping needs validation rows. Set data.split.validation above 0."
         yield Finding("train", "error", text)
 
 
-def columns(plan: Plan, roles: list[Roles]) -> Iterator[Finding]:
+def columns(request: Request, roles: list[Roles]) -> Iterator[Finding]:
     """Finds what each column is for, into ``roles``."""
-    spec = plan.pipeline.data
+    spec = request.pipeline.data
     if isinstance(spec.source, Made):
         schema, derived = _schema_of(spec.source), bind(_schema_of(spec.source), spec)
         schema |= {column.name: column.type for column in derived}
-        roles.append(choose(schema, spec, plan.pipeline.labels, plan.pipeline.cv, derived=derived))
+        roles.append(
+            choose(schema, spec, request.pipeline.labels, request.pipeline.cv, derived=derived)
+        )
         text = f"{spec.source.rows:,} rows of {spec.source.use} will be made."
         yield Finding("source", "ok", text)
     else:
-        found = open_named(plan, spec.source, "data.source")
-        cv = plan.pipeline.cv
+        found = open_named(request, spec.source, "data.source")
+        cv = request.pipeline.cv
         derived = found.derived
-        labels = plan.pipeline.labels
+        labels = request.pipeline.labels
         roles.append(choose(found.schema, spec, labels, cv, found.index, derived=derived))
         if cv is not None and (cv.folds or 0) > (found.rows or MAX_FOLDS):
             text = (
@@ -75,17 +77,17 @@ def _computed(roles: Roles, derived: Sequence[Derived]) -> Iterator[Finding]:
         yield Finding("source", "note", note)
 
 
-def test_source(plan: Plan, roles: Roles) -> Iterator[Finding]:
-    location = plan.pipeline.data.test_source
+def test_source(request: Request, roles: Roles) -> Iterator[Finding]:
+    location = request.pipeline.data.test_source
     if location is not None:
         wanted = roles.needed
-        spec = only(plan.pipeline.data, wanted, where=True)
-        found = open_named(plan, location, "data.test_source", spec, _known(plan, roles))
+        spec = only(request.pipeline.data, wanted, where=True)
+        found = open_named(request, location, "data.test_source", spec, _known(request, roles))
         yield from _lacking(found, wanted, "data.test_source")
 
 
-def infer_source(plan: Plan, roles: Roles) -> Iterator[Finding]:
-    spec = plan.pipeline
+def infer_source(request: Request, roles: Roles) -> Iterator[Finding]:
+    spec = request.pipeline
     if not spec.infer.source and not spec.infer.keys:
         return  # a source that was looked at
     location = spec.infer.source or spec.data.test_source or spec.data.source
@@ -93,10 +95,10 @@ def infer_source(plan: Plan, roles: Roles) -> Iterator[Finding]:
         schema = list(_schema_of(location))
     else:
         key = "infer.source" if spec.infer.source else "data.source"
-        known = _known(plan, roles) if location != spec.data.source else None
+        known = _known(request, roles) if location != spec.data.source else None
         data = only(spec.data, roles.features, where=False)
         data = data.model_copy(update={"format": "auto"} if spec.infer.source else {})
-        found = open_named(plan, location, key, data, known)
+        found = open_named(request, location, key, data, known)
         schema = list(found.schema)
         if spec.infer.source:
             yield from _lacking(found, roles.features, key)
@@ -109,13 +111,13 @@ def infer_source(plan: Plan, roles: Roles) -> Iterator[Finding]:
             )
 
 
-def _known(plan: Plan, roles: Roles) -> dict[str, pa.DataType]:
+def _known(request: Request, roles: Roles) -> dict[str, pa.DataType]:
     """What the columns of ``data.source`` are, as which those of other sources are read."""
-    source = plan.pipeline.data.source
+    source = request.pipeline.data.source
     if isinstance(source, Made):
         schema = _schema_of(source)
-        return known_types(schema, roles, bind(schema, plan.pipeline.data))
-    found = open_named(plan, source, "data.source")
+        return known_types(schema, roles, bind(schema, request.pipeline.data))
+    found = open_named(request, source, "data.source")
     return known_types(found.schema, roles, found.derived)
 
 
@@ -134,9 +136,9 @@ def _lacking(found: Source, names: Sequence[str], key: str) -> Iterator[Finding]
         yield Finding("source", "error", f"{text}. Add them there, or name another source.")
 
 
-def model_features(plan: Plan, roles: Roles) -> Iterator[Finding]:
+def model_features(request: Request, roles: Roles) -> Iterator[Finding]:
     """The features that a model uses, or a search adds to it, are features of the data."""
-    model, search = plan.pipeline.model, plan.pipeline.search
+    model, search = request.pipeline.model, request.pipeline.search
     asked = {"model.features": model.features} if isinstance(model, Linear) else {}
     if search is not None and "model.features" in search.space:
         values = search.space["model.features"].values or []
@@ -150,8 +152,8 @@ def model_features(plan: Plan, roles: Roles) -> Iterator[Finding]:
                 yield Finding("model", "error", f"{key} names {name}, which is no feature.{near}")
 
 
-def report(plan: Plan, roles: Roles) -> Iterator[Finding]:
-    feature = plan.pipeline.report.histogram
+def report(request: Request, roles: Roles) -> Iterator[Finding]:
+    feature = request.pipeline.report.histogram
     if feature is not None and feature not in roles.numeric:
         numeric = ", ".join(roles.numeric[:20])
         near = nearest(feature, roles.numeric) or f" These are: {numeric}."

@@ -7,7 +7,7 @@ from ddlflow.data.roles import Roles
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.runs.check.finding import Finding
 from ddlflow.spec import code
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import UserCode, UserObjective
 
 # What stands for numbers that prepare counts.
@@ -30,9 +30,9 @@ class Shape:
     num_classes: int | None
 
 
-def expected(plan: Plan, roles: Roles) -> Shape:
+def expected(request: Request, roles: Roles) -> Shape:
     """By the headers alone."""
-    classes = None if plan.pipeline.labels == "multiclass" else 2
+    classes = None if request.pipeline.labels == "multiclass" else 2
     return Shape(len(roles.numeric), (CODES,) * len(roles.categorical), classes)
 
 
@@ -42,27 +42,27 @@ def counted(manifest: Manifest) -> Shape:
     return Shape(len(manifest.feature_names), sizes, len(manifest.label.classes))
 
 
-def model(plan: Plan, shape: Shape) -> Iterator[Finding]:
+def model(request: Request, shape: Shape) -> Iterator[Finding]:
     """Tries the pipeline's model and loss, where one of them is the user's.
 
     Raises:
         SpecError: it cannot be trained; the text says why.
     """
-    named = code.names(plan.pipeline)
+    named = code.names(request.pipeline)
     if not named:
         return
     from ddlflow.models import build
     from ddlflow.train.probe import check_model, check_weighted, looks_like
     from ddlflow.train.tasks.objectives import objective_for
 
-    spec, loss = plan.pipeline.model, plan.pipeline.train.objective
+    spec, loss = request.pipeline.model, request.pipeline.train.objective
     user_loss = None
     if isinstance(loss, UserObjective):
-        user_loss = code.resolve(loss.use, plan.code_folder, "train.objective.use")
+        user_loss = code.resolve(loss.use, request.code_folder, "train.objective.use")
     objective = objective_for(loss, user_loss)
     user_class = None
     if isinstance(spec, UserCode):
-        user_class = code.resolve(spec.use, plan.code_folder)
+        user_class = code.resolve(spec.use, request.code_folder)
     net = build(
         spec,
         num_features=shape.num_features,
@@ -70,7 +70,7 @@ def model(plan: Plan, shape: Shape) -> Iterator[Finding]:
         num_outputs=objective.num_outputs(shape.num_classes or CLASSES),
         user_class=user_class,
     )
-    if plan.pipeline.data.weight or plan.pipeline.train.class_weights:
+    if request.pipeline.data.weight or request.pipeline.train.class_weights:
         check_weighted(objective, num_classes=shape.num_classes or CLASSES)
     unreached = check_model(
         net,

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.runs.check.finding import Finding, open_named
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Made
 
 SMALL_BYTES = 4 << 20  # of all files; such a source is prepared in about a tenth of a second
 
 
-def small(plan: Plan) -> Manifest | None:
+def small(request: Request) -> Manifest | None:
     """The data set as a run would prepare it; None where the source is too large for that.
 
     Raises:
@@ -24,14 +24,14 @@ def small(plan: Plan) -> Manifest | None:
     """
     from ddlflow.data.prepare.prepare import prepare
 
-    pipeline = plan.pipeline
-    spec, data_root = pipeline.data, Path(plan.site.data_root).expanduser().absolute()
+    pipeline = request.pipeline
+    spec, data_root = pipeline.data, Path(request.site.data_root).expanduser().absolute()
     if isinstance(spec.source, Made):
         return None
-    files = open_named(plan, spec.source, "data.source").files.values()
+    files = open_named(request, spec.source, "data.source").files.values()
     if sum(file.size for file in files) > SMALL_BYTES:
         return None
-    if spec.test_source is not None and _is_large(plan, spec.test_source):
+    if spec.test_source is not None and _is_large(request, spec.test_source):
         return None
     with tempfile.TemporaryDirectory(prefix="ddlflow-check-") as folder:
         return prepare(
@@ -44,28 +44,28 @@ def small(plan: Plan) -> Manifest | None:
         )
 
 
-def _is_large(plan: Plan, location: str) -> bool:
-    data = plan.pipeline.data.model_copy(update={"source": location})
-    files = open_named(plan, location, "data.test_source", data).files.values()
+def _is_large(request: Request, location: str) -> bool:
+    data = request.pipeline.data.model_copy(update={"source": location})
+    files = open_named(request, location, "data.test_source", data).files.values()
     return sum(file.size for file in files) > SMALL_BYTES
 
 
-def weights(plan: Plan, manifest: Manifest) -> Iterator[Finding]:
+def weights(request: Request, manifest: Manifest) -> Iterator[Finding]:
     """Whether classes that have weights are the label's."""
     from ddlflow.train.weights import weighting
 
-    weighting(plan.pipeline.train, manifest)
+    weighting(request.pipeline.train, manifest)
     yield from ()
 
 
-def counted(plan: Plan, manifest: Manifest) -> Iterator[Finding]:
+def counted(request: Request, manifest: Manifest) -> Iterator[Finding]:
     """What prepare says of the rows, and what needs rows that are not there."""
     for warning in manifest.warnings:
         yield Finding("source", "note", warning)
     if manifest.rows("validation"):
         return
-    search = plan.pipeline.search
-    if plan.pipeline.train.early_stopping is not None:
+    search = request.pipeline.search
+    if request.pipeline.train.early_stopping is not None:
         text = "train.early_stopping needs validation rows, and data.split leaves none."
         yield Finding("train", "error", f"{text} Set data.split.validation.")
     if search is not None and not search.cv:

@@ -9,30 +9,30 @@ from ddlflow.runs.check import inputs
 from ddlflow.runs.check.finding import Finding, counted
 from ddlflow.runs.check.models import Shape, model
 from ddlflow.spec.explain import nearest
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Pipeline, Search, UserCode
 
 MOST_LOOKED_AT = 200  # points: each user model among them is built and tried
 
 
-def settings(plan: Plan) -> Iterator[Finding]:
+def settings(request: Request) -> Iterator[Finding]:
     """What would stop the search: every point of a grid, and the ends of other ranges, are tried.
 
     Yields errors, or one line about what will be tried.
     """
-    if plan.pipeline.search is None:
+    if request.pipeline.search is None:
         return
     from ddlflow.sweep.choose.space import wrong_names, wrong_points
 
-    names = [f"search.space.{name}: {text}" for name, text in wrong_names(plan.pipeline.search)]
-    wrong = [*_of_section(plan.pipeline, plan.pipeline.search), *names]
+    names = [f"search.space.{name}: {text}" for name, text in wrong_names(request.pipeline.search)]
+    wrong = [*_of_section(request.pipeline, request.pipeline.search), *names]
     if not names:  # no point can be set with a wrong name
-        wrong += [f"search.space.{name}: {text}" for name, text in wrong_points(plan.pipeline)]
+        wrong += [f"search.space.{name}: {text}" for name, text in wrong_points(request.pipeline)]
     if wrong:
         yield from (Finding("search", "error", text) for text in wrong)
         return
-    yield Finding("search", "ok", _summary(plan.pipeline, plan.pipeline.search))
-    if plan.pipeline.search.pruning and plan.pipeline.search.pruning.use == "async_halving":
+    yield Finding("search", "ok", _summary(request.pipeline, request.pipeline.search))
+    if request.pipeline.search.pruning and request.pipeline.search.pruning.use == "async_halving":
         text = (
             "async_halving ends trials in the order in which they arrive: two searches may differ. "
             "search.pruning.use: halving decides on whole rungs and is repeatable."
@@ -96,25 +96,25 @@ def _summary(pipeline: Pipeline, search: Search) -> str:
     return f"{tried}; the {'highest' if better == 'higher' else 'lowest'} {metric} wins."
 
 
-def models(plan: Plan, shape: Shape) -> Iterator[Finding]:
+def models(request: Request, shape: Shape) -> Iterator[Finding]:
     """What settings mean beyond their section: user models are tried, slices fit into a batch."""
     from itertools import islice
 
     from ddlflow.sweep.choose.space import edges, settings
 
-    search = plan.pipeline.search
+    search = request.pipeline.search
     if search is None:
         return
-    seen = {finding.text for finding in inputs.train(plan)}  # said already
+    seen = {finding.text for finding in inputs.train(request)}  # said already
     for point in islice(edges(search.space), MOST_LOOKED_AT):
         try:
-            trial = replace(plan, pipeline=settings(plan.pipeline, point))
+            trial = replace(request, pipeline=settings(request.pipeline, point))
         except SpecError:
             continue  # `settings` above has said so
         found = list(inputs.train(trial))
         section = trial.pipeline.model
         key = section.model_dump_json()
-        is_new = section != plan.pipeline.model and key not in seen
+        is_new = section != request.pipeline.model and key not in seen
         if isinstance(section, UserCode) and is_new:
             seen.add(key)
             found += _tried(trial, shape)
@@ -126,7 +126,7 @@ def models(plan: Plan, shape: Shape) -> Iterator[Finding]:
             seen.add(finding.text)
 
 
-def _tried(trial: Plan, shape: Shape) -> list[Finding]:
+def _tried(trial: Request, shape: Shape) -> list[Finding]:
     """What trying a trial's user model finds, or raises."""
     try:
         return list(model(trial, shape))

@@ -12,7 +12,7 @@ from ddlflow.engines.resources import resources
 from ddlflow.machine import memory
 from ddlflow.runs.check.finding import Finding, counted
 from ddlflow.runs.workers import count_gpus, gpus_of
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.store.site_storage import storage_of
 
 
@@ -21,8 +21,8 @@ def existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def storage_writable(plan: Plan) -> Iterator[Finding]:
-    folder = storage_of(plan.site)
+def storage_writable(request: Request) -> Iterator[Finding]:
+    folder = storage_of(request.site)
     there = existing(folder)
     if not there.is_dir():
         text = f"storage is {folder}, but {there} is a file. Name a folder."
@@ -42,24 +42,24 @@ def may_write(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK) and not read_only
 
 
-def storage(plan: Plan) -> Iterator[Finding]:
-    folder = storage_of(plan.site)
+def storage(request: Request) -> Iterator[Finding]:
+    folder = storage_of(request.site)
     free = shutil.disk_usage(existing(folder)).free
     yield Finding("storage", "ok", f"{folder}: {free / 1e9:.0f} GB free.")
 
 
-def tracking_uri(plan: Plan) -> Iterator[Finding]:
+def tracking_uri(request: Request) -> Iterator[Finding]:
     from ddlflow.tracking.uris import absolute
 
-    absolute(plan.site.tracking.uri)
+    absolute(request.site.tracking.uri)
     yield from ()
 
 
-def tracking(plan: Plan) -> Iterator[Finding]:
+def tracking(request: Request) -> Iterator[Finding]:
     from ddlflow.redact import redacted
     from ddlflow.tracking.uris import database_path
 
-    uri = plan.site.tracking.uri
+    uri = request.site.tracking.uri
     path = database_path(uri)
     if path is not None and not may_write(existing(path.parent)):
         text = f"{path} cannot be written. The run goes on without it; set tracking.uri."
@@ -99,40 +99,40 @@ def _answers(url: str) -> bool:
         return False
 
 
-def device(plan: Plan) -> Iterator[Finding]:
+def device(request: Request) -> Iterator[Finding]:
     # Only this can be wrong, and asking imports PyTorch. Workers elsewhere are asked by `workers`.
-    if plan.site.device == "cuda" and plan.site.engine.address is None:
+    if request.site.device == "cuda" and request.site.engine.address is None:
         count_gpus("cuda")
     yield from ()
 
 
-def workers(plan: Plan) -> Iterator[Finding]:
-    engine = plan.site.engine
+def workers(request: Request) -> Iterator[Finding]:
+    engine = request.site.engine
     if engine.address is not None:
-        yield from _workers_elsewhere(plan)
+        yield from _workers_elsewhere(request)
         return
-    found = resources(engine, gpus=count_gpus(plan.site.device))
+    found = resources(engine, gpus=count_gpus(request.site.device))
     free = memory().free
     text = f"{counted(found.slots, 'worker')}, {found.why}; {free / 1e9:.0f} GB memory free."
     yield Finding("workers", "ok", text)
     yield from _tight(free / found.slots)
 
 
-def _workers_elsewhere(plan: Plan) -> Iterator[Finding]:
+def _workers_elsewhere(request: Request) -> Iterator[Finding]:
     from ddlflow.engines import open_engine
     from ddlflow.train.facts import Facts, facts_here, unlike
 
-    with open_engine(plan.site, slots=1, threads=1) as opened:
+    with open_engine(request.site, slots=1, threads=1) as opened:
         found = [Facts(**values) for values in opened.ask(facts_here)]
         hosts = [facts.host for facts in found]
         share = min(facts.free_bytes / hosts.count(facts.host) for facts in found)
-        gpus = gpus_of(plan.site.device, found) if plan.site.device != "cpu" else 0
+        gpus = gpus_of(request.site.device, found) if request.site.device != "cpu" else 0
         what = f"a GPU each ({found[0].gpus[0]})" if gpus else found[0].processor
         text = f"{opened.describe()}; {what}; {share / 1e9:.0f} GB memory free for each."
         yield Finding("workers", "ok", text)
         yield from _tight(share)
         different = unlike(dict(enumerate(found)), "cuda" if gpus else "cpu")
-        if different and plan.pipeline.train.determinism == "elastic":
+        if different and request.pipeline.train.determinism == "elastic":
             text = (
                 f"The workers would not compute the same bits: {different}. Use some of one kind."
             )

@@ -9,20 +9,20 @@ from ddlflow.data.sources.source import Source, ranges, read
 from ddlflow.engines.resources import resources
 from ddlflow.runs.check.finding import Finding, Level, counted, open_named
 from ddlflow.runs.check.site import existing
-from ddlflow.spec.load import Plan
+from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Made
 from ddlflow.store.site_storage import storage_of
 
 ROW_BYTES_KEPT = 4  # of each number: shards are float32
 
 
-def table(plan: Plan) -> Iterator[Finding]:
+def table(request: Request) -> Iterator[Finding]:
     """The size of the source, and its label in the first rows."""
-    spec = plan.pipeline.data
+    spec = request.pipeline.data
     if isinstance(spec.source, Made):
         return
-    found = open_named(plan, spec.source, "data.source")
-    pipeline, derived = plan.pipeline, found.derived
+    found = open_named(request, spec.source, "data.source")
+    pipeline, derived = request.pipeline, found.derived
     chosen = choose(found.schema, spec, pipeline.labels, pipeline.cv, found.index, derived=derived)
     parts = ranges(found)
     rows = counted(found.rows, "row") if found.rows is not None else "rows not counted yet"
@@ -35,7 +35,7 @@ def table(plan: Plan) -> Iterator[Finding]:
     )
     for note in found.notes:
         yield Finding("source", "note", note)
-    engine = plan.site.engine
+    engine = request.site.engine
     # Workers that are there already are not asked for their number here.
     is_known = engine.address is None or engine.workers != "auto"
     workers = resources(engine, gpus=0).slots if is_known else 0
@@ -47,16 +47,16 @@ def table(plan: Plan) -> Iterator[Finding]:
             "prepared. Write the source with smaller row groups (Parquet) or uncompressed (CSV).",
         )
     if parts:
-        yield from _label(plan, found, chosen)
+        yield from _label(request, found, chosen)
 
 
-def shards(plan: Plan) -> Iterator[Finding]:
+def shards(request: Request) -> Iterator[Finding]:
     """Whether the storage has room for the source as shards."""
-    spec = plan.pipeline.data
+    spec = request.pipeline.data
     if isinstance(spec.source, Made):
         return
-    found = open_named(plan, spec.source, "data.source")
-    free = shutil.disk_usage(existing(storage_of(plan.site))).free
+    found = open_named(request, spec.source, "data.source")
+    free = shutil.disk_usage(existing(storage_of(request.site))).free
     needed = (found.rows or 0) * len(found.schema) * ROW_BYTES_KEPT
     if needed > free:
         text = f"The shards need about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free."
@@ -69,7 +69,7 @@ def _class(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _label(plan: Plan, found: Source, roles: Roles) -> Iterator[Finding]:
+def _label(request: Request, found: Source, roles: Roles) -> Iterator[Finding]:
     """The class balance (or span) in the first piece: the whole is counted by prepare."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -87,7 +87,7 @@ def _label(plan: Plan, found: Source, roles: Roles) -> Iterator[Finding]:
         rows = f"{piece.num_rows:,} of {rows} in which data.where holds"
     column = piece.column(roles.label)
     missing = missing_mask(column)
-    if missing.any() and plan.pipeline.data.label_missing != "drop":
+    if missing.any() and request.pipeline.data.label_missing != "drop":
         text = f"{roles.label} is missing in {int(missing.sum()):,} of {rows}. "
         advice = "Set data.label_missing: drop to leave these rows out, or correct the source."
         yield Finding("label", "error", f"{text}{advice}")
@@ -97,7 +97,7 @@ def _label(plan: Plan, found: Source, roles: Roles) -> Iterator[Finding]:
         text = f"No label in {rows}: there is nothing to learn from."
         yield Finding("label", alone, f"{text} Correct data.where or data.label.")
         return
-    if plan.pipeline.labels == "regression":
+    if request.pipeline.labels == "regression":
         span = pc.min_max(column).as_py()
         if span["min"] == span["max"]:
             text = f"{roles.label} is {span['min']} in all of {rows}: there is nothing to learn."
@@ -116,7 +116,7 @@ def _label(plan: Plan, found: Source, roles: Roles) -> Iterator[Finding]:
     if len(counts) < 2:
         text += " Two are needed: is this the right column, and are the rows sorted by it?"
         yield Finding("label", alone, text)
-    elif plan.pipeline.labels == "binary" and len(counts) > 2:
+    elif request.pipeline.labels == "binary" and len(counts) > 2:
         text += " Objective binary needs two. Set train.objective to multiclass or regression."
         yield Finding("label", "error", text)
     else:

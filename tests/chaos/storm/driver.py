@@ -27,8 +27,8 @@ def tell(event: dict[str, Any]) -> None:
 
 def main(pipeline: str, site: str, *changes: str) -> None:
     record = "--record" in changes
-    plan = load(pipeline, site, [change for change in changes if change != "--record"])
-    with Session(plan, Screen(sys.stderr)) as session:
+    request = load(pipeline, site, [change for change in changes if change != "--record"])
+    with Session(request, Screen(sys.stderr)) as session:
         prepared = stages.prepare(session)
         with recorded(session, prepared) if record else contextlib.nullcontext() as run:
 
