@@ -76,8 +76,8 @@ ORDER = {
     "train": [
         ("tasks/",),
         ("facts", "job", "label", "pulse", "schedules", "optimizers", "auto", "components"),
-        ("bad_batch", "penalty", "weights", "probe"),
-        ("precision", "validation"),
+        ("bad_batch", "penalty", "weights", "probe", "early_stopping"),
+        ("precision", "validation", "optimizer_step"),
         ("saved/",),
         ("parallel/",),
         ("loop",),

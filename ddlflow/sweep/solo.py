@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
 
 from ddlflow.data.shards.batches import Batches
 from ddlflow.data.shards.order import num_steps
 from ddlflow.data.shards.rows import Rows
-from ddlflow.spec.pipeline import Lbfgs, Optimizer, Training
+from ddlflow.spec.pipeline import Lbfgs
 from ddlflow.sweep.member import (
     Member,
     Prepared,
@@ -32,11 +31,11 @@ from ddlflow.train import precision
 from ddlflow.train.components import fit_components
 from ddlflow.train.full_batch import FullBatch, FullBatchOptimizer, optimizer_of, step
 from ddlflow.train.loop import EVENT_EVERY_S, READ_EVERY_STEPS, Stopped
+from ddlflow.train.optimizer_step import optimizer_step
 from ddlflow.train.parallel.gradients import Gradients
 from ddlflow.train.parallel.reduction import Reduction
-from ddlflow.train.penalty import add_penalty_gradient, penalised, penalty_on, stop_at_zero
+from ddlflow.train.penalty import penalty_on
 from ddlflow.train.saved.state import State, Tensors, copied
-from ddlflow.train.schedules import factor, is_constant
 from ddlflow.train.validation import Validation, empty_scores
 from ddlflow.train.weights import weighting
 
@@ -104,13 +103,16 @@ class Solo:
         )
         spec = spec.model_copy(update={"penalty": penalty_on(label, spec.penalty)})
         self._full: FullBatch | None = None
+        self._step: Callable[[int], None] | None = None
         if isinstance(optimizer, FullBatchOptimizer):
             exact = optimizer.exact
             loss_of = precision.loss_of(
                 exact, objective, "float32", device.type, alike, inputs=rows.inputs
             )
             self._full = FullBatch(rows, exact, loss_of, spec.penalty)
-        self._step = _step_of(self._net, optimizer, spec, num_steps(self._rows, spec.batch_rows))
+        else:
+            steps = num_steps(self._rows, spec.batch_rows)
+            self._step = optimizer_step(self._net, optimizer, spec, steps_per_epoch=steps)
         self._told = time.monotonic()
 
     @property
@@ -161,14 +163,15 @@ class Solo:
 
     def _batch_steps(self) -> None:
         """An epoch of batches; where a loss is not finite the member fails and it ends."""
-        standing = self._standing
+        standing, step = self._standing, self._step
+        assert step is not None
         self._net.train()
         unread: list[tuple[torch.Tensor, int]] = []
         for chunk in self._batches.stream(epoch=self.epoch, step=0, epochs=self.epoch + 1):
             for one in chunk.slices:
                 steps = standing.steps + len(unread)
                 loss = self._gradients([one], step=steps, rows=chunk.batch_rows, parts=1)
-                self._step(steps)
+                step(steps)
                 unread.append((loss, chunk.batch_rows))
                 if len(unread) >= READ_EVERY_STEPS:
                     self._read(unread)
@@ -228,26 +231,3 @@ class Solo:
         if standing.status != "failed":
             tensors = self._best or copied(self._net.state_dict())
         self.results[standing.member.id] = standing.result(tensors, 1)
-
-
-def _step_of(
-    net: nn.Module, optimizer: torch.optim.Optimizer, spec: Training, per_epoch: int
-) -> Callable[[int], None]:
-    """What the loop does between the gradient and the next batch, given the step's number."""
-    weights = penalised(net) if spec.penalty.l1 or spec.penalty.l2 else []
-    scheduled, total = not is_constant(spec.schedule), per_epoch * spec.epochs
-
-    def step(number: int) -> None:
-        signs = add_penalty_gradient(weights, spec.penalty) if weights else ()
-        if spec.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(net.parameters(), spec.clip_norm)
-        if scheduled:
-            assert isinstance(spec.optimizer, Optimizer)
-            rate = factor(spec.schedule, number, steps_per_epoch=per_epoch, total_steps=total)
-            for group in optimizer.param_groups:
-                group["lr"] = spec.optimizer.lr * rate
-        optimizer.step()
-        if signs:
-            stop_at_zero(weights, signs)
-
-    return step

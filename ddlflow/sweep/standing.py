@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ddlflow.sweep.member import Member, Result, Status
-from ddlflow.train.tasks.metrics import BETTER
+from ddlflow.train.early_stopping import improves, is_out_of_patience
 from ddlflow.train.validation import row_of
 
 ADVICE = "Lower train.optimizer.lr, set train.clip_norm, or look at its rows."
@@ -79,12 +79,11 @@ class Standing:
         rule = spec.early_stopping
         if rule is None:
             return False
-        sign = 1 if BETTER[rule.metric] == "higher" else -1
-        value, best = row[f"val_{rule.metric}"], self.best_value
-        if not self.best_epoch or sign * (value - best) > rule.min_delta or math.isnan(best):
+        value = row[f"val_{rule.metric}"]
+        if improves(rule, value, self.best_value):
             self.best_epoch, self.best_value = self.epoch, value
             return True
-        if self.epoch - self.best_epoch >= rule.patience:
+        if is_out_of_patience(rule, self.epoch, self.best_epoch):
             self.status = "done"
         return False
 

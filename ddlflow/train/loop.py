@@ -11,16 +11,15 @@ import torch
 from ddlflow.data.shards.batches import Batches
 from ddlflow.data.shards.order import num_steps
 from ddlflow.errors import TrainingError
-from ddlflow.spec.pipeline import Optimizer, Training
+from ddlflow.spec.pipeline import Training
+from ddlflow.train.early_stopping import improves, is_out_of_patience
+from ddlflow.train.optimizer_step import optimizer_step
 from ddlflow.train.parallel.gradients import Gradients
 from ddlflow.train.parallel.replicas import Replicas
-from ddlflow.train.penalty import add_penalty_gradient, penalised, stop_at_zero
 from ddlflow.train.pulse import Pulse
 from ddlflow.train.saved.ledger import Ledger
 from ddlflow.train.saved.state import State, copied
 from ddlflow.train.saved.writer import Writer
-from ddlflow.train.schedules import factor, is_constant
-from ddlflow.train.tasks.metrics import BETTER
 from ddlflow.train.validation import row_of
 
 # Losses are read from the device after so many steps, or seconds: a read waits for the device.
@@ -57,7 +56,7 @@ class Surroundings:
     loss_unit: float = 1.0  # makes the net's loss one in the label's units
 
 
-def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (design section 10)
+def train(  # noqa: PLR0915 - one story, read from top to bottom (design section 10)
     state: State, spec: Training, around: Surroundings
 ) -> None:
     """Trains from where ``state`` stands to the end of the last epoch (or to an early stop).
@@ -67,11 +66,8 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
             alike any more.
         Stopped: it was asked to stop; the checkpoint is written.
     """
-    net, optimizer = state.net, state.optimizer
-    assert isinstance(spec.optimizer, Optimizer)  # lbfgs: ddlflow.train.full_batch
-    per_epoch = num_steps(around.rows, spec.batch_rows)
-    weights = penalised(net) if spec.penalty.l1 or spec.penalty.l2 else []
-    scheduled = not is_constant(spec.schedule)
+    net, steps = state.net, num_steps(around.rows, spec.batch_rows)
+    step = optimizer_step(net, state.optimizer, spec, steps_per_epoch=steps)
     clock = time.monotonic
     now = read = told = saved = clock()
     began = now - state.seconds
@@ -86,19 +82,7 @@ def train(  # noqa: PLR0912, PLR0915 - one story, read from top to bottom (desig
             slices = chunk.slices[at : at + around.mine]
             around.ledger.count()
             loss = around.gradients(slices, step=state.steps, rows=chunk.batch_rows, parts=parts)
-            signs = add_penalty_gradient(weights, spec.penalty) if weights else ()
-            if spec.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(net.parameters(), spec.clip_norm)
-            if scheduled:
-                total = per_epoch * spec.epochs
-                rate = factor(
-                    spec.schedule, state.steps, steps_per_epoch=per_epoch, total_steps=total
-                )
-                for group in optimizer.param_groups:
-                    group["lr"] = spec.optimizer.lr * rate
-            optimizer.step()
-            if signs:
-                stop_at_zero(weights, signs)
+            step(state.steps)
             state.step += 1
             state.steps += 1
             state.unread.append((loss, chunk.batch_rows))
@@ -233,11 +217,9 @@ def end_epoch(state: State, spec: Training, metrics: dict[str, float], rows_per_
     rule = spec.early_stopping
     if rule is None:
         return
-    sign = 1 if BETTER[rule.metric] == "higher" else -1
-    value = row[f"val_{rule.metric}"]
-    best = state.best
-    if best is None or sign * (value - best["value"]) > rule.min_delta or math.isnan(best["value"]):
+    value, best = row[f"val_{rule.metric}"], state.best
+    if best is None or improves(rule, value, best["value"]):
         tensors = copied(state.net.state_dict())
         state.best = {"epoch": state.epoch, "value": value, "tensors": tensors}
-    elif state.epoch - best["epoch"] >= rule.patience:
+    elif is_out_of_patience(rule, state.epoch, best["epoch"]):
         state.ended = True

@@ -1,4 +1,4 @@
-"""The built-in models by hand, many at once: how a linear model or an mlp lies in a row.
+"""The built-in models by hand, many at once: blocks of models and of rows that fit the cache.
 
 Autograd keeps what it needs in fresh memory at each step and walks a graph; here every product
 writes into memory that is kept, and a block of rows is taken as far as the gradient while its
@@ -6,7 +6,6 @@ activations are in the cache (dense_pass.py).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 
 from ddlflow.models.linear import Linear
 from ddlflow.models.mlp import Mlp
-from ddlflow.sweep.fused.dense_pass import Pass
+from ddlflow.sweep.fused.dense_layout import layout_of, maps_of, tables_of
+from ddlflow.sweep.fused.dense_pass import DensePass
 from ddlflow.sweep.fused.head import Head
-from ddlflow.sweep.fused.program import Inputs, Noise, Step, aligned, row_of
+from ddlflow.sweep.fused.program import Inputs, Noise, Step, row_of
 
 # Activations that are worked on at a time: a block of rows through some models, in the widest
 # layer. 2 MiB of float32; measured with mlp [100] and batches of 128 to 16,384 rows: a step gets up
@@ -33,28 +33,6 @@ def takes(net: nn.Module) -> bool:
     return type(net) is Mlp and all(isinstance(part, known) for part in net.layers)
 
 
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """Where an affine map lies in a row: [inputs + 1, outputs].
-
-    Attributes:
-        at: the first column.
-        inputs: without the bias.
-        outputs: of the map.
-        bias: the row of the bias: behind the features in the first map, so that its products have
-            the bias in them; last in the others.
-    """
-
-    at: int
-    inputs: int
-    outputs: int
-    bias: int
-
-    def block(self, matrix: Tensor) -> Tensor:
-        """[models, inputs + 1, outputs], a view."""
-        return row_of(matrix, self.at, (self.inputs + 1, self.outputs))
-
-
 class Dense:
     """A stack of linear models or mlps; a ``Program``.
 
@@ -69,40 +47,10 @@ class Dense:
         assert isinstance(net, Linear | Mlp)
         self.head = head
         self.device = device
-        self.activation = _activation(net)
-        self.widths = [table.weight.shape for table in _tables(net)]
-        self.starts = net.starts.to(device) if isinstance(net, Linear) else None
-        at = 0
-        self.tables: list[tuple[int, torch.Size]] = []
-        for shape in self.widths:
-            self.tables.append((at, shape))
-            at = aligned(at + shape.numel())
-        self.one_hot: tuple[int, torch.Size] | None = None
-        if isinstance(net, Linear) and net.one_hot is not None:
-            self.one_hot = (at, net.one_hot.shape)
-            at = aligned(at + net.one_hot.numel())
-        maps = _maps(net)
-        self.num_features = maps[0][0].shape[1] - net.embeddings.width
-        self.affines: list[Affine] = []
-        for k, (weight, _) in enumerate(maps):
-            outputs, inputs = weight.shape
-            bias = inputs if k else self.num_features
-            self.affines.append(Affine(at, inputs, outputs, bias))
-            at = aligned(at + (inputs + 1) * outputs)
-        self.numbers = at
-        self.penalised = self._penalised()
-        self._passes: dict[tuple[int, ...], Pass] = {}
-        self._widest = max(affine.outputs for affine in self.affines)
-
-    def _penalised(self) -> list[slice]:
-        runs = [slice(at, at + shape.numel()) for at, shape in self.tables]
-        if self.one_hot is not None:
-            runs.append(slice(self.one_hot[0], self.one_hot[0] + self.one_hot[1].numel()))
-        for affine in self.affines:
-            end = affine.at + (affine.inputs + 1) * affine.outputs
-            bias = affine.at + affine.bias * affine.outputs
-            runs += [slice(affine.at, bias), slice(bias + affine.outputs, end)]
-        return [run for run in runs if run.stop > run.start]
+        self.layout = layout_of(net, device)
+        self.numbers = self.layout.numbers
+        self.penalised = self.layout.penalised
+        self._passes: dict[tuple[int, ...], DensePass] = {}
 
     def pack(self, net: nn.Module, row: Tensor) -> None:
         for weights, bias, own, own_bias in self._pairs(net, row):
@@ -124,12 +72,12 @@ class Dense:
         matrix = row.unsqueeze(0)
         found: list[tuple[Tensor, Tensor | None, Tensor, Tensor | None]] = [
             (row_of(matrix, at, shape)[0], None, table.weight.data, None)
-            for (at, shape), table in zip(self.tables, _tables(net), strict=True)
+            for (at, shape), table in zip(self.layout.tables, tables_of(net), strict=True)
         ]
-        if self.one_hot is not None and isinstance(net, Linear) and net.one_hot is not None:
-            at, shape = self.one_hot
+        if self.layout.one_hot is not None and isinstance(net, Linear) and net.one_hot is not None:
+            at, shape = self.layout.one_hot
             found.append((row_of(matrix, at, shape)[0], None, net.one_hot.data, None))
-        for affine, (weight, own_bias) in zip(self.affines, _maps(net), strict=True):
+        for affine, (weight, own_bias) in zip(self.layout.affines, maps_of(net), strict=True):
             block, cut = affine.block(matrix)[0], affine.bias
             own = weight.data.t()
             found.append((block[:cut], block[cut], own[:cut], own_bias.data))
@@ -142,7 +90,7 @@ class Dense:
         self._passes.clear()
 
     def dropouts(self, rows: int) -> list[tuple[int, tuple[int, ...]]]:
-        return [(k, (rows, affine.outputs)) for k, affine in enumerate(self.affines[:-1])]
+        return [(k, (rows, affine.outputs)) for k, affine in enumerate(self.layout.affines[:-1])]
 
     def gradients(self, step: Step) -> Tensor | None:
         rows = step.labels.shape[1]
@@ -165,7 +113,7 @@ class Dense:
         """Runs of models whose activations of a block of rows fit the cache."""
         if self.device.type == "cuda":
             return [(first, last)]
-        most = max(1, BLOCK_NUMBERS // (min(rows, BLOCK_ROWS) * self._widest))
+        most = max(1, BLOCK_NUMBERS // (min(rows, BLOCK_ROWS) * self.layout.widest))
         count = -(-(last - first) // most)
         edges = [first + (last - first) * k // count for k in range(count + 1)]
         return list(pairwise(edges))
@@ -175,7 +123,7 @@ class Dense:
         rows = step.labels.shape[1]
         most = rows
         if self.device.type != "cuda":
-            fitting = BLOCK_NUMBERS // ((models[1] - models[0]) * self._widest)
+            fitting = BLOCK_NUMBERS // ((models[1] - models[0]) * self.layout.widest)
             most = max(min(rows, BLOCK_ROWS), fitting)
         count = -(-rows // most)
         if count == 1:
@@ -184,12 +132,14 @@ class Dense:
         for start, stop in pairwise([rows * k // count for k in range(count + 1)]):
             yield start, _piece(step, start, stop)
 
-    def _pass(self, step: Step) -> Pass:
+    def _pass(self, step: Step) -> DensePass:
         rows = step.labels.shape[1]
         edges = [step.first, *(part.last for part in step.inputs)]
         key = (rows, *edges)
         if key not in self._passes:
-            self._passes[key] = Pass(self, edges, rows)
+            self._passes[key] = DensePass(
+                self.layout, self.head, self.weights, self.grads, edges=edges, rows=rows
+            )
         return self._passes[key]
 
 
@@ -229,20 +179,3 @@ def _piece(step: Step, start: int, stop: int) -> Step:
     ]
     labels, outputs = step.labels[:, start:stop], step.outputs[:, start:stop]
     return Step(step.first, step.last, inputs, labels, outputs, noise)
-
-
-def _tables(net: Linear | Mlp) -> list[nn.Embedding]:
-    return [table for table in net.embeddings.tables if isinstance(table, nn.Embedding)]
-
-
-def _maps(net: Linear | Mlp) -> list[tuple[Tensor, Tensor]]:
-    """(weight, bias) of each affine map."""
-    if isinstance(net, Linear):
-        return [(net.weight, net.bias)]
-    return [(part.weight, part.bias) for part in net.layers if isinstance(part, nn.Linear)]
-
-
-def _activation(net: Linear | Mlp) -> str:
-    parts: list[nn.Module] = list(net.layers) if isinstance(net, Mlp) else []
-    kinds = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.GELU: "gelu"}
-    return next((kinds[type(part)] for part in parts if type(part) in kinds), "relu")

@@ -6,36 +6,47 @@ of them in products; backward 15 us, 12 in products; the update by Adam 2 us.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ddlflow.sweep.fused.dense_layout import DenseLayout
+from ddlflow.sweep.fused.head import Head
 from ddlflow.sweep.fused.program import Noise, Step, row_of
-
-if TYPE_CHECKING:
-    from ddlflow.sweep.fused.dense import Dense
 
 aten = torch.ops.aten
 
 
-class Pass:
+class DensePass:
     """Weights and gradients of neighbouring models as views, with memory for so many rows.
 
     Args:
-        dense: whose.
+        layout: of each model's numbers.
+        head: their loss.
+        weights: [models, numbers] of the whole stack.
+        grads: likewise.
         edges: the first model of each run that shares its rows, and the last one's end.
         rows: of the block.
     """
 
-    def __init__(self, dense: "Dense", edges: Sequence[int], rows: int) -> None:
-        self.dense = dense
+    def __init__(
+        self,
+        layout: DenseLayout,
+        head: Head,
+        weights: Tensor,
+        grads: Tensor,
+        *,
+        edges: Sequence[int],
+        rows: int,
+    ) -> None:
+        self.layout, self.head = layout, head
         self.first, last = edges[0], edges[-1]
         models = last - self.first
-        weights, grads = dense.weights[self.first : last], dense.grads[self.first : last]
+        weights, grads = weights[self.first : last], grads[self.first : last]
+        device = weights.device
         self.runs = [slice(a - self.first, b - self.first) for a, b in pairwise(edges)]
         # The first map has its bias in the block; the others apart.
-        bottom, *others = dense.affines
+        bottom, *others = layout.affines
         self.w0, self.g0 = bottom.block(weights), bottom.block(grads)
         self.w = [affine.block(weights)[:, : affine.inputs] for affine in others]
         self.g = [affine.block(grads)[:, : affine.inputs] for affine in others]
@@ -47,39 +58,39 @@ class Pass:
             # As a row of its own: of a transposed column torch's bmm makes a slow product.
             at, stop = others[-1].at, others[-1].at + others[-1].inputs
             self.wt[-1], self.gt[-1] = (m[:, at:stop].unsqueeze(1) for m in (weights, grads))
-        self.tables = [row_of(weights, at, shape) for at, shape in dense.tables]
-        self.table_g = [row_of(grads, at, shape) for at, shape in dense.tables]
+        self.tables = [row_of(weights, at, shape) for at, shape in layout.tables]
+        self.table_g = [row_of(grads, at, shape) for at, shape in layout.tables]
         # Products are made here and copied to the gradients: torch's bmm is 10 to 70 % slower into
         # a part of a row (measured).
-        self.made0 = torch.empty(self.g0.shape, device=dense.device)
-        self.made = [torch.empty(g.shape, device=dense.device) for g in self.g]
+        self.made0 = torch.empty(self.g0.shape, device=device)
+        self.made = [torch.empty(g.shape, device=device) for g in self.g]
         last_g = self.gt[-1] if others else self.g0
-        self.made_row = torch.empty(last_g.shape, device=dense.device)  # of one output
-        if dense.one_hot is not None:
-            self.one_hot, self.one_hot_g = (row_of(m, *dense.one_hot) for m in (weights, grads))
+        self.made_row = torch.empty(last_g.shape, device=device)  # of one output
+        if layout.one_hot is not None:
+            self.one_hot, self.one_hot_g = (row_of(m, *layout.one_hot) for m in (weights, grads))
 
         def memory(*shape: int) -> Tensor:
-            return torch.empty(models, rows, *shape, device=dense.device)
+            return torch.empty(models, rows, *shape, device=device)
 
-        widths = [affine.outputs for affine in dense.affines[:-1]]
-        last_width = dense.affines[-1].outputs
+        widths = [affine.outputs for affine in layout.affines[:-1]]
+        last_width = layout.affines[-1].outputs
         self.act = [memory(width) for width in widths]
         self.act_t = [act.transpose(1, 2) for act in self.act]
         # One hidden layer of relu and one output, as the default model: see ``_short``.
-        self.is_short = dense.activation == "relu" and len(widths) == 1 and last_width == 1
-        self.is_short = self.is_short and not dense.tables
+        self.is_short = layout.activation == "relu" and len(widths) == 1 and last_width == 1
+        self.is_short = self.is_short and not layout.tables
         if self.is_short:
             self.pulled = memory(bottom.inputs + 1)
         self.delta = [] if self.is_short else [memory(width) for width in widths]
-        self.aside = [memory(width) for width in widths] if dense.activation != "relu" else []
+        self.aside = [memory(width) for width in widths] if layout.activation != "relu" else []
         self.z_grad = memory(*([last_width] if last_width > 1 else []))
         self.z_row, self.z_column = self.z_grad.unsqueeze(1), self.z_grad.unsqueeze(2)
-        self.x = memory(bottom.inputs + 1) if dense.tables else None
+        self.x = memory(bottom.inputs + 1) if layout.tables else None
 
     def gradients(self, step: Step, share: float, *, add: bool) -> Tensor | None:
         """Forward and backward; ``add``: to the gradients that are there."""
         self.forward(step, step.noise)
-        losses = self.dense.head.gradient(step.outputs, step.labels, share, self.z_grad)
+        losses = self.head.gradient(step.outputs, step.labels, share, self.z_grad)
         self._backward(step, 1 if add else 0)
         return losses
 
@@ -98,7 +109,7 @@ class Pass:
         else:
             for run, x in zip(self.runs, inputs, strict=True):
                 _product(x, self.w0[run], step.outputs[run])
-        if self.dense.one_hot is not None:
+        if self.layout.one_hot is not None:
             self._add_one_hot(step)
 
     def _inputs(self, step: Step) -> list[Tensor]:
@@ -117,7 +128,7 @@ class Pass:
 
     def _activate(self, k: int, noise: Sequence[Noise]) -> None:
         """In place; what the way back needs of it besides is put aside."""
-        act, kind = self.act[k], self.dense.activation
+        act, kind = self.act[k], self.layout.activation
         if kind == "relu":
             act.relu_()
         elif kind == "gelu":
@@ -140,7 +151,7 @@ class Pass:
         inputs = [part.features for part in step.inputs]
         if self.x is not None:
             inputs = [self.x[run] for run in self.runs]
-        if self.dense.one_hot is not None:
+        if self.layout.one_hot is not None:
             self._one_hot_gradient(step, beta)
         z_grad = self.z_grad
         if not self.act:
@@ -194,7 +205,7 @@ class Pass:
 
     def _deactivate(self, k: int, noise: Sequence[Noise]) -> None:
         """From the gradient behind an activation to the one before it, in place."""
-        delta, kind = self.delta[k], self.dense.activation
+        delta, kind = self.delta[k], self.layout.activation
         _dampen(delta, k, noise, self.first)
         if kind == "relu":
             aten.threshold_backward.grad_input(delta, self.act[k], 0, grad_input=delta)
@@ -208,7 +219,7 @@ class Pass:
     def _table_gradients(self, step: Step, beta: int) -> None:
         delta = self.delta[0] if self.delta else self.z_grad
         delta = delta if delta.dim() == 3 else delta.unsqueeze(2)
-        at = self.dense.num_features + 1
+        at = self.layout.num_features + 1
         below = torch.matmul(delta, self.w0[:, at:].transpose(1, 2))
         for column, grad in enumerate(self.table_g):
             if not beta:
@@ -216,7 +227,7 @@ class Pass:
             width = grad.shape[2]
             for run, part in zip(self.runs, step.inputs, strict=True):
                 assert part.categories is not None
-                piece = below[run, :, at - self.dense.num_features - 1 :][..., :width]
+                piece = below[run, :, at - self.layout.num_features - 1 :][..., :width]
                 grad[run].index_add_(1, part.categories[:, column], piece)
             at += width
 
@@ -239,8 +250,8 @@ class Pass:
 
     def _codes(self, categories: Tensor | None) -> Tensor:
         assert categories is not None
-        assert self.dense.starts is not None
-        return categories + self.dense.starts
+        assert self.layout.starts is not None
+        return categories + self.layout.starts
 
 
 def _dampen(values: Tensor, k: int, noise: Sequence[Noise], first: int) -> None:
