@@ -15,7 +15,8 @@ import yaml
 
 import ddlflow
 from ddlflow.data.shards.manifest import Manifest
-from ddlflow.data.sources.source import PIECE_ROWS, open_source, ranges, read
+from ddlflow.data.sources.opening import open_source
+from ddlflow.data.sources.source import PIECE_ROWS, ranges, read
 from ddlflow.errors import DataError, SpecError
 from ddlflow.redact import hidden_values
 from ddlflow.report.screen import Screen

@@ -168,8 +168,9 @@ def _rows(shards: list[dict[str, Any]]) -> str:
 def _files(session: Session, location: str) -> dict[int, str]:
     """By range of the source, its file in words."""
     from ddlflow.data.sources.derive import only
-    from ddlflow.data.sources.source import open_source, ranges
+    from ddlflow.data.sources.opening import open_source
+    from ddlflow.data.sources.source import ranges
 
     plain = only(session.request.pipeline.data, [], where=False)
     found = open_source(location, plain, session.data_root)
-    return {part.index: f", {found.files[part.file].name}" for part in ranges(found)}
+    return {part.index: f", {found.place(part)}" for part in ranges(found)}

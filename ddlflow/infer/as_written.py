@@ -1,8 +1,9 @@
 """What of a source is taken as it stands: keys, and words that a CSV file takes for missing values.
 
-A CSV file says nothing of types. To a model a column is what it was in training; a key is the very
-text. And a word such as NA stands for a missing value, unless the model has learnt it: then it is
-Namibia. So where the text and what the model reads differ, the file is read once more, as text.
+A CSV file says nothing of types: its columns are ``untyped``. To a model a column is what it was in
+training; a key is the very text. And a word such as NA stands for a missing value, unless the model
+has learnt it: then it is Namibia. So where the text and what the model reads differ, the file is
+read once more, as text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,9 +27,8 @@ def as_written(source: Source, part: Range, keys: Sequence[str], model: TrainedM
         keys: columns that are copied: of a CSV file as text, else in their own type.
         model: which features are read.
     """
-    is_csv = source.dialect.format == "csv"
-    words = _learnt_words(source, model) if is_csv else {}
-    as_text = [key for key in keys if is_csv and key in source.names]
+    words = _learnt_words(source, model)
+    as_text = [key for key in keys if key in source.untyped]
     alone = [key for key in as_text if key not in model.inputs]  # the model does not read these
     wanted = list(dict.fromkeys([*as_text, *words]))
     texts = enumerate(read(source.verbatim(wanted), part, wanted)) if wanted else iter(())
@@ -50,9 +50,9 @@ def as_written(source: Source, part: Range, keys: Sequence[str], model: TrainedM
 def _learnt_words(source: Source, model: TrainedModel) -> dict[str, pa.Array]:
     """By category that has learnt a word for missing values, those words that stay missing."""
     found = {}
-    missing = source.dialect.missing
+    missing = source.missing_words
     for category in model.columns.categories:
-        is_own = category.kind == "text" and category.name in source.names
+        is_own = category.kind == "text" and category.name in source.untyped
         if is_own and not {*category.values}.isdisjoint(missing):
             left = [word for word in missing if word not in category.values]
             found[category.name] = pa.array(left, pa.string())

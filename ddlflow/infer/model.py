@@ -20,8 +20,9 @@ from ddlflow.data.columns import Columns, Encoded
 from ddlflow.data.sources.derive import bind, evaluate, needed, read_by, sources_read
 from ddlflow.data.sources.files import names_format
 from ddlflow.data.sources.frames import batches, is_pandas, names_of, table_of
+from ddlflow.data.sources.opening import open_source
 from ddlflow.data.sources.schema import meant
-from ddlflow.data.sources.source import Source, open_source
+from ddlflow.data.sources.source import Source
 from ddlflow.errors import DataError, DdlflowError, SpecError
 from ddlflow.models import build
 from ddlflow.models.label_scale import LabelScale

@@ -20,6 +20,7 @@ import pytest
 
 from ddlflow.data.sources import source as source_module
 from ddlflow.data.sources import text
+from ddlflow.data.sources.opening import open_source
 from ddlflow.errors import DataError
 from ddlflow.infer.model import load_model
 from ddlflow.infer.predict import SUCCESS, infer
@@ -341,7 +342,7 @@ def test_seconds_of_a_csv_are_those_of_json_and_of_fractions(tmp_path: Path) -> 
     made["y"] = (made["time"].dt.hour > 11).astype(int)
     made.to_csv(tmp_path / "t.csv", index=False)
     spec = Data(source="t.csv", label="y", exclude=["id"])
-    source = source_module.open_source("t.csv", spec, tmp_path)
+    source = open_source("t.csv", spec, tmp_path)
     (part,) = source_module.ranges(source)
     read = source_module.read(source, part, ["id", "time", "y"])
     trained = fit(tmp_path, pa.Table.from_batches(read), spec, "binary", epochs=3)

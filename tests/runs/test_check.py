@@ -287,11 +287,10 @@ def test_a_label_that_only_begins_constant_is_a_note(make: Make) -> None:
     make()
     sorted_rows = table(label=[0] * 100 + [1] * 100)
     pq.write_table(sorted_rows, "data/t.parquet", row_group_size=100)
-    from ddlflow.data.sources import source
+    from ddlflow.data.sources.opening import open_source
+    from ddlflow.data.sources.source import ranges
 
-    assert len(
-        source.ranges(source.open_source("t.parquet", load("p").pipeline.data, Path("data")))
-    )
+    assert ranges(open_source("t.parquet", load("p").pipeline.data, Path("data")))
     found = look()
     assert errors(found) == 0
 

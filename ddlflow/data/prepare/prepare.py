@@ -31,8 +31,9 @@ from ddlflow.data.shards.manifest import FORMAT, NAME, Fold, Group, Manifest, Sh
 from ddlflow.data.shards.statistics import Statistics, empty, merge
 from ddlflow.data.sources.derive import Derived, needed, only
 from ddlflow.data.sources.known import Types, as_parsed
+from ddlflow.data.sources.opening import open_source
 from ddlflow.data.sources.schema import kind_of, meant
-from ddlflow.data.sources.source import Source, open_source, ranges
+from ddlflow.data.sources.source import Source, ranges
 from ddlflow.errors import DataError, InputError
 from ddlflow.redact import redacted_values
 from ddlflow.spec.pipeline import Cv, Data

@@ -22,8 +22,6 @@ from ddlflow.data.numbers import number_values
 from ddlflow.data.offsets import Number, is_wide, looked_at, may_need, thinned
 from ddlflow.data.prepare.keep import keep, needs_features
 from ddlflow.data.roles import Labels, Roles
-from ddlflow.data.sources import columnar
-from ddlflow.data.sources.files import open_file, reading
 from ddlflow.data.sources.schema import kind_of
 from ddlflow.data.sources.source import Range, Source, read
 from ddlflow.errors import DataError
@@ -73,7 +71,7 @@ class ScanTask:
 
     @property
     def spool(self) -> Path | None:
-        if self.source.dialect.format not in ("csv", "jsonl"):
+        if not self.source.is_parsed:
             return None
         return self.work / f"spool-{self.number:05d}.arrow"
 
@@ -152,19 +150,8 @@ def _wide(task: ScanTask) -> list[str]:
     target = [task.roles.label] if task.labels == "regression" else []
     schema = task.source.schema
     wide = [name for name in [*task.roles.numeric, *target] if is_wide(schema[name])]
-    known = _extremes(task, wide) if wide else {}
+    known = task.source.extremes(task.part, wide) if wide else {}
     return [name for name in wide if may_need(known.get(name), schema[name])]
-
-
-def _extremes(task: ScanTask, columns: list[str]) -> dict[str, tuple[float, float]]:
-    """The least and the greatest value of columns in the range, where the file itself says so."""
-    source, part = task.source, task.part
-    file = source.files[part.file]
-    inside = [name for name in columns if name in source.names]
-    if source.dialect.format != "parquet" or not inside:
-        return {}
-    with reading(file.path), open_file(source.address, file) as handle:
-        return columnar.parquet_extremes(handle, part.start, part.stop, inside)
 
 
 def _columns(task: ScanTask, wide: list[str]) -> list[str]:

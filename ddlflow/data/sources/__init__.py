@@ -1,5 +1,8 @@
-"""Files of any format -> tables of typed columns, some of them computed.
+"""Sources: tables of typed columns, some of them computed, read range by range.
 
+source.py      what every kind of source gives: the Protocol; ranges, read
+opening.py     which kind a location is: open_source
+table_files.py the kind that is files: Parquet, Arrow, CSV, JSON
 files.py       what lies at a location: one file, a glob, a folder, an fsspec URL
 dialect.py     what the pipeline says of reading text
 quotes.py      where rows of CSV end: not inside quotes
@@ -15,7 +18,6 @@ layout.py      what one file says of itself
 columnar.py    Parquet and Arrow, cut at row groups and record batches
 schema.py      names and types of a source's columns, the same in all its files
 known.py       the types that columns had in training, for later sources
-source.py      the four formats as one: open_source, ranges, read
 frames.py      tables that lie in memory: pandas, Polars and Arrow
 derive.py      columns that are computed from others (derive_sql.py is their language,
                derive_dates.py takes dates apart)

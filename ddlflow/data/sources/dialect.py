@@ -42,6 +42,11 @@ class Dialect:
     text: tuple[str, ...] = ()
 
     @property
+    def is_text(self) -> bool:
+        """Whether rows are parsed from text: such a file states no types and no number of rows."""
+        return self.format in ("csv", "jsonl")
+
+    @property
     def quotes(self) -> bytes | None:
         """The delimiter where quoted values may hold line ends; None in JSON lines."""
         return self.delimiter.encode() if self.format == "csv" else None

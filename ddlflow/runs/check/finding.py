@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from ddlflow.data.sources.known import Types
-from ddlflow.data.sources.source import Source, open_source
+from ddlflow.data.sources.opening import open_source
+from ddlflow.data.sources.source import Source
 from ddlflow.errors import DataError, DdlflowError
 from ddlflow.redact import redacted_text
 from ddlflow.spec.load import Request

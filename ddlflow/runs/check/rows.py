@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.sources.source import Source
 from ddlflow.runs.check.finding import Finding, open_named
 from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Made
@@ -28,11 +29,12 @@ def small(request: Request) -> Manifest | None:
     spec, data_root = pipeline.data, Path(request.site.data_root).expanduser().absolute()
     if isinstance(spec.source, Made):
         return None
-    files = open_named(request, spec.source, "data.source").files.values()
-    if sum(file.size for file in files) > SMALL_BYTES:
+    if _is_large(open_named(request, spec.source, "data.source")):
         return None
-    if spec.test_source is not None and _is_large(request, spec.test_source):
-        return None
+    if spec.test_source is not None:
+        data = spec.model_copy(update={"source": spec.test_source})
+        if _is_large(open_named(request, spec.test_source, "data.test_source", data)):
+            return None
     with tempfile.TemporaryDirectory(prefix="ddlflow-check-") as folder:
         return prepare(
             spec,
@@ -44,10 +46,8 @@ def small(request: Request) -> Manifest | None:
         )
 
 
-def _is_large(request: Request, location: str) -> bool:
-    data = request.pipeline.data.model_copy(update={"source": location})
-    files = open_named(request, location, "data.test_source", data).files.values()
-    return sum(file.size for file in files) > SMALL_BYTES
+def _is_large(source: Source) -> bool:
+    return source.num_bytes is None or source.num_bytes > SMALL_BYTES
 
 
 def weights(request: Request, manifest: Manifest) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ def table(request: Request) -> Iterator[Finding]:
     yield Finding(
         "source",
         "ok",
-        f"{found.address}: {found.dialect.format}, {counted(len(found.files), 'file')}, {rows}, "
+        f"{found.address}: {found.summary}, {rows}, "
         f"{counted(len(parts), 'range')}; {len(chosen.numeric)} numeric and "
         f"{len(chosen.categorical)} categorical features.",
     )

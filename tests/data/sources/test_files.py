@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from ddlflow.data.sources.files import reading
-from ddlflow.data.sources.source import Source, open_source, ranges, read
+from ddlflow.data.sources.opening import open_source
+from ddlflow.data.sources.source import Source, ranges, read
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 

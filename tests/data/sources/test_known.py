@@ -18,7 +18,8 @@ from ddlflow.data.columns import Category, category_codes
 from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.data.sources.known import as_parsed, plain, read_back, written
-from ddlflow.data.sources.source import open_source, ranges, read
+from ddlflow.data.sources.opening import open_source
+from ddlflow.data.sources.source import ranges, read
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 

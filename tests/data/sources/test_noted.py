@@ -11,7 +11,8 @@ import pytest
 
 from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.roles import choose
-from ddlflow.data.sources.source import Source, open_source
+from ddlflow.data.sources.opening import open_source
+from ddlflow.data.sources.source import Source
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 

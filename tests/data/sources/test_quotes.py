@@ -11,8 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ddlflow.data.sources import lines, text
+from ddlflow.data.sources.opening import open_source
 from ddlflow.data.sources.quotes import Rows
-from ddlflow.data.sources.source import open_source, ranges, read
+from ddlflow.data.sources.source import ranges, read
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 

@@ -15,7 +15,8 @@ import pytest
 
 from ddlflow.data.sources import source as source_module
 from ddlflow.data.sources import text
-from ddlflow.data.sources.source import open_source, ranges, read
+from ddlflow.data.sources.opening import open_source
+from ddlflow.data.sources.source import ranges, read
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ddlflow.data.sources.source import open_source
+from ddlflow.data.sources.opening import open_source
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 
