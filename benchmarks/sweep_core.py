@@ -31,7 +31,7 @@ from ddlflow.sweep.fused.plan import plan_stacks
 from ddlflow.sweep.fused.streams import Pool
 from ddlflow.sweep.member import FoldRows, Member, Prepared
 from ddlflow.sweep.run import Piece, cut, start
-from ddlflow.train.tasks.metrics import scores_for
+from ddlflow.train.tasks.table import task_for
 
 ROWS, FOLDS = 100_000, 5
 CLOCK = time.perf_counter
@@ -101,7 +101,7 @@ def expert(data: Prepared, member: Member, *, score: bool) -> float:
     if score:
         held_out, truth = _columns(fold.validation, fold)
         with torch.no_grad():
-            scores = scores_for("binary")
+            scores = task_for("binary").empty_scores()
             scores.update(net(held_out).squeeze(1), truth, 0.0)
             scores.compute()
     return CLOCK() - began

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from ddlflow.sweep.fused.request import plan_stacks
 from sklearn.datasets import load_digits
 
 from ddlflow.report.screen import Screen
@@ -22,6 +21,7 @@ from ddlflow.runs import stages, sweeps
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 from ddlflow.sweep.choose.space import settings
+from ddlflow.sweep.fused.plan import plan_stacks
 from ddlflow.sweep.member import Member, Result
 from ddlflow.sweep.place import Where, prepared_at
 from ddlflow.sweep.run import Piece, start

@@ -75,8 +75,8 @@ ORDER = {
     ],
     "train": [
         ("tasks/",),
-        ("facts", "job", "label", "pulse", "schedules", "optimizers", "auto", "components"),
-        ("bad_batch", "penalty", "weights", "probe", "early_stopping"),
+        ("facts", "job", "pulse", "schedules", "optimizers", "auto", "components"),
+        ("bad_batch", "penalty", "probe", "early_stopping"),
         ("precision", "validation", "optimizer_step"),
         ("saved/",),
         ("parallel/",),

@@ -2,37 +2,26 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.spec.pipeline import Train, UserCode
-from ddlflow.train.tasks.scores import BETTER, Kind, metric_names
-from ddlflow.train.validation import PREDICTED
-
-# By what a model is held against its baseline: what it minimises.
-MAIN = {"binary": "log_loss", "multiclass": "log_loss", "regression": "mse"}
+from ddlflow.train.tasks.task import PREDICTED, Measures, TrainingLabels
 
 
-def constant_outputs(manifest: Manifest, mean: float | None = None) -> Tensor:
-    """The outputs of the best model without a feature, by the training rows: [outputs].
-
-    Of classes the logits of their shares in the training rows, weighted as the rows are; of a
-    regression their labels' mean, as the shards have it. A class that no row has counts as half a
-    row.
+def training_labels(manifest: Manifest, mean: float | None = None) -> TrainingLabels:
+    """What the best model without a feature knows: the labels of the training rows.
 
     Args:
         manifest: of the data set.
-        mean: of a regression whose rows have weights, their labels' weighted mean.
+        mean: of a number where rows have weights, the labels' weighted mean; None: their plain one.
     """
-    if manifest.label.kind == "regression":
-        return torch.tensor(manifest.label_statistics("train").mean if mean is None else [mean])
+    if not manifest.label.classes:
+        plain = float(manifest.label_statistics("train").mean[0])
+        return TrainingLabels(mean=plain if mean is None else mean)
     sums, rows = manifest.weights("train")
-    counts = torch.tensor(sums, dtype=torch.float64) * (rows / sum(sums))
-    logs = counts.clamp(min=0.5).log()
-    if manifest.label.kind == "binary":
-        return (logs[1:] - logs[:1]).float()
-    return logs.log_softmax(0).float()
+    share = rows / sum(sums)
+    return TrainingLabels(shares=tuple(own * share for own in sums))
 
 
 def repeated(outputs: Tensor, rows: int) -> Tensor:
@@ -41,7 +30,7 @@ def repeated(outputs: Tensor, rows: int) -> Tensor:
 
 
 def notes(
-    kind: Kind,
+    measures: Measures,
     spec: Train,
     split: str,
     *,
@@ -52,7 +41,7 @@ def notes(
     """What a user should read of a model's scores, a sentence or two each.
 
     Args:
-        kind: how labels are read.
+        measures: what is measured of the task.
         spec: how it was trained.
         split: the rows that were scored.
         metrics: of the model.
@@ -62,16 +51,15 @@ def notes(
     found = []
     # Weights of classes move the probabilities, so that the loss without them blames the model.
     own_loss = isinstance(spec.objective, UserCode) or spec.class_weights is not None
-    name = "loss" if own_loss else MAIN[kind]
-    sign = 1 if BETTER[name] == "higher" else -1
+    name = "loss" if own_loss else measures.judged
+    sign = 1 if measures.better(name) == "higher" else -1
     ours, theirs = metrics[name], baseline[name]
     if sign * (ours - theirs) <= 0:  # not where one of them is no number
-        what = "mean label" if kind == "regression" else "classes' shares"
         found.append(
             f"{name} on the {split} rows is {ours:.4g}, no better than the {theirs:.4g} of a "
-            f"baseline that knows the {what} of the training rows and no feature. Try more epochs, "
-            "another train.optimizer.lr or other features, and see that data.label is the right "
-            "column."
+            f"baseline that knows the {measures.baseline} of the training rows and no feature. "
+            "Try more epochs, another train.optimizer.lr or other features, and see that "
+            "data.label is the right column."
         )
     if predicted_classes == 1 and metrics["accuracy"] < 1:
         found.append(one_class(f"the {split} rows"))
@@ -96,6 +84,6 @@ def one_class(rows: str) -> str:
     )
 
 
-def of_names(kind: Kind, computed: dict[str, float]) -> dict[str, float]:
+def of_names(measures: Measures, computed: dict[str, float]) -> dict[str, float]:
     """The metrics alone, without the numbers of rows."""
-    return {name: computed[name] for name in metric_names(kind)}
+    return {name: computed[name] for name in measures.names}

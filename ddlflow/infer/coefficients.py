@@ -21,7 +21,7 @@ import numpy as np
 from scipy import special
 
 from ddlflow.data.shards.manifest import Manifest
-from ddlflow.infer.design import Task, empty, num_compared, of_shard, used_by, weights_of
+from ddlflow.infer.design import ShardToDescribe, empty, num_compared, of_shard, used_by, weights_of
 from ddlflow.infer.estimate import Errors, compared, errors_of, layout_of, to_source
 from ddlflow.infer.model import load_model
 from ddlflow.infer.predict import Map
@@ -84,7 +84,9 @@ def coefficients(
         why = f"there are more than {MOST:,} coefficients"
     else:
         shards = manifest.shards_of("train")
-        tasks = [Task(str(model_folder), str(dataset), shard, threads) for shard in shards]
+        tasks = [
+            ShardToDescribe(str(model_folder), str(dataset), shard, threads) for shard in shards
+        ]
         found = empty(model)
         for one in map_over(of_shard, tasks, "coefficients"):
             found.add(one)
@@ -93,7 +95,7 @@ def coefficients(
         )  # a constant feature, or a level without rows, is none
     layout = layout_of(model, seen)
     names = [str(name) for name in model.classes]
-    is_many = model.objective.kind == "multiclass"
+    is_many = model.task.family == "categorical"
     label = model.predictor.label
     own = compared(weights[:, 1:] - weights[:, :1] if is_many else weights, layout)
     back = to_source(model, layout)

@@ -24,7 +24,7 @@ PIECE_NUMBERS = 4_000_000  # of a design matrix in memory at once: 32 MB
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ShardToDescribe:
     """One shard to look at: small values that travel to a worker."""
 
     model: str
@@ -69,14 +69,14 @@ def empty(model: TrainedModel) -> Information:
     """That of no rows, for a linear model."""
     columns = len(weights_of(model))
     size = columns * num_compared(model)
-    squares = 0.0 if model.objective.kind == "regression" else None
+    squares = 0.0 if model.task.family == "gaussian" else None
     gram, curvature = np.zeros((columns, columns)), np.zeros((size, size))
     return Information(0, gram, np.zeros(size), curvature, squares)
 
 
 def num_compared(model: TrainedModel) -> int:
     """The outputs that have coefficients of their own: of several classes all but the first."""
-    return len(model.classes) - 1 if model.objective.kind == "multiclass" else 1
+    return len(model.classes) - 1 if model.task.family == "categorical" else 1
 
 
 def used_by(model: TrainedModel) -> npt.NDArray[np.bool_]:
@@ -103,12 +103,11 @@ def weights_of(model: TrainedModel) -> Float64:
     return weights
 
 
-def of_shard(task: Task) -> Information:
+def of_shard(task: ShardToDescribe) -> Information:
     """What one shard says, piece by piece."""
     torch.set_num_threads(task.threads)
     model = load_model(Path(task.model), trust_code=True)  # it is this pipeline's own
     weights = weights_of(model)
-    kind = model.objective.kind
     found = empty(model)
     (path,) = verified(Path(task.dataset), [task.shard])
     columns = map_shard(path)
@@ -118,10 +117,10 @@ def of_shard(task: Task) -> Information:
         part = {name: values[start : start + step] for name, values in columns.items()}
         design = design_of(model, part)
         outputs = design @ weights
-        if kind == "regression":
+        if model.task.family == "gaussian":
             labels = model.predictor.label.of_array64(part["label"])
             _add_squares(found, design, labels - outputs[:, 0])
-        elif kind == "binary":
+        elif model.task.family == "bernoulli":
             likely = torch.from_numpy(outputs).sigmoid().numpy()
             _add_classes(found, design, likely, part["label"][:, None])
         else:

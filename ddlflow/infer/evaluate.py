@@ -1,6 +1,6 @@
 """A trained model's scores on a split: each shard's on a worker, merged in the shards' order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,26 @@ from ddlflow.data.offsets import Number
 from ddlflow.data.shards.manifest import Manifest, Shard, SplitName
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.data.shards.verified import verified
-from ddlflow.infer.baseline import constant_outputs, of_names, repeated
+from ddlflow.infer.baseline import of_names, repeated, training_labels
 from ddlflow.infer.model import PASS_ROWS, load_model
 from ddlflow.infer.predict import Map
 from ddlflow.spec.pipeline import Train
 from ddlflow.train.tasks.histogram import FeatureHistogram, histogram_edges, histogram_range
-from ddlflow.train.validation import empty_scores, score
-from ddlflow.train.weights import Weighting, weighting
+from ddlflow.train.tasks.table import BUILT_IN
+from ddlflow.train.tasks.target import LabelTarget, label_target
+from ddlflow.train.tasks.task import TrainingLabels
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ShardToScore:
     """One shard to score: small values that travel to a worker."""
 
     model: str
     dataset: str
     digest: str  # of the data set
     shard: Shard
-    constant: tuple[float, ...]  # the outputs of the baseline
-    weighting: Weighting
+    known: TrainingLabels  # by the baseline
+    label: LabelTarget
     feature: str | None  # to draw a histogram of
     threads: int
 
@@ -61,16 +62,15 @@ def evaluate(
         predicted, and ``curves`` and ``histogram`` for the report.
     """
     manifest = Manifest.load(dataset)
-    constant = tuple(
-        constant_outputs(manifest, _weighted_mean(manifest, dataset, map_over)).tolist()
-    )
+    known = training_labels(manifest, _weighted_mean(manifest, dataset, map_over))
     where = (str(model_folder), str(dataset), manifest.digest)
-    counts = weighting(spec, manifest)
+    label = label_target(spec, manifest)
+    task = BUILT_IN[spec.labels](label=label)
     tasks = [
-        Task(*where, shard, constant, counts, feature, threads)
+        ShardToScore(*where, shard, known, label, feature, threads)
         for shard in manifest.shards_of(split)
     ]
-    scores, baseline = (empty_scores(manifest) for _ in range(2))
+    scores, baseline = task.empty_scores(), task.empty_scores()
     histogram = _histogram(manifest, feature) if feature else None
     for scored in map_over(score_shard, tasks, "evaluate"):
         scores.merge_packed(scored["scores"])
@@ -79,7 +79,7 @@ def evaluate(
             histogram.counts += torch.tensor(scored["histogram"])
     return {
         "metrics": scores.compute(),
-        "baseline": of_names(manifest.label.kind, baseline.compute()),
+        "baseline": of_names(task.measures, baseline.compute()),
         "predicted_classes": scores.predicted_classes(),
         "curves": _in_source(scores.curves(), manifest.label.offset),
         "histogram": None
@@ -90,7 +90,7 @@ def evaluate(
 
 def _weighted_mean(manifest: Manifest, dataset: Path, map_over: Map) -> float | None:
     """A regression's mean label by the training rows' weights; None where a row is a row."""
-    if manifest.label.kind != "regression" or not manifest.has_weights:
+    if manifest.label.classes or not manifest.has_weights:
         return None
     # By distance from the plain mean, which may be great beside what the labels are apart.
     plain = float(manifest.label_statistics("train").mean[0])
@@ -120,14 +120,16 @@ def _shifted(drawn: dict[str, Any], offset: Number) -> dict[str, Any]:
     return drawn | {"edges": [edge + offset for edge in drawn["edges"]]}
 
 
-def score_shard(task: Task) -> dict[str, Any]:
+def score_shard(task: ShardToScore) -> dict[str, Any]:
     """The packed scores of one shard, and its histogram's counts."""
     torch.set_num_threads(task.threads)
     dataset = Path(task.dataset)
     manifest = _manifest(task.dataset, task.digest)
     model = load_model(Path(task.model), trust_code=True)  # it is this pipeline's own
-    scores, baseline = (empty_scores(manifest) for _ in range(2))
-    constant = model.predictor.label.of_labels(torch.tensor(task.constant))
+    # The model's own way to learn the label, and the rows' weights.
+    of_model = replace(model.task, label=replace(task.label, scale=model.predictor.label))
+    scores, baseline = of_model.empty_scores(), of_model.empty_scores()
+    constant = model.predictor.label.of_labels(of_model.baseline(task.known).float())
     (path,) = verified(dataset, [task.shard])
     columns = map_shard(path)
     rows = len(columns["label"])
@@ -138,11 +140,8 @@ def score_shard(task: Task) -> dict[str, Any]:
             }
             if "features" not in part:
                 part["features"] = torch.empty(len(part["label"]), 0)
-            labels, learnt = part["label"], (model.objective, model.predictor.label)
-            own = part.get("weight")
-            both = model.predictor.outputs(part), repeated(constant, len(labels))
-            for into, outputs in zip((scores, baseline), both, strict=True):
-                score(into, *learnt, outputs, labels, weighting=task.weighting, own=own)
+            of_model.score(scores, model.predictor.outputs(part), part)
+            of_model.score(baseline, repeated(constant, len(part["label"])), part)
     result: dict[str, Any] = {"scores": scores.packed(), "baseline": baseline.packed()}
     result["histogram"] = None
     if task.feature is not None:

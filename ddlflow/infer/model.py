@@ -32,8 +32,8 @@ from ddlflow.spec.code import check_trusted, resolve
 from ddlflow.spec.explain import nearest
 from ddlflow.spec.pipeline import Data, Model, ObjectiveName, UserCode, UserObjective
 from ddlflow.train.saved.export import FORMAT, SEAL, sealed
-from ddlflow.train.tasks import predictions
-from ddlflow.train.tasks.objectives import Objective, objective_for
+from ddlflow.train.tasks.table import LabelTask, resolved_task
+from ddlflow.train.tasks.target import LabelTarget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ class TrainedModel:
 
     Attributes:
         predictor: raw features to raw outputs, in evaluation mode.
-        objective: what the outputs mean.
+        task: what the outputs mean.
         columns: how a table's columns become inputs.
         data: the pipeline's data section, for reading further sources alike: what its features
             derive from other columns, and no condition on the rows.
@@ -72,7 +72,7 @@ class TrainedModel:
     """
 
     predictor: Predictor
-    objective: Objective
+    task: LabelTask
     columns: Columns
     data: Data
     classes: tuple[Any, ...]
@@ -121,7 +121,7 @@ class TrainedModel:
     @property
     def output_names(self) -> list[str]:
         """The columns of `predict`."""
-        return predictions.names(self.objective.kind, self.classes)
+        return self.task.column_names()
 
     @property
     def usual(self) -> dict[str, float]:
@@ -157,9 +157,9 @@ class TrainedModel:
 
     def predict_encoded(self, encoded: Encoded) -> pa.RecordBatch:
         """As `predict`, for rows that are encoded."""
-        found = self.objective.predictions(self.outputs(encoded.features, encoded.categories))
+        found = self.task.predictions(self.outputs(encoded.features, encoded.categories))
         arrays = {name: values.numpy() for name, values in found.items()}
-        return pa.RecordBatch.from_pydict(predictions.columns(arrays, self.classes))
+        return pa.RecordBatch.from_pydict(self.task.columns(arrays))
 
     def predict_frame(self, frame: Any) -> "pd.DataFrame":
         """As `predict`, for a table in memory; this is what MLflow serves.
@@ -230,24 +230,24 @@ def _rebuilt(
     """The model that a description and its weights are of."""
     columns = Columns.from_json(described["columns"])
     code = _code(folder, described, trusted=trusted)
-    objective = _objective(described["objective"], code)
+    label = LabelScale(**described["label_scale"])
+    task = _task(described["objective"], code, columns, label)
     spec: Model = TypeAdapter(Model).validate_python(described["model"])
     net = build(
         spec,
         num_features=len(columns.numeric),
         category_sizes=[category.size for category in columns.categories],
-        num_outputs=objective.num_outputs(len(columns.label.classes)),
+        num_outputs=task.num_outputs or 1,
         user_class=resolve(spec.use, code) if isinstance(spec, UserCode) else None,
         names=columns.features,
     )
     num = len(columns.numeric)
-    label = LabelScale(**described["label_scale"])
     predictor = Predictor(Standardise(np.zeros(num), np.ones(num)), net, label, columns.inputs)
     predictor.load_state_dict(weights)
     predictor.eval()
     return TrainedModel(
         predictor=predictor,
-        objective=objective,
+        task=task,
         columns=columns,
         data=Data.model_validate(described["data"]).model_copy(
             update={"derive": dict(columns.derive), "where": None, "dates": "refuse"}
@@ -302,10 +302,10 @@ def _damaged(folder: Path, error: Exception | str) -> str:
     return f"The model in {folder} is damaged: {said}. Give another copy of it, or train again."
 
 
-def _objective(described: Any, code: Path | None) -> Objective:
+def _task(described: Any, code: Path | None, columns: Columns, scale: LabelScale) -> LabelTask:
     spec: ObjectiveName | UserObjective = TypeAdapter(
         ObjectiveName | UserObjective
     ).validate_python(described)
-    if isinstance(spec, UserObjective):
-        return objective_for(spec, resolve(spec.use, code, "train.objective.use"))
-    return objective_for(spec)
+    classes = columns.label.classes
+    label = LabelTarget(num_classes=len(classes) or None, classes=classes, scale=scale)
+    return resolved_task(spec, code, label)

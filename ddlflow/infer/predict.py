@@ -24,7 +24,6 @@ from ddlflow.infer.model import TrainedModel, load_model
 from ddlflow.redact import redacted
 from ddlflow.spec.explain import nearest
 from ddlflow.store.files import is_temporary, remove_leftovers, temporary_for
-from ddlflow.train.tasks import predictions
 
 FORMAT = 2  # of the predictions: those of another are not gone on with
 JOB, SUCCESS = "_job.json", "_SUCCESS"
@@ -52,7 +51,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class RangeToPredict:
     """One range to predict: small values that travel to a worker.
 
     Attributes:
@@ -131,7 +130,7 @@ def infer(
     is_new = not out.exists()
     _claim(out, job, fresh)
     tasks = [
-        Task(
+        RangeToPredict(
             str(model_folder),
             model.identity,
             source.only(part),
@@ -156,7 +155,7 @@ def infer(
         "model_digest": model.digest,
         "location": redacted(source.location),
         "rows": rows,
-        **predictions.described(model.objective.kind, model.classes),
+        **model.task.described(),
         "columns": counts,
         "notes": unfamiliar.notes(counts, rows, model.usual),
         "files": files,
@@ -174,7 +173,7 @@ def _check_keys(model: TrainedModel, keys: Sequence[str]) -> None:
             )
 
 
-def predict_range(task: Task) -> dict[str, Any]:
+def predict_range(task: RangeToPredict) -> dict[str, Any]:
     """Predicts one range, unless its file is there; returns its name, rows and counts."""
     path = Path(task.out) / f"part-{task.part.index:06d}.parquet"
     if not path.exists() and not _write_range(task, path):
@@ -184,7 +183,7 @@ def predict_range(task: Task) -> dict[str, Any]:
     return {"file": path.name, "rows": written.num_rows, "counts": counts}
 
 
-def _write_range(task: Task, path: Path) -> bool:
+def _write_range(task: RangeToPredict, path: Path) -> bool:
     """Writes a range's file, its counts among the file's own facts; False: the range has no row."""
     model = _loaded(task.model, task.identity, task.threads)
     temporary = temporary_for(path)

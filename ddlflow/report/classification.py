@@ -1,4 +1,4 @@
-"""Plots of a classifier, each from the numbers of ``curves`` (ddlflow.train.tasks.metrics)."""
+"""Plots of a classifier, each from the numbers of ``curves`` (ddlflow.train.tasks)."""
 
 from typing import Any
 
@@ -99,12 +99,12 @@ def draw_scores(scores: dict[str, Any], classes: list[str]) -> Figure:
     return drawn
 
 
-def draw_feature(histogram: dict[str, Any], classes: list[str] | None, kind: str) -> Figure:
+def draw_feature(histogram: dict[str, Any], classes: list[str] | None) -> Figure:
     """A feature for each class, each scaled to area 1 over the shown range."""
     drawn = figure()
     axes = drawn.subplots()
     edges, counts = np.array(histogram["edges"]), np.array(histogram["counts"])
-    names = classes or ([str(i) for i in range(len(counts))] if kind != "regression" else ["rows"])
+    names = classes or ([str(i) for i in range(len(counts))] if len(counts) > 1 else ["rows"])
     _draw_classes(axes, edges, counts, names, counts.sum(1))
     axes.set(
         xlabel=histogram["feature"],

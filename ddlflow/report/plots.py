@@ -1,4 +1,4 @@
-"""The report of a run: the curves of ddlflow.train.tasks.metrics as plots, the metrics as a table.
+"""The report of a run: the curves of ddlflow.train.tasks as plots, the metrics as a table.
 
 Matplotlib takes a third of a second to import: import this module where something is drawn.
 """
@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -23,8 +23,6 @@ from ddlflow.report.classification import (
 from ddlflow.report.coefficients import draw_coefficients, notes_of, write_coefficients
 from ddlflow.report.regression import draw_residuals
 from ddlflow.report.style import BLUE, GREEN, GREY, ORANGE, figure, save_all, shown
-
-Kind = Literal["binary", "multiclass", "regression"]
 
 # What a person says for a metric's name.
 WORDS = {
@@ -43,7 +41,6 @@ WORDS = {
     "rows": "Rows",
     "unscored_rows": "Rows whose output is not finite",
 }
-CHOSEN = {"binary": "auroc", "multiclass": "accuracy", "regression": "r2"}
 CAPTIONS = {
     "loss_curves": "Training and validation over the epochs",
     "roc": "True against false positive rate at every threshold",
@@ -61,7 +58,6 @@ def write_report(
     folder: Path,
     *,
     history: list[dict[str, Any]],
-    kind: Kind,
     metrics: dict[str, float],
     baseline: dict[str, float],
     curves: dict[str, Any],
@@ -69,7 +65,7 @@ def write_report(
     histogram: dict[str, Any] | None,
     title: str,
     label: str = "label",
-    metric: str | None = None,
+    metric: str,
     coefficients: dict[str, Any] | None = None,
 ) -> list[Path]:
     """Draws the plots of a run and writes its numbers.
@@ -78,7 +74,6 @@ def write_report(
         folder: where to; made if it is not there, and files of the same names replaced.
         history: one row an epoch: "epoch", "loss", and where there are validation rows "val_loss"
             and "val_<metric>".
-        kind: how labels are read.
         metrics: `Scores.compute()` of the rows judged.
         baseline: the same of a model without features.
         curves: `Scores.curves()` of them. What the rows do not define (the ROC of one class) is
@@ -87,7 +82,7 @@ def write_report(
         histogram: `FeatureHistogram.curves()`, or none.
         title: the heading of report.md and of every plot.
         label: the label column's name, for axes of a regression.
-        metric: the second panel of the loss curves; by default AUROC, accuracy or R2.
+        metric: the second panel of the loss curves.
         coefficients: of a linear model, ``ddlflow.infer.coefficients``.
 
     Returns:
@@ -97,26 +92,10 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     plots: dict[str, Callable[[], Figure]] = {}
     if history:
-        plots["loss_curves"] = lambda: draw_loss(history, metric or CHOSEN[kind])
-    if kind == "binary":
-        names = classes or ["0", "1"]
-        if curves["roc"]:
-            plots["roc"] = lambda: draw_roc(curves["roc"], metrics["auroc"])
-        if curves["precision_recall"]:
-            plots["precision_recall"] = lambda: draw_precision_recall(
-                curves["precision_recall"], metrics["average_precision"], curves["confusion"]
-            )
-        plots["calibration"] = lambda: draw_calibration(curves["reliability"], names)
-        plots["scores"] = lambda: draw_scores(curves["scores"], names)
-        plots["confusion_matrix"] = lambda: draw_confusion(curves["confusion"], names)
-    elif kind == "multiclass":
-        plots["confusion_matrix"] = lambda: draw_confusion(
-            curves["confusion"], classes or [str(i) for i in range(len(curves["confusion"]))]
-        )
-    else:
-        plots["residuals"] = lambda: draw_residuals(curves, label)
+        plots["loss_curves"] = lambda: draw_loss(history, metric)
+    plots |= _of_curves(curves, metrics, classes, label)
     if histogram is not None:
-        plots["feature_histogram"] = lambda: draw_feature(histogram, classes, kind)
+        plots["feature_histogram"] = lambda: draw_feature(histogram, classes)
     about = []
     if coefficients is not None:
         about = ["", *notes_of(coefficients), "All: coefficients.csv."]
@@ -130,6 +109,30 @@ def write_report(
     text = markdown(title, metrics, baseline, list(plots)) + "\n".join(about)
     files[-1].write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     return files
+
+
+def _of_curves(
+    curves: dict[str, Any], metrics: dict[str, float], classes: list[str] | None, label: str
+) -> dict[str, Callable[[], Figure]]:
+    """The plot of each curve that there is, in the order of the report."""
+    confusion = curves.get("confusion")
+    names = classes or [str(i) for i in range(len(confusion or ()))]
+    found: dict[str, Callable[[], Figure]] = {}
+    if curves.get("roc"):
+        found["roc"] = lambda: draw_roc(curves["roc"], metrics["auroc"])
+    if curves.get("precision_recall"):
+        found["precision_recall"] = lambda: draw_precision_recall(
+            curves["precision_recall"], metrics["average_precision"], curves["confusion"]
+        )
+    if "reliability" in curves:
+        found["calibration"] = lambda: draw_calibration(curves["reliability"], names)
+    if "scores" in curves:
+        found["scores"] = lambda: draw_scores(curves["scores"], names)
+    if confusion is not None:
+        found["confusion_matrix"] = lambda: draw_confusion(confusion, names)
+    if "residuals" in curves:
+        found["residuals"] = lambda: draw_residuals(curves, label)
+    return found
 
 
 def markdown(

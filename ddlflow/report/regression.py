@@ -1,4 +1,4 @@
-"""Plots of a regression, from the plain numbers of ``curves`` (ddlflow.train.tasks.metrics)."""
+"""Plots of a regression, from the plain numbers of ``curves`` (ddlflow.train.tasks)."""
 
 from typing import Any
 

@@ -20,7 +20,7 @@ from ddlflow.store.site_storage import write_json
 from ddlflow.train.auto import resolve, said
 from ddlflow.train.job import Job
 from ddlflow.train.parallel.world import fitting_world
-from ddlflow.train.weights import weighting
+from ddlflow.train.tasks.weights import weighting
 
 Tell = Callable[[dict[str, Any]], None]
 COME_BACK_S = 4.0  # a nanny starts a worker again in 1 to 3 s; waiting for it keeps the world

@@ -127,6 +127,7 @@ class Record:
     def evaluated(self, prepared: Stage, trained: Stage, evaluated: Stage) -> Path:
         """The metrics and the plots; returns the report's folder."""
         from ddlflow.report.plots import write_report
+        from ddlflow.train.tasks.table import measures_of
 
         pipeline = self.session.request.pipeline
         scored = json.loads((Path(evaluated.folder) / "scores.json").read_text())
@@ -140,7 +141,6 @@ class Record:
         write_report(
             report,
             history=trained.value["history"],
-            kind=pipeline.labels,
             metrics=scored["metrics"],
             baseline=scored["baseline"],
             curves=scored["curves"],
@@ -148,7 +148,7 @@ class Record:
             histogram=scored["histogram"],
             title=f"{pipeline.name}, {split} split",
             label=pipeline.data.label,
-            metric=stopping.metric if stopping else None,
+            metric=stopping.metric if stopping else measures_of(pipeline.labels).drawn,
             coefficients=table,
         )
         self.run.log_file(report, "report")

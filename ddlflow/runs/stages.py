@@ -205,6 +205,7 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
     from ddlflow.infer.baseline import notes
     from ddlflow.infer.coefficients import coefficients, has_coefficients
     from ddlflow.infer.evaluate import evaluate as score
+    from ddlflow.train.tasks.table import measures_of
 
     pipeline, spec = session.request.pipeline, session.request.pipeline.train
     rows = prepared.value["rows"]
@@ -228,7 +229,11 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
         if has_coefficients(pipeline.model):
             write_json(folder / COEFFICIENTS, coefficients(*where, **how))
         kept = {name: scored[name] for name in ("metrics", "baseline", "predicted_classes")}
-        return {"split": split, **kept, "notes": notes(pipeline.labels, spec, split, **kept)}
+        return {
+            "split": split,
+            **kept,
+            "notes": notes(measures_of(pipeline.labels), spec, split, **kept),
+        }
 
     evaluated = session.stage("evaluate", settings, work, results=["scores.json"])
     for note in evaluated.value["notes"]:

@@ -23,7 +23,8 @@ from ddlflow.sweep.choose.table import spread
 from ddlflow.sweep.member import Member
 from ddlflow.sweep.place import Where
 from ddlflow.train.auto import resolve
-from ddlflow.train.tasks.predictions import described
+from ddlflow.train.tasks.table import BUILT_IN
+from ddlflow.train.tasks.target import LabelTarget
 
 Json = dict[str, Any]
 VERSION = {"cross_validate": 5, "search": 4}
@@ -182,7 +183,8 @@ def _predictions(folder: Path, prepared: Stage, repeats: int) -> Json:
         path.replace(made / f"{repeat}-{path.name.removeprefix('predictions-')}")
     files = sorted(path.name for path in made.glob("*.parquet"))
     label = Manifest.load(Path(prepared.folder)).label
-    write_json(made / "_SUCCESS", {"files": files} | described(label.kind, label.classes))
+    task = BUILT_IN[label.kind](label=LabelTarget(classes=label.classes))
+    write_json(made / "_SUCCESS", {"files": files} | task.described())
     return {"predictions": str(made)}
 
 

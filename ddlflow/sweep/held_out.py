@@ -12,9 +12,9 @@ from ddlflow.data.columns import Label
 from ddlflow.data.shards.rows import Rows
 from ddlflow.models.call import call
 from ddlflow.store.files import replacing
-from ddlflow.sweep.member import Member, Prepared, first_net, label_scale_of, objective_of
+from ddlflow.sweep.member import Member, Prepared, first_net, task_of
 from ddlflow.train.saved.state import Tensors
-from ddlflow.train.tasks import predictions
+from ddlflow.train.tasks.task import Task
 
 PASS_ROWS = 2_048  # a pass whose activations stay in the cache
 
@@ -37,8 +37,8 @@ def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, fold
     net = first_net(member.model, member.train, prepared)
     net.load_state_dict(tensors)
     model = call(net.to(prepared.device).eval(), rows.inputs)
-    predicted = objective_of(member.train, prepared.code).predictions
-    label = label_scale_of(member, prepared)
+    task = task_of(member, prepared)
+    label = task.label.scale
     found: dict[str, list[Any]] = {"row": [], "label": []}
     buffer = rows.empty(PASS_ROWS) | {"row": np.empty(PASS_ROWS, np.int64)}
     with torch.inference_mode():
@@ -49,17 +49,17 @@ def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, fold
             found["row"].append(part.pop("row").copy())
             found["label"].append(part.pop("label").copy())
             batch = {n: torch.from_numpy(a).to(prepared.device) for n, a in part.items()}
-            for name, values in predicted(label.to_source(model(batch))).items():
+            for name, values in task.predictions(label.to_source(model(batch))).items():
                 # A copy: a model may give a view of its inputs, which the next pass overwrites.
                 found.setdefault(name, []).append(values.cpu().numpy().copy())
-    table = _table(found, prepared.manifest.label, member.fold)
+    table = _table(found, task, prepared.manifest.label, member.fold)
     path = folder / f"predictions-{member.fold}.parquet"
     with replacing(path) as temporary:
         pq.write_table(table, temporary)
     return path
 
 
-def _table(found: dict[str, list[Any]], label: Label, fold: int) -> pa.Table:
+def _table(found: dict[str, list[Any]], task: Task, label: Label, fold: int) -> pa.Table:
     classes, offset = label.classes, label.offset
     values = {name: np.concatenate(parts) for name, parts in found.items()}
     columns: dict[str, pa.Array] = {
@@ -72,4 +72,4 @@ def _table(found: dict[str, list[Any]], label: Label, fold: int) -> pa.Table:
         if classes
         else pa.array(own.astype(np.float64) + offset)
     )
-    return pa.table(columns | predictions.columns(values, classes))
+    return pa.table(columns | task.columns(values))

@@ -14,12 +14,11 @@ from ddlflow.data.shards.statistics import Statistics
 from ddlflow.data.shards.verified import verified
 from ddlflow.errors import TrainingError
 from ddlflow.models import build
-from ddlflow.models.label_scale import LabelScale
 from ddlflow.spec.code import resolve
 from ddlflow.spec.pipeline import Model, Training, UserCode
-from ddlflow.train.label import label_scale
 from ddlflow.train.parallel.gradients import seed_random
-from ddlflow.train.tasks.objectives import Objective, objective_for
+from ddlflow.train.tasks.table import LabelTask, resolved_task
+from ddlflow.train.tasks.target import LabelTarget, label_target
 from ddlflow.train.training import standardisation_of
 
 Status = Literal["done", "failed", "pruned"]
@@ -129,30 +128,25 @@ def whole(folder: Path, manifest: Manifest) -> FoldRows:
     )
 
 
-def label_scale_of(member: Member, prepared: Prepared) -> LabelScale:
-    """How a member's net learns the label."""
-    fold = prepared.folds[member.fold]
-    return label_scale(member.train, prepared.manifest, fold.label)
-
-
-def objective_of(train: Training, code: Path | None) -> Objective:
-    """The loss that a train section names, with user code resolved."""
-    spec = train.objective
-    user = resolve(spec.use, code, "train.objective.use") if isinstance(spec, UserCode) else None
-    return objective_for(spec, user)
+def task_of(member: Member, prepared: Prepared) -> LabelTask:
+    """A member's task on the rows of its fold, with user code resolved."""
+    known = prepared.folds[member.fold].label
+    label = label_target(member.train, prepared.manifest, fold=member.fold, statistics=known)
+    return resolved_task(member.train.objective, prepared.code, label)
 
 
 def first_net(model: Model, train: Training, prepared: Prepared) -> nn.Module:
     """The untrained model, the very one that a solo training starts from."""
     manifest = prepared.manifest
-    objective = objective_of(train, prepared.code)
+    counted = LabelTarget(num_classes=len(manifest.label.classes) or None)
+    task = resolved_task(train.objective, prepared.code, counted)
     user = resolve(model.use, prepared.code) if isinstance(model, UserCode) else None
     seed_random(torch.device("cpu"), train.seed, 0, -1)
     return build(
         model,
         num_features=len(manifest.feature_names),
         category_sizes=[category.size for category in manifest.categories],
-        num_outputs=objective.num_outputs(len(manifest.label.classes)),
+        num_outputs=task.num_outputs or 1,
         user_class=user,
         from_zero=train.standardises_label,
         names=manifest.columns.features,

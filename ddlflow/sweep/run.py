@@ -13,7 +13,7 @@ from ddlflow.sweep.fused.program import Program
 from ddlflow.sweep.fused.size import choose
 from ddlflow.sweep.fused.stack import Stack
 from ddlflow.sweep.fused.streams import Pool
-from ddlflow.sweep.member import Member, Prepared, objective_of
+from ddlflow.sweep.member import Member, Prepared, task_of
 from ddlflow.sweep.solo import Solo
 from ddlflow.sweep.trained import Emit, Trained
 
@@ -77,12 +77,12 @@ def start(
         return Solo(members[0], prepared, emit=emit, must_stop=must_stop)
     if pool is None:
         pool = Pool(prepared, {member.fold for member in members})
-    objective = objective_of(members[0].train, prepared.code)
+    task = task_of(members[0], prepared)
     manifest = prepared.manifest
     sizes = [category.size for category in manifest.categories]
     example = made_inputs(1, len(manifest.feature_names), sizes, prepared.device)
 
     def program(net: nn.Module) -> Program:
-        return program_of(net, objective, example, prepared.device)
+        return program_of(net, task, example, prepared.device)
 
     return Stack(members, prepared, pool, program, emit=emit, must_stop=must_stop)

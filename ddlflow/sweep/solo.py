@@ -21,9 +21,8 @@ from ddlflow.sweep.member import (
     Result,
     check_settings,
     first_net,
-    label_scale_of,
-    objective_of,
     settings_of,
+    task_of,
 )
 from ddlflow.sweep.standing import ADVICE, Standing
 from ddlflow.sweep.trained import Emit
@@ -36,8 +35,7 @@ from ddlflow.train.parallel.gradients import Gradients
 from ddlflow.train.parallel.reduction import Reduction
 from ddlflow.train.penalty import penalty_on
 from ddlflow.train.saved.state import State, Tensors, copied
-from ddlflow.train.validation import Validation, empty_scores
-from ddlflow.train.weights import weighting
+from ddlflow.train.validation import Validation
 
 
 class Solo:
@@ -62,11 +60,10 @@ class Solo:
         self._emit, self._must_stop = emit, must_stop
         self.epoch = 0
         self.results: dict[str, Result] = {}
-        label = label_scale_of(member, prepared)
-        self._standing = Standing(member, label.loss_unit)
+        task = task_of(member, prepared)
+        label = task.label.scale
+        self._standing = Standing(member, task.measures, task.loss_unit)
         self._best: Tensors | None = None
-        objective = objective_of(spec, prepared.code)
-        alike = weighting(spec, prepared.manifest, member.fold)
         fold = prepared.folds[member.fold]
         rows = Rows(fold.train, fold.standardisation, label.of_array)
         self._net = first_net(member.model, spec, prepared)
@@ -84,7 +81,7 @@ class Solo:
             device=device,
         )
         loss_of = precision.loss_of(
-            self._net, objective, spec.precision, device.type, alike, inputs=rows.inputs
+            self._net, task, spec.precision, device.type, inputs=rows.inputs
         )
         self._gradients = Gradients(
             self._net, loss_of, Reduction(0, 1, 1, None), first=0, seed=spec.seed
@@ -92,23 +89,18 @@ class Solo:
         self._validate = Validation(
             rows=Rows(fold.validation, fold.standardisation),
             net=self._net,
-            objective=objective,
-            empty=empty_scores(prepared.manifest),
+            task=task,
             rank=0,
             world=1,
             group=None,
             device=device,
-            label=label,
-            weighting=alike,
         )
         spec = spec.model_copy(update={"penalty": penalty_on(label, spec.penalty)})
         self._full: FullBatch | None = None
         self._step: Callable[[int], None] | None = None
         if isinstance(optimizer, FullBatchOptimizer):
             exact = optimizer.exact
-            loss_of = precision.loss_of(
-                exact, objective, "float32", device.type, alike, inputs=rows.inputs
-            )
+            loss_of = precision.loss_of(exact, task, "float32", device.type, inputs=rows.inputs)
             self._full = FullBatch(rows, exact, loss_of, spec.penalty)
         else:
             steps = num_steps(self._rows, spec.batch_rows)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ddlflow.sweep.member import Member, Result, Status
 from ddlflow.train.early_stopping import improves, is_out_of_patience
+from ddlflow.train.tasks.task import Measures
 from ddlflow.train.validation import row_of
 
 ADVICE = "Lower train.optimizer.lr, set train.clip_norm, or look at its rows."
@@ -17,6 +18,7 @@ class Standing:
 
     Attributes:
         member: which.
+        measures: what is measured of it.
         loss_unit: makes its net's losses those of the label's units.
         epoch: epochs done.
         steps: optimizer steps done.
@@ -30,6 +32,7 @@ class Standing:
     """
 
     member: Member
+    measures: Measures
     loss_unit: float = 1.0
     epoch: int = 0
     steps: int = 0
@@ -80,7 +83,8 @@ class Standing:
         if rule is None:
             return False
         value = row[f"val_{rule.metric}"]
-        if improves(rule, value, self.best_value):
+        better = self.measures.better(rule.metric)
+        if improves(rule, better, value, self.best_value):
             self.best_epoch, self.best_value = self.epoch, value
             return True
         if is_out_of_patience(rule, self.epoch, self.best_epoch):

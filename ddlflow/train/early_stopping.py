@@ -3,18 +3,19 @@
 import math
 
 from ddlflow.spec.pipeline import EarlyStopping
-from ddlflow.train.tasks.metrics import BETTER
+from ddlflow.train.tasks.task import Better
 
 
-def improves(rule: EarlyStopping, value: float, best: float) -> bool:
+def improves(rule: EarlyStopping, better: Better, value: float, best: float) -> bool:
     """Whether an epoch's value of the rule's metric is the best so far, by ``min_delta``.
 
     Args:
         rule: the pipeline's ``train.early_stopping``.
+        better: which of two values of the metric is.
         value: of the metric on the validation rows.
         best: so far; NaN where there is none, which any value is better than.
     """
-    sign = 1 if BETTER[rule.metric] == "higher" else -1
+    sign = 1 if better == "higher" else -1
     return sign * (value - best) > rule.min_delta or math.isnan(best)
 
 

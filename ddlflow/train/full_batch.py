@@ -32,6 +32,7 @@ from ddlflow.train.saved.state import State
 
 PIECE_ROWS = 8_192
 SLICES = 64  # the most; what ranks share, and what their sums take of memory
+HEAD = 2  # of a sum: the loss and how many items it is of; the gradient follows
 SEARCHED = 30  # passes of a line search, the most; nearly all take one
 # torch ends a step where slope or bracket are below a tolerance, and learns no curvature from steps
 # whose gradients differ by some 1e-10: far from 64 bits' end. A power of two on the loss moves both
@@ -136,15 +137,16 @@ class FullBatch:
         if self._known is not None and torch.equal(flat, self._known):
             return self._value  # a line search ends where it looked last
         sums = torch.zeros(
-            self._num_slices, 1 + flat.numel(), dtype=torch.float64, device=flat.device
+            self._num_slices, HEAD + flat.numel(), dtype=torch.float64, device=flat.device
         )
         for number, starts in self._mine.items():
             for start in starts:
                 self._add_piece(start, sums[number])
         if self._world > 1:
             dist.all_reduce(sums, group=self._group)  # each slice is 0 on all ranks but one
-        mean = sums.sum(0) / self._rows.rows
-        self._spread(mean[1:])
+        total = sums.sum(0)
+        mean = total / total[1]
+        self._spread(mean[HEAD:])
         penalty = torch.zeros_like(mean[0])
         for weight in self._penalised if self._penalty.l2 else ():
             penalty += self._penalty.l2 * weight.detach().square().sum()
@@ -163,7 +165,7 @@ class FullBatch:
         return max(float(g.abs().max()) for g in grads if g is not None and g.numel()) / SCALE
 
     def _add_piece(self, start: int, into: Tensor) -> None:
-        """Adds the loss and the gradient of a piece of rows."""
+        """Adds the loss, its items and the gradient of a piece of rows."""
         stop = min(start + PIECE_ROWS, self._rows.rows)
         self._rows.read(start, stop, self._buffer, 0)
         self.at = time.monotonic()
@@ -173,9 +175,10 @@ class FullBatch:
         }
         columns["features"] = columns["features"].double()
         loss = self._loss_of(columns)
-        grads = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-        into[0] += loss.detach()
-        at = 1
+        grads = torch.autograd.grad(loss.total, self._parameters, allow_unused=True)
+        into[0] += loss.total.detach()
+        into[1] += loss.count
+        at = HEAD
         for parameter, grad in zip(self._parameters, grads, strict=True):
             if grad is not None:
                 into[at : at + parameter.numel()] += grad.reshape(-1)
@@ -240,7 +243,10 @@ def descend(state: State, spec: Training, around: Surroundings, batch: FullBatch
         around.ledger.count()
         is_last = step(optimizer, batch, state.net, spec.optimizer)
         state.steps += 1
-        state.loss_sum, state.loss_rows = batch.loss * around.loss_unit * around.rows, around.rows
+        state.loss_sum, state.loss_rows = (
+            batch.loss * around.task.loss_unit * around.rows,
+            around.rows,
+        )
         around.pulse.at, around.pulse.step = batch.at, state.steps
         rows_per_s = around.rows / max(clock() - epoch_began, 1e-9)
         around.pulse.resting = True  # no step is done for as long as this takes
@@ -250,7 +256,7 @@ def descend(state: State, spec: Training, around: Surroundings, batch: FullBatch
         around.emit(progress(state, around.rows, spec))
         mark(state, around)
         around.pulse.at, around.pulse.resting = clock(), False
-        end_epoch(state, spec, metrics, rows_per_s)
+        end_epoch(state, spec, around.task, metrics, rows_per_s)
         state.ended = state.ended or is_last
         around.emit({"event": "epoch", **state.history[-1]})
         stopping = around.must_stop() and not state.ended

@@ -20,6 +20,7 @@ from ddlflow.train.pulse import Pulse
 from ddlflow.train.saved.ledger import Ledger
 from ddlflow.train.saved.state import State, copied
 from ddlflow.train.saved.writer import Writer
+from ddlflow.train.tasks.task import Task
 from ddlflow.train.validation import row_of
 
 # Losses are read from the device after so many steps, or seconds: a read waits for the device.
@@ -41,6 +42,7 @@ class Surroundings:
 
     batches: Batches
     gradients: Gradients | Replicas
+    task: Task
     validate: Callable[[], dict[str, float]]  # the metrics of the validation split, or {}
     emit: Callable[[dict[str, Any]], None]  # an event, at most twice a second
     must_stop: Callable[[], bool]
@@ -53,7 +55,6 @@ class Surroundings:
     rows: int
     virtual_ranks: int
     mine: int  # virtual ranks of this rank
-    loss_unit: float = 1.0  # makes the net's loss one in the label's units
 
 
 def train(  # noqa: PLR0915 - one story, read from top to bottom (design section 10)
@@ -120,7 +121,7 @@ def train(  # noqa: PLR0915 - one story, read from top to bottom (design section
         around.pulse.at = clock()
         around.pulse.resting = False
         mark(state, around)
-        end_epoch(state, spec, metrics, rows_per_s)
+        end_epoch(state, spec, around.task, metrics, rows_per_s)
         state.seconds = clock() - began
         around.emit({"event": "epoch", **state.history[-1]})
         epoch_began, epoch_from = clock(), 0
@@ -162,7 +163,7 @@ def read_losses(state: State, around: Surroundings) -> None:
     for k, (loss, (_, rows)) in enumerate(zip(losses, state.unread, strict=True)):
         if not math.isfinite(loss):
             raise not_finite(f"The loss is {loss}", state, around, state.step - len(losses) + k)
-        state.loss_sum += loss * around.loss_unit
+        state.loss_sum += loss * around.task.loss_unit
         state.loss_rows += rows
     state.unread.clear()
 
@@ -201,7 +202,9 @@ def progress(state: State, rows: int, spec: Training) -> dict[str, Any]:
     }
 
 
-def end_epoch(state: State, spec: Training, metrics: dict[str, float], rows_per_s: float) -> None:
+def end_epoch(
+    state: State, spec: Training, task: Task, metrics: dict[str, float], rows_per_s: float
+) -> None:
     """Writes the epoch's row of history and moves to the next; decides on an early stop."""
     row = {
         "epoch": state.epoch + 1,
@@ -218,7 +221,8 @@ def end_epoch(state: State, spec: Training, metrics: dict[str, float], rows_per_
     if rule is None:
         return
     value, best = row[f"val_{rule.metric}"], state.best
-    if best is None or improves(rule, value, best["value"]):
+    better = task.measures.better(rule.metric)
+    if best is None or improves(rule, better, value, best["value"]):
         tensors = copied(state.net.state_dict())
         state.best = {"epoch": state.epoch, "value": value, "tensors": tensors}
     elif is_out_of_patience(rule, state.epoch, best["epoch"]):

@@ -7,19 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from ddlflow.models.call import Batch, call
-from ddlflow.train.tasks.objectives import Objective
-from ddlflow.train.weights import ALL_ALIKE, Weighting
+from ddlflow.train.tasks.task import Loss, Task
 
-# a batch -> the loss as a sum over its rows, float32
-LossOf = Callable[[Batch], Tensor]
+LossOf = Callable[[Batch], Loss]
 
 
 def loss_of(
     net: nn.Module,
-    objective: Objective,
+    task: Task,
     precision: Literal["float32", "bf16"],
     device: str,
-    weighting: Weighting = ALL_ALIKE,
     *,
     inputs: Sequence[str],
 ) -> LossOf:
@@ -31,10 +28,9 @@ def loss_of(
 
     Args:
         net: the model.
-        objective: with the loss as a sum over rows.
+        task: whose loss it is.
         precision: the pipeline's ``train.precision``.
         device: the kind of device, ``cpu`` or ``cuda``.
-        weighting: of the rows.
         inputs: names of the fields that the model may ask for.
     """
 
@@ -48,12 +44,4 @@ def loss_of(
             outputs = model(batch)
         return outputs.float()
 
-    if weighting == ALL_ALIKE:
-        return lambda batch: objective.loss_sum(forward(batch), batch["label"])
-
-    def weighted(batch: Batch) -> Tensor:
-        labels = batch["label"]
-        weights = weighting.of_loss(labels, batch.get("weight"))
-        return objective.weighted_sum(forward(batch), labels, weights)
-
-    return weighted
+    return lambda batch: task.loss(forward(batch), batch)

@@ -7,6 +7,7 @@ line with its place, and not by a hundred ranks an hour later.
 import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,59 +15,55 @@ from torch import Tensor, nn
 from ddlflow.errors import SpecError
 from ddlflow.models.call import Batch, call
 from ddlflow.models.user import one_line
-from ddlflow.train.tasks.objectives import Objective
+from ddlflow.train.tasks.table import LabelTask
+from ddlflow.train.tasks.target import LABEL
+from ddlflow.train.tasks.task import Task
 
-HINT_ROWS, HINT_SPREAD, HINT_LEAST = 64, 10.0, 1e-6
+HINT_ROWS, HINT_SPREAD = 64, 10.0
 
 
-def check_objective(objective: Objective, *, num_classes: int | None = None) -> None:
+def check_loss(task: LabelTask) -> None:
     """Try a loss on two and three rows.
 
     Args:
-        objective: the built-ins pass; it is the user's functions that need it.
-        num_classes: of the label, for multiclass.
+        task: the built-ins pass; it is the user's functions that need it.
 
     Raises:
         SpecError: it raises, gives neither a number nor one number a row, cuts the gradient, or
             is no sum over rows (a mean, or rows that depend on each other).
     """
-    num_outputs = objective.num_outputs(num_classes)
     for num_rows in (2, 3):
-        outputs = torch.randn(num_rows, num_outputs, generator=torch.Generator().manual_seed(0))
-        outputs = outputs.squeeze(1) if num_outputs == 1 else outputs
-        labels = _labels(objective, num_rows, num_classes, outputs.device)
-        whole = _loss(objective, outputs.requires_grad_(), labels).detach()
-        rows = [_loss(objective, outputs[i : i + 1], labels[i : i + 1]) for i in range(num_rows)]
+        outputs = _made_outputs(task, num_rows)
+        labels = _labels(task, num_rows, outputs.device)
+        whole = _loss(task, outputs.requires_grad_(), labels).detach()
+        rows = [_loss(task, outputs[i : i + 1], labels[i : i + 1]) for i in range(num_rows)]
         parts = torch.stack(rows).sum().detach()
         if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-6, equal_nan=True):
             is_mean = torch.allclose(whole * num_rows, parts, rtol=1e-3, atol=1e-6)
             found = "the mean" if is_mean else f"{whole.item():.6g}, not {parts.item():.6g},"
             raise SpecError(
-                f"{objective.name} gives {found} over {num_rows} rows; expected the sum of the "
+                f"{task.name} gives {found} over {num_rows} rows; expected the sum of the "
                 "rows' losses, because slices of a batch are computed apart and added. "
                 "Use reduction='sum', or return one loss a row."
             )
 
 
-def check_weighted(objective: Objective, *, num_classes: int | None = None) -> None:
+def check_weighted(task: LabelTask) -> None:
     """Try a loss on rows that have weights.
 
     Raises:
         SpecError: it gives the sum over the rows alone.
     """
-    outputs = torch.randn(3, objective.num_outputs(num_classes))
-    outputs = outputs.squeeze(1) if outputs.shape[1] == 1 else outputs
-    labels = _labels(objective, 3, num_classes, outputs.device)
-    objective.weighted_sum(outputs, labels, torch.ones(3))
+    outputs = _made_outputs(task, 3)
+    task.criterion.weighted_sum(outputs, _labels(task, 3, outputs.device), torch.ones(3))
 
 
 def check_model(
     model: nn.Module,
-    objective: Objective,
+    task: LabelTask,
     *,
     num_features: int,
     category_sizes: Sequence[int] = (),
-    num_classes: int | None = None,
     row_counts: Sequence[int] = (2, 3),
 ) -> tuple[str, ...]:
     """Train a copy of the model on a few made rows, and predict one.
@@ -75,11 +72,10 @@ def check_model(
 
     Args:
         model: called as ``ddlflow.models`` says.
-        objective: what it is trained for.
+        task: what it is trained for. Where its classes are not counted yet, the model's outputs
+            may be of any number.
         num_features: columns of ``features``.
         category_sizes: codes of each categorical column.
-        num_classes: of the label, for multiclass; None: not counted yet, and the model's outputs
-            may be of any number.
         row_counts: rows of each trial slice; include 1 where a virtual rank may get one row.
 
     Returns:
@@ -88,8 +84,8 @@ def check_model(
 
     Raises:
         SpecError: the model has nothing to train, cannot be copied, raises, gives outputs of
-            another shape or dtype than the objective needs, or no gradient reaches any of it;
-            or the loss fails ``check_objective``.
+            another shape or dtype than the task needs, or no gradient reaches any of it;
+            or the loss fails ``check_loss``.
     """
     name = type(model).__qualname__
     trainable = {key: p for key, p in model.named_parameters() if p.requires_grad}
@@ -101,19 +97,20 @@ def check_model(
     except Exception as error:
         raise SpecError(f"{name} cannot be copied: {one_line(error)}.") from error
     reached: set[str] = set()
-    if objective.kind == "multiclass" and num_classes is None:
+    if task.num_outputs is None:
         with _own_randomness(device):
-            num_classes = _width(trial, _inputs(2, num_features, category_sizes, device))
-    check_objective(objective, num_classes=num_classes)
-    num_outputs = objective.num_outputs(num_classes)
+            width = _width(trial, _inputs(2, num_features, category_sizes, device))
+        task = replace(task, label=replace(task.label, num_classes=width))
+    check_loss(task)
+    num_outputs = task.num_outputs or 1
     with _own_randomness(device):
         for num_rows in row_counts:
             inputs = _inputs(num_rows, num_features, category_sizes, device)
             outputs = _outputs(trial, name, inputs, num_rows, num_outputs)
-            labels = _labels(objective, num_rows, num_classes, device)
+            labels = _labels(task, num_rows, device)
             trial.zero_grad(set_to_none=True)
             try:
-                _loss(objective, outputs, labels).backward()  # type: ignore[no-untyped-call]
+                _loss(task, outputs, labels).backward()  # type: ignore[no-untyped-call]
             except RuntimeError as error:
                 raise SpecError(f"{name} has no backward pass: {one_line(error)}.") from error
             reached |= {key for key, p in trial.named_parameters() if p.grad is not None}
@@ -127,42 +124,19 @@ def check_model(
 
 def looks_like(
     model: nn.Module,
-    objective: Objective,
+    task: Task,
     *,
     num_features: int,
     category_sizes: Sequence[int] = (),
 ) -> str | None:
-    """What the outputs seem to be, with advice, where they seem to be no logits; else None."""
-    if objective.kind == "regression":
-        return None
+    """What the outputs seem to be, with advice, where they seem to be wrong; else None."""
     device = next(model.parameters()).device
     trial = copy.deepcopy(model).eval()
     with _own_randomness(device), torch.no_grad():
         inputs = _inputs(HINT_ROWS, num_features, category_sizes, device)
         # Far apart, so that logits would leave 0 to 1.
         inputs["features"] = inputs["features"] * HINT_SPREAD
-        outputs = call(trial, [*inputs])(inputs).double()
-    least, greatest = float(outputs.min()), float(outputs.max())
-    if greatest - least < HINT_LEAST:
-        return None  # a last layer that starts at 0 says nothing
-    is_sum = objective.kind == "binary"  # else the classes' shares have to add up
-    if least >= 0 and greatest <= 1 and (is_sum or _all_one(outputs.sum(1))):
-        last = "sigmoid" if is_sum else "softmax"
-        return (
-            f"probabilities (all in 0 to 1); {objective.name} expects logits and learns badly from "
-            f"them. Leave the last {last} out: predictions are probabilities all the same."
-        )
-    if greatest <= 0 and (is_sum or _all_one(outputs.exp().sum(1))):
-        last = "logsigmoid" if is_sum else "log_softmax"
-        return (
-            f"log-probabilities; {objective.name} expects logits and normalises them itself. Leave "
-            f"the last {last} out."
-        )
-    return None
-
-
-def _all_one(sums: Tensor) -> bool:
-    return bool(torch.allclose(sums, torch.ones_like(sums), atol=1e-4))
+        return task.advice(call(trial, [*inputs])(inputs))
 
 
 def _width(model: nn.Module, inputs: Batch) -> int:
@@ -218,26 +192,24 @@ def _outputs(model: nn.Module, name: str, inputs: Batch, num_rows: int, num_outp
     return outputs
 
 
-def _loss(objective: Objective, outputs: Tensor, labels: Tensor) -> Tensor:
+def _loss(task: LabelTask, outputs: Tensor, labels: Tensor) -> Tensor:
     num_rows = len(outputs)
     try:
-        loss = objective.loss(outputs, labels)
+        loss = task.criterion.function(outputs, labels)
     except Exception as error:
-        raise SpecError(
-            f"{objective.name} raised on {num_rows} row(s): {one_line(error)}."
-        ) from error
+        raise SpecError(f"{task.name} raised on {num_rows} row(s): {one_line(error)}.") from error
     if not isinstance(loss, Tensor) or list(loss.shape) not in ([], [num_rows]):
         shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise SpecError(
-            f"{objective.name} gave {shape} for {num_rows} row(s); expected a tensor: the sum of "
+            f"{task.name} gave {shape} for {num_rows} row(s); expected a tensor: the sum of "
             f"the rows' losses (shape []) or one loss a row (shape [{num_rows}])."
         )
     if not loss.requires_grad:
         raise SpecError(
-            f"The loss of {objective.name} has no gradient. Compute it from the outputs with "
+            f"The loss of {task.name} has no gradient. Compute it from the outputs with "
             "torch alone: no detach(), item() or numpy."
         )
-    return objective.loss_sum(outputs, labels) if loss.dim() else loss
+    return task.criterion.sum(outputs, labels) if loss.dim() else loss
 
 
 def _inputs(
@@ -251,14 +223,14 @@ def _inputs(
     return {"features": features, "categories": torch.stack(columns, dim=1).to(device)}
 
 
-def _labels(
-    objective: Objective, num_rows: int, num_classes: int | None, device: torch.device
-) -> Tensor:
+def _labels(task: Task, num_rows: int, device: torch.device) -> Tensor:
     """Labels as training has them: float32, or int64 class indices."""
-    numbers = torch.arange(num_rows, device=device)
-    if objective.kind == "multiclass":
-        return numbers % objective.num_outputs(num_classes)
-    return (numbers % 2).float() if objective.kind == "binary" else numbers.float()
+    return task.example(num_rows, device)[LABEL]
+
+
+def _made_outputs(task: Task, num_rows: int) -> Tensor:
+    shape = [num_rows] if task.num_outputs == 1 else [num_rows, task.num_outputs or 2]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def _own_randomness(device: torch.device) -> AbstractContextManager[None]:

@@ -27,7 +27,6 @@ from ddlflow.train.bad_batch import name_rows
 from ddlflow.train.components import fit_components
 from ddlflow.train.full_batch import FullBatch, FullBatchOptimizer, descend, optimizer_of
 from ddlflow.train.job import Job
-from ddlflow.train.label import label_scale
 from ddlflow.train.loop import Stopped, Surroundings, train
 from ddlflow.train.parallel.agreement import Ranks, compare, resumed
 from ddlflow.train.parallel.gradients import Gradients, seed_random
@@ -44,9 +43,9 @@ from ddlflow.train.saved.ledger import Ledger
 from ddlflow.train.saved.space import wait_for_space
 from ddlflow.train.saved.state import State
 from ddlflow.train.saved.writer import Writer
-from ddlflow.train.tasks.objectives import Objective, objective_for
-from ddlflow.train.validation import Validation, empty_scores
-from ddlflow.train.weights import weighting
+from ddlflow.train.tasks.table import LabelTask, resolved_task
+from ddlflow.train.tasks.target import LabelTarget, label_target
+from ddlflow.train.validation import Validation
 
 Group = dist.ProcessGroup | None
 log = logging.getLogger(__name__)
@@ -76,11 +75,11 @@ def run(
     say = partial(_note, emit)
     patiently = partial(wait_for_space, what=f"storage {job.folder}", pulse=pulse, say=say)
     manifest = Manifest.load(folder)
-    objective = objective_of(job)
+    task = task_of(job, label_target(spec, manifest))
+    label = task.label.scale
     standardisation = standardisation_of(manifest)
-    label = label_scale(spec, manifest, manifest.label_statistics("train"))
     rows = _rows(folder, manifest, "train", standardisation, pulse, label=label)
-    net = first_net(job, manifest, objective)
+    net = first_net(job, manifest, task)
     held = fit_components(net, rows)
     net = net.to(device)
     optimizer = optimizer_of(spec.optimizer, net, device=device)
@@ -97,22 +96,16 @@ def run(
 
     mine = virtual_ranks_of(rank, world, job.virtual_ranks)
     spec = spec.model_copy(update={"penalty": penalty_on(label, spec.penalty)})
-    weights = weighting(spec, manifest)
     validation = Validation(
         rows=_rows(folder, manifest, "validation", standardisation, pulse),
         net=net,
-        objective=objective,
-        empty=empty_scores(manifest),
+        task=task,
         rank=rank,
         world=world,
         group=group,
         device=device,
-        label=label,
-        weighting=weights,
     )
-    loss_of = precision.loss_of(
-        net, objective, spec.precision, job.device, weights, inputs=rows.inputs
-    )
+    loss_of = precision.loss_of(net, task, spec.precision, job.device, inputs=rows.inputs)
     promised = spec.determinism != "off"  # which alone does not promise equal last bits
     is_alike = partial(compare, ranks=ranks, with_digests=promised)
     is_alike(state, digest(state.net) if world > 1 and promised else "")
@@ -127,6 +120,7 @@ def run(
             device=device,
         ),
         gradients=_gradients(job, net, loss_of, rank=rank, world=world, group=group),
+        task=task,
         validate=validation,
         emit=emit,
         must_stop=must_stop,
@@ -141,14 +135,11 @@ def run(
         rows=rows.rows,
         virtual_ranks=job.virtual_ranks,
         mine=len(mine),
-        loss_unit=label.loss_unit,
     )
     try:
         if isinstance(optimizer, FullBatchOptimizer):
             exact = optimizer.exact
-            loss_of = precision.loss_of(
-                exact, objective, "float32", job.device, weights, inputs=rows.inputs
-            )
+            loss_of = precision.loss_of(exact, task, "float32", job.device, inputs=rows.inputs)
             batch = FullBatch(
                 rows, exact, loss_of, spec.penalty, rank=rank, world=world, group=group
             )
@@ -246,15 +237,13 @@ def _same_training(saved: dict[str, Any], job: Job) -> None:
         )
 
 
-def objective_of(job: Job) -> Objective:
-    """The job's loss, with user code resolved."""
-    spec = job.train_spec.objective
+def task_of(job: Job, label: LabelTarget) -> LabelTask:
+    """The job's task, with user code resolved."""
     code = Path(job.code) if job.code else None
-    user = resolve(spec.use, code, "train.objective.use") if isinstance(spec, UserCode) else None
-    return objective_for(spec, user)
+    return resolved_task(job.train_spec.objective, code, label)
 
 
-def first_net(job: Job, manifest: Manifest, objective: Objective) -> nn.Module:
+def first_net(job: Job, manifest: Manifest, task: LabelTask) -> nn.Module:
     """The untrained model: its weights are a function of the seed."""
     spec = job.model_spec
     code = Path(job.code) if job.code else None
@@ -263,7 +252,7 @@ def first_net(job: Job, manifest: Manifest, objective: Objective) -> nn.Module:
         spec,
         num_features=len(manifest.feature_names),
         category_sizes=[category.size for category in manifest.categories],
-        num_outputs=objective.num_outputs(len(manifest.label.classes)),
+        num_outputs=task.num_outputs or 1,
         user_class=resolve(spec.use, code) if isinstance(spec, UserCode) else None,
         from_zero=job.train_spec.standardises_label,
         names=manifest.columns.features,
@@ -272,7 +261,9 @@ def first_net(job: Job, manifest: Manifest, objective: Objective) -> nn.Module:
 
 def num_parameters(job: Job) -> int:
     """How many numbers the job trains."""
-    net = first_net(job, Manifest.load(Path(job.dataset)), objective_of(job))
+    manifest = Manifest.load(Path(job.dataset))
+    counted = LabelTarget(num_classes=len(manifest.label.classes) or None)
+    net = first_net(job, manifest, task_of(job, counted))
     return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
 
 

@@ -14,7 +14,8 @@ from matplotlib.image import imread
 from ddlflow.report import plots
 from ddlflow.report.classification import draw_confusion, draw_feature, draw_roc
 from ddlflow.train.tasks.histogram import FeatureHistogram, histogram_edges
-from ddlflow.train.tasks.metrics import scores_for
+from ddlflow.train.tasks.table import measures_of, task_for
+from ddlflow.train.tasks.target import LabelTarget
 
 HISTORY = [
     {
@@ -28,10 +29,14 @@ HISTORY = [
 ]
 
 
+def scores_for(kind, num_classes=2):
+    return task_for(kind, label=LabelTarget(num_classes=num_classes)).empty_scores()
+
+
 def given(kind, num_classes=3, rows=400):
     """The arguments of write_report but the folder."""
     generator = torch.Generator().manual_seed(5)
-    scores = scores_for(kind, num_classes, label_range=(0.0, 1.0))
+    scores = scores_for(kind, num_classes)
     noise = torch.randn(rows, generator=generator)
     labels = torch.arange(rows) % (2 if kind == "binary" else num_classes)
     if kind == "multiclass":
@@ -48,7 +53,7 @@ def given(kind, num_classes=3, rows=400):
     feature.update(noise, labels)
     return {
         "history": HISTORY,
-        "kind": kind,
+        "metric": measures_of(kind).drawn,
         "metrics": scores.compute(),
         "baseline": {"loss": 0.75, "r2": 0.0},
         "curves": json.loads(json.dumps(scores.curves())),
@@ -155,7 +160,7 @@ def test_roc_names_its_area():
 def test_feature_tells_signal_from_background_and_what_is_beyond():
     histogram = FeatureHistogram("m_bb", histogram_edges(0, 1, 4), 2)
     histogram.update(torch.tensor([0.1, 0.2, 0.9, 5.0]), torch.tensor([0, 0, 1, 1]))
-    drawn = draw_feature(histogram.curves(), ["background", "higgs"], "binary")
+    drawn = draw_feature(histogram.curves(), ["background", "higgs"])
     assert labels_of(drawn) == "background (2) signal: higgs (1)"
     assert drawn.axes[0].get_title(loc="right") == "not shown: 25 % above"
     background, signal = drawn.axes[0].patches[:2]

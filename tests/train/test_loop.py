@@ -23,7 +23,7 @@ from ddlflow.train.precision import loss_of
 from ddlflow.train.saved.digests import digest
 from ddlflow.train.saved.state import State
 from ddlflow.train.schedules import factor
-from ddlflow.train.tasks.objectives import objective_for
+from ddlflow.train.tasks.table import task_for
 
 NO_MARKS = np.zeros(0, np.uint64)
 ROWS, SIZE = 22, 5
@@ -81,11 +81,12 @@ def around(state: State, **values: Any) -> Surroundings:
         "batches": InOrder(),
         "gradients": Gradients(
             state.net,
-            loss_of(state.net, objective_for("binary"), "float32", "cpu", inputs=["features"]),
+            loss_of(state.net, task_for("binary"), "float32", "cpu", inputs=["features"]),
             Reduction(0, 1, 1, None),
             first=0,
             seed=0,
         ),
+        "task": task_for("binary"),
         "validate": dict,
         "emit": lambda event: None,
         "must_stop": lambda: False,
@@ -113,7 +114,7 @@ def bare(wanted: Train) -> tuple[nn.Module, list[float]]:
             rate = factor(wanted.schedule, steps, steps_per_epoch=STEPS, total_steps=3 * STEPS)
             optimizer.param_groups[0]["lr"] = wanted.optimizer.lr * rate
             optimizer.zero_grad()
-            loss = objective_for("binary").loss_sum(net(x), y)
+            loss = task_for("binary").criterion.sum(net(x), y)
             (loss * torch.tensor(1.0 / len(y))).backward()
             for weight in penalised(net):
                 weight.grad.add_(2 * wanted.penalty.l2 * weight.detach())
@@ -409,7 +410,7 @@ def test_the_last_epoch_ends_a_training_even_without_early_stopping() -> None:
     wanted = spec(epochs=1)
     state = begun(wanted)
     state.loss_sum, state.loss_rows, state.steps = 1.0, 2, 1
-    end_epoch(state, wanted, {}, 1.0)
+    end_epoch(state, wanted, task_for("binary"), {}, 1.0)
     assert state.ended
     assert state.best is None
     assert state.history[0]["loss"] == 0.5

@@ -11,7 +11,7 @@ from ddlflow.spec.pipeline import Adam, Penalty, Schedule, Sgd
 from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.penalty import add_penalty_gradient, penalised, stop_at_zero
 from ddlflow.train.schedules import factor
-from ddlflow.train.tasks.objectives import objective_for
+from ddlflow.train.tasks.table import task_for
 
 RAW, TARGET = load_diabetes(return_X_y=True)
 RAW = (RAW - RAW.mean(0)) / RAW.std(0)
@@ -28,7 +28,7 @@ def coefficients(penalty, optimizer, *, epochs, batch_rows):
     model = Linear(num_features=10, category_sizes=[], num_outputs=1)
     features = torch.tensor(RAW, dtype=torch.float32)
     labels = torch.tensor(TARGET, dtype=torch.float32)
-    loss_sum = objective_for("regression").loss_sum
+    loss_sum = task_for("regression").criterion.sum
     stepper = make_optimizer(optimizer, model.parameters(), device="cpu")
     weights = penalised(model)
     steps_per_epoch = -(-ROWS // batch_rows)
@@ -80,7 +80,7 @@ def test_logistic_regression_equals_scikit_learns():
     rows = len(raw)
     reference = LogisticRegression(C=1.0, tol=1e-8, max_iter=1000).fit(raw, labels)
     model = Linear(num_features=30, category_sizes=[], num_outputs=1)
-    loss_sum = objective_for("binary").loss_sum
+    loss_sum = task_for("binary").criterion.sum
     features = torch.tensor(raw, dtype=torch.float32)
     # scikit-learn's C = 1 adds 0.5 * sum w^2 to the sum over rows.
     weights, penalty = penalised(model), Penalty(l2=0.5 / rows)

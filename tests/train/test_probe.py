@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ from torch import nn
 from ddlflow.errors import SpecError
 from ddlflow.models.mlp import Mlp
 from ddlflow.spec.pipeline import UserObjective
-from ddlflow.train.probe import check_model, check_objective, looks_like
-from ddlflow.train.tasks.objectives import objective_for
+from ddlflow.train.probe import check_loss, check_model, looks_like
+from ddlflow.train.tasks.table import task_for
+from ddlflow.train.tasks.target import LabelTarget
 
 
 def user(function, like="binary"):
-    return objective_for(UserObjective(use="m:f", like=like), function)
+    return task_for(UserObjective(use="m:f", like=like), function)
 
 
 class Net(nn.Module):
@@ -31,11 +33,11 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 def test_built_in_models_and_objectives_pass(kind):
-    objective = objective_for(kind)
+    objective = task_for(kind, label=LabelTarget(num_classes=5))
     model = Mlp(
         num_features=3,
         category_sizes=[4],
-        num_outputs=objective.num_outputs(5),
+        num_outputs=objective.num_outputs,
         dropout=0.5,
         batch_norm=True,
     )
@@ -46,7 +48,6 @@ def test_built_in_models_and_objectives_pass(kind):
         objective,
         num_features=3,
         category_sizes=[4],
-        num_classes=5,
         row_counts=(1, 2, 3),
     )
     assert unused == ()
@@ -59,7 +60,7 @@ def test_built_in_models_and_objectives_pass(kind):
 
 def test_parameters_without_a_gradient_are_named():
     model = Net(lambda self, x: self.layer(x).squeeze(1))
-    unused = check_model(model, objective_for("binary"), num_features=3)
+    unused = check_model(model, task_for("binary"), num_features=3)
     assert unused == ("spare.weight", "spare.bias")
 
 
@@ -80,7 +81,7 @@ def test_parameters_without_a_gradient_are_named():
 )
 def test_models_that_cannot_be_trained(line, message):
     with pytest.raises(SpecError, match=message) as caught:
-        check_model(Net(line), objective_for("binary"), num_features=3)
+        check_model(Net(line), task_for("binary"), num_features=3)
     assert "\n" not in str(caught.value)
 
 
@@ -89,23 +90,23 @@ def test_a_model_that_fails_in_prediction_alone():
         return self.layer(features if self.training else features[0]).squeeze(1)
 
     with pytest.raises(SpecError, match=r"raised on 1 row\(s\) in prediction"):
-        check_model(Net(line), objective_for("binary"), num_features=3)
+        check_model(Net(line), task_for("binary"), num_features=3)
 
 
 def test_a_slice_of_one_row_is_tried_when_asked():
     model = nn.Sequential(nn.Linear(3, 1), nn.BatchNorm1d(1), nn.Flatten(0))
-    check_model(model, objective_for("binary"), num_features=3)
+    check_model(model, task_for("binary"), num_features=3)
     with pytest.raises(SpecError, match=r"raised on 1 row\(s\) in training"):
-        check_model(model, objective_for("binary"), num_features=3, row_counts=(1, 2))
+        check_model(model, task_for("binary"), num_features=3, row_counts=(1, 2))
 
 
 def test_nothing_to_train_and_nothing_to_copy():
     with pytest.raises(SpecError, match="nothing to train"):
-        check_model(nn.Flatten(0), objective_for("binary"), num_features=1)
+        check_model(nn.Flatten(0), task_for("binary"), num_features=1)
     model = Net(lambda self, x: self.layer(x).squeeze(1))
     model.lock = threading.Lock()
     with pytest.raises(SpecError, match="cannot be copied: TypeError"):
-        check_model(model, objective_for("binary"), num_features=3)
+        check_model(model, task_for("binary"), num_features=3)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_nothing_to_train_and_nothing_to_copy():
     ],
 )
 def test_losses_that_can_be_used(loss):
-    check_objective(user(loss))
+    check_loss(user(loss))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_losses_that_can_be_used(loss):
 )
 def test_losses_that_cannot_be_used(loss, message):
     with pytest.raises(SpecError, match=message) as caught:
-        check_objective(user(loss))
+        check_loss(user(loss))
     assert "\n" not in str(caught.value)
 
 
@@ -142,9 +143,9 @@ def test_multiclass_loss_is_tried_with_as_many_classes_as_there_are():
     loss = user(
         lambda o, y: F.cross_entropy(o, y, weight=weights, reduction="sum"), like="multiclass"
     )
-    check_objective(loss, num_classes=7)
+    check_loss(replace(loss, label=LabelTarget(num_classes=7)))
     with pytest.raises(SpecError, match="raised on 2 row"):
-        check_objective(loss, num_classes=6)
+        check_loss(replace(loss, label=LabelTarget(num_classes=6)))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_outputs_that_are_no_logits_are_hinted_at(last, kind, word):
             return last(outputs if kind == "multiclass" else outputs.squeeze(1))
 
     torch.manual_seed(0)
-    hint = looks_like(Own(), objective_for(kind), num_features=3)
+    hint = looks_like(Own(), task_for(kind), num_features=3)
     assert (hint or "").startswith(word or "")
     assert (hint is None) == (word is None)
 
@@ -180,6 +181,7 @@ def test_outputs_that_are_no_logits_are_hinted_at(last, kind, word):
 @pytest.mark.parametrize("classes", [2, 7])
 def test_before_the_classes_are_counted_any_number_of_outputs_will_do(classes):
     model = nn.Linear(3, classes)
-    assert check_model(model, objective_for("multiclass"), num_features=3) == ()
+    assert check_model(model, task_for("multiclass"), num_features=3) == ()
+    five = task_for("multiclass", label=LabelTarget(num_classes=5))
     with pytest.raises(SpecError, match=r"expected floating point of shape \[2, 5\]"):
-        check_model(model, objective_for("multiclass"), num_features=3, num_classes=5)
+        check_model(model, five, num_features=3)

@@ -113,7 +113,7 @@ def test_the_model_folder_is_the_trained_model(
         label = torch.from_numpy(columns["label"])
         numbers = columns.get("features", np.empty((len(label), 0), np.float32))
         outputs = loaded.outputs(numbers, columns.get("categories"))
-        loss += loaded.objective.loss_sum(outputs, label).item()
+        loss += loaded.task.criterion.sum(outputs, label).item()
         rows += len(label)
     assert loss / rows == pytest.approx(result["metrics"]["loss"], rel=1e-6)
 

@@ -17,9 +17,10 @@ from ddlflow.spec.pipeline import Linear, Made
 
 def train(request: Request) -> Iterator[Finding]:
     """Settings that only together are right or wrong."""
-    from ddlflow.train.tasks.scores import metric_names
+    from ddlflow.train.tasks.table import measures_of
 
     spec, kind = request.pipeline.train, request.pipeline.labels
+    names = measures_of(kind).names
     slices, batch_rows = spec.virtual_ranks, spec.batch_rows
     if slices != "auto" and batch_rows != "auto" and slices > batch_rows:
         yield Finding(
@@ -28,13 +29,13 @@ def train(request: Request) -> Iterator[Finding]:
             f"train.virtual_ranks is {slices}, more than the {batch_rows} rows of "
             "a global batch. Set at most train.batch_rows.",
         )
-    if spec.early_stopping and spec.early_stopping.metric not in metric_names(kind):
+    if spec.early_stopping and spec.early_stopping.metric not in names:
         name = spec.early_stopping.metric
         yield Finding(
             "train",
             "error",
             f"train.early_stopping.metric is {name!r}, which objective {kind} does not have."
-            f"{nearest(name, metric_names(kind))} It has: {', '.join(metric_names(kind))}.",
+            f"{nearest(name, names)} It has: {', '.join(names)}.",
         )
     split = request.pipeline.data.split
     if spec.early_stopping and split.column is None and split.validation == 0:

@@ -8,7 +8,7 @@ from ddlflow.data.shards.manifest import Manifest
 from ddlflow.runs.check.finding import Finding
 from ddlflow.spec import code
 from ddlflow.spec.load import Request
-from ddlflow.spec.pipeline import UserCode, UserObjective
+from ddlflow.spec.pipeline import UserCode
 
 # What stands for numbers that prepare counts.
 CODES, CLASSES = 5, 3
@@ -53,13 +53,12 @@ def model(request: Request, shape: Shape) -> Iterator[Finding]:
         return
     from ddlflow.models import build
     from ddlflow.train.probe import check_model, check_weighted, looks_like
-    from ddlflow.train.tasks.objectives import objective_for
+    from ddlflow.train.tasks.table import resolved_task
+    from ddlflow.train.tasks.target import LabelTarget
 
     spec, loss = request.pipeline.model, request.pipeline.train.objective
-    user_loss = None
-    if isinstance(loss, UserObjective):
-        user_loss = code.resolve(loss.use, request.code_folder, "train.objective.use")
-    objective = objective_for(loss, user_loss)
+    task = resolved_task(loss, request.code_folder, LabelTarget(num_classes=shape.num_classes))
+    counted = task.num_outputs or CLASSES
     user_class = None
     if isinstance(spec, UserCode):
         user_class = code.resolve(spec.use, request.code_folder)
@@ -67,17 +66,16 @@ def model(request: Request, shape: Shape) -> Iterator[Finding]:
         spec,
         num_features=shape.num_features,
         category_sizes=shape.category_sizes,
-        num_outputs=objective.num_outputs(shape.num_classes or CLASSES),
+        num_outputs=counted,
         user_class=user_class,
     )
     if request.pipeline.data.weight or request.pipeline.train.class_weights:
-        check_weighted(objective, num_classes=shape.num_classes or CLASSES)
+        check_weighted(task)
     unreached = check_model(
         net,
-        objective,
+        task,
         num_features=shape.num_features,
         category_sizes=shape.category_sizes,
-        num_classes=shape.num_classes,
     )
     size = sum(parameter.numel() for parameter in net.parameters())
     yield Finding("model", "ok", f"{' and '.join(named.values())}: tried; {size:,} parameters.")
@@ -85,7 +83,7 @@ def model(request: Request, shape: Shape) -> Iterator[Finding]:
         text = f"no gradient reaches {', '.join(unreached[:5])}: these stay as they start."
         yield Finding("model", "note", text)
     hint = looks_like(
-        net, objective, num_features=shape.num_features, category_sizes=shape.category_sizes
+        net, task, num_features=shape.num_features, category_sizes=shape.category_sizes
     )
     if hint is not None and isinstance(spec, UserCode):
         yield Finding("model", "note", f"{spec.use} gives what looks like {hint}")

@@ -52,7 +52,7 @@ def _is_large(source: Source) -> bool:
 
 def weights(request: Request, manifest: Manifest) -> Iterator[Finding]:
     """Whether classes that have weights are the label's."""
-    from ddlflow.train.weights import weighting
+    from ddlflow.train.tasks.weights import weighting
 
     weighting(request.pipeline.train, manifest)
     yield from ()

@@ -43,13 +43,14 @@ def settings(request: Request) -> Iterator[Finding]:
 def _of_section(pipeline: Pipeline, search: Search) -> Iterator[str]:
     """Errors of the section together with the rest of the pipeline."""
     from ddlflow.sweep.choose.sampler import NO_CMAES
-    from ddlflow.train.tasks.scores import metric_names
+    from ddlflow.train.tasks.table import measures_of
 
     kind = pipeline.labels
-    if search.metric is not None and search.metric not in metric_names(kind):
+    names = measures_of(kind).names
+    if search.metric is not None and search.metric not in names:
         yield (
             f"search.metric is {search.metric!r}, which objective {kind} does not have."
-            f"{nearest(search.metric, metric_names(kind))} It has: {', '.join(metric_names(kind))}."
+            f"{nearest(search.metric, names)} It has: {', '.join(names)}."
         )
     split = pipeline.data.split
     if search.cv and pipeline.cv is None:

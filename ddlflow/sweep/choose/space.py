@@ -15,12 +15,11 @@ from ddlflow.spec.explain import Path_, dotted, dotted_names, explain, nearest
 from ddlflow.spec.load import put
 from ddlflow.spec.pipeline import Pipeline, Range, Search
 from ddlflow.spec.search import allowed, same
-from ddlflow.train.tasks.scores import BETTER
+from ddlflow.train.tasks.table import measures_of
 
 Point = dict[str, Any]
 Space = Mapping[str, Range]
 MOST_POINTS = 10_000  # of a grid: each is checked before the start
-DEFAULT_METRIC = {"binary": "auroc", "multiclass": "accuracy", "regression": "loss"}
 # Settings of `train` that no search may vary, and why.
 FIXED = {
     "train.objective": "scores of different losses cannot be compared",
@@ -32,8 +31,9 @@ FIXED = {
 def metric_of(pipeline: Pipeline) -> tuple[str, Literal["higher", "lower"]]:
     """The metric that a search goes by, and which of two scores is the better one."""
     assert pipeline.search is not None
-    name = pipeline.search.metric or DEFAULT_METRIC[pipeline.labels]
-    return name, BETTER[name]
+    measures = measures_of(pipeline.labels)
+    name = pipeline.search.metric or measures.searched
+    return name, measures.better(name)
 
 
 # ---- points -----------------------------------------------------------------------------------

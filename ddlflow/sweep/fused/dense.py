@@ -38,7 +38,7 @@ class Dense:
 
     Args:
         net: one of them.
-        objective: through its head.
+        head: the loss of its outputs.
     """
 
     wants_ones = True

@@ -19,31 +19,29 @@ from ddlflow.sweep.fused.head import Head
 from ddlflow.sweep.fused.program import Inputs, Program, Step
 from ddlflow.sweep.fused.vmapped import Vmapped
 from ddlflow.train.parallel.gradients import seed_random
-from ddlflow.train.tasks.objectives import Objective
+from ddlflow.train.tasks.table import LabelTask
+from ddlflow.train.tasks.target import LABEL
 
 ROWS = (5, 3)
 WITHIN = 1e-4  # of the greatest: float32 rounding of a deep model is far below, an error far above
 
 
-def program_of(
-    net: nn.Module, objective: Objective, example: Batch, device: torch.device
-) -> Program:
+def program_of(net: nn.Module, task: LabelTask, example: Batch, device: torch.device) -> Program:
     """The fastest program that takes the model."""
     if dense.takes(net):
-        return dense.Dense(net, Head(objective), device=device)
-    program = Vmapped(net, Head(objective), device=device)
+        return dense.Dense(net, Head(task), device=device)
+    program = Vmapped(net, Head(task), device=device)
     program.example = example
     return program
 
 
 def why_apart(
     net: nn.Module,
-    objective: Objective,
+    task: LabelTask,
     train: Training,
     *,
     num_features: int,
     category_sizes: Sequence[int] = (),
-    num_classes: int | None = None,
     device: torch.device,
 ) -> str | None:
     """A clause that says why models like this one are trained apart; None where a stack fits.
@@ -67,9 +65,9 @@ def why_apart(
                 for parameter in one.parameters():
                     parameter.add_(torch.randn_like(parameter), alpha=0.05)
         inputs = made_inputs(max(ROWS), num_features, category_sizes, device)
-        labels = _labels(objective, max(ROWS), num_classes, device)
+        labels = task.example(max(ROWS), device)[LABEL]
         try:
-            return _difference(pairs, objective, inputs, labels)
+            return _difference(pairs, task, inputs, labels)
         except Exception as error:
             return f"torch.func.vmap does not take {name}: {one_line(error)}"
 
@@ -95,21 +93,12 @@ def made_inputs(
     return {"features": features, "categories": torch.stack(columns, 1).int().to(device)}
 
 
-def _labels(
-    objective: Objective, rows: int, num_classes: int | None, device: torch.device
-) -> Tensor:
-    numbers = torch.arange(rows, device=device)
-    if objective.kind == "multiclass":
-        return numbers % objective.num_outputs(num_classes)
-    return (numbers % 2).float()
-
-
 def _difference(
-    nets: list[nn.Module], objective: Objective, inputs: Batch, labels: Tensor
+    nets: list[nn.Module], task: LabelTask, inputs: Batch, labels: Tensor
 ) -> str | None:
     """The first thing in which two stacked models are unlike the two alone."""
     device = labels.device
-    program = program_of(nets[0], objective, {n: one[:1] for n, one in inputs.items()}, device)
+    program = program_of(nets[0], task, {n: one[:1] for n, one in inputs.items()}, device)
     weights = torch.zeros(2, program.numbers, device=device)
     grads = torch.zeros_like(weights)
     for net, row in zip(nets, weights, strict=True):
@@ -120,7 +109,7 @@ def _difference(
         expected = []
         for net in nets:
             buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-            expected.append(_alone(net, objective, few, answers))
+            expected.append(_alone(net, task, few, answers))
             for name, buffer in net.named_buffers():
                 if not torch.equal(buffer, buffers[name]):
                     return f"its forward pass changes its buffer {name}, as running statistics do"
@@ -145,14 +134,14 @@ def _difference(
 
 
 def _alone(
-    net: nn.Module, objective: Objective, inputs: Batch, labels: Tensor
+    net: nn.Module, task: LabelTask, inputs: Batch, labels: Tensor
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The outputs of a solo step, and the gradient of the mean loss at each parameter."""
     net.zero_grad(set_to_none=True)
     seed_random(labels.device, 1, 1, 0)
     outputs = call(net, [*inputs])(inputs)
-    loss = objective.loss_sum(outputs, labels) / len(labels)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss = task.loss(outputs, {LABEL: labels})
+    (loss.total / loss.count).backward()  # type: ignore[no-untyped-call]
     grads = [
         None if not p.requires_grad else torch.zeros_like(p) if p.grad is None else p.grad
         for p in net.parameters()

@@ -13,7 +13,7 @@ from ddlflow.spec.pipeline import UserCode
 from ddlflow.sweep.fused import dense
 from ddlflow.sweep.fused.feasible import why_apart
 from ddlflow.sweep.fused.optimizers import kind_of
-from ddlflow.sweep.member import Member, Prepared, first_nets, objective_of, resolved
+from ddlflow.sweep.member import Member, Prepared, first_nets, resolved, task_of
 
 Fuse = Literal["auto", "always", "never"]
 
@@ -78,11 +78,10 @@ def _why_apart(member: Member, net: nn.Module, prepared: Prepared) -> str | None
         return "rows that count unlike (data.weight, train.class_weights) are trained apart"
     return why_apart(
         net,
-        objective_of(member.train, prepared.code),
+        task_of(member, prepared),
         member.train,
         num_features=len(manifest.feature_names),
         category_sizes=[category.size for category in manifest.categories],
-        num_classes=len(manifest.label.classes),
         device=prepared.device,
     )
 

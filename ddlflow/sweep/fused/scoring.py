@@ -5,13 +5,13 @@ import copy
 import torch
 from torch import Tensor
 
-from ddlflow.models.label_scale import LabelScale
 from ddlflow.sweep.fused.program import Inputs, Program
 from ddlflow.sweep.fused.streams import Pool
 from ddlflow.sweep.member import Prepared
-from ddlflow.train.tasks.metrics import Scores
-from ddlflow.train.tasks.objectives import Objective
-from ddlflow.train.validation import after_epoch, empty_scores, score, told_after_epochs
+from ddlflow.train.tasks.scores import Scores
+from ddlflow.train.tasks.target import LABEL
+from ddlflow.train.tasks.task import Task
+from ddlflow.train.validation import after_epoch
 
 
 class Scoring:
@@ -21,8 +21,7 @@ class Scoring:
         prepared: the data set.
         pool: its rows.
         fold: whose validation rows.
-        objective: of the models.
-        label: how the nets learn the label.
+        task: of the models.
         ones: whether features get a last column of ones.
     """
 
@@ -31,16 +30,15 @@ class Scoring:
         prepared: Prepared,
         pool: Pool,
         fold: int | None,
-        objective: Objective,
+        task: Task,
         *,
-        label: LabelScale,
         ones: bool,
     ) -> None:
         self._pool, self._fold = pool, fold
-        self._empty = empty_scores(prepared.manifest)
-        self._objective, self._label = objective, label
+        self._empty = task.empty_scores()
+        self._task = task
         self._ones = ones
-        num_outputs = objective.num_outputs(len(prepared.manifest.label.classes))
+        num_outputs = task.num_outputs or 1
         self._more = [num_outputs] if num_outputs > 1 else []
         self._device = prepared.device
 
@@ -56,7 +54,7 @@ class Scoring:
             program.outputs(Inputs(first, last, spread, part.categories), outputs)
             for model, own in enumerate(scores):
                 own.sums.zero_()
-                score(own, self._objective, self._label, outputs[model], labels)
+                self._task.score(own, outputs[model], {LABEL: labels})
                 sums[model].append(own.sums.clone())  # the next piece zeroes it
         if not sums[0]:
             return [{} for _ in range(models)]
@@ -65,4 +63,4 @@ class Scoring:
     def _computed(self, scores: Scores, sums: list[Tensor]) -> dict[str, float]:
         scores.load(scores.counts.cpu(), torch.stack(sums).cpu().sum(0))
         computed = after_epoch(scores)
-        return {name: computed[name] for name in told_after_epochs(self._objective.kind)}
+        return {name: computed[name] for name in self._task.measures.told}

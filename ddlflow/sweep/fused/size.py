@@ -18,11 +18,12 @@ from ddlflow.sweep.fused import dense, dropout
 from ddlflow.sweep.fused.feasible import made_inputs, program_of
 from ddlflow.sweep.fused.program import Inputs, Noise, Step, matrix
 from ddlflow.sweep.fused.update import Update
-from ddlflow.sweep.member import Member, Prepared, first_nets, objective_of
+from ddlflow.sweep.member import Member, Prepared, first_nets, task_of
 from ddlflow.train import precision
 from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.parallel.gradients import Gradients
 from ddlflow.train.parallel.reduction import Reduction
+from ddlflow.train.tasks.target import LABEL
 
 MOST = 1024
 ENOUGH = 1.03  # of sizes that are so near the best the largest is taken: it reads rows less often
@@ -128,17 +129,15 @@ def _made(prepared: Prepared, member: Member) -> tuple[dict[str, Tensor], Tensor
     rows = _rows(member, prepared)
     sizes = [category.size for category in manifest.categories]
     inputs = made_inputs(rows, len(manifest.feature_names), sizes, prepared.device)
-    classes = len(manifest.label.classes)
-    labels = torch.arange(rows, device=prepared.device) % max(classes, 2)
-    return inputs, labels if manifest.label.kind == "multiclass" else labels.float()
+    return inputs, task_of(member, prepared).example(rows, prepared.device)[LABEL]
 
 
 def _stack_step(members: Sequence[Member], prepared: Prepared) -> Callable[[], None]:
     device, rows = prepared.device, _rows(members[0], prepared)
-    objective = objective_of(members[0].train, prepared.code)
+    task = task_of(members[0], prepared)
     nets = first_nets(members, prepared)
     made, labels = _made(prepared, members[0])
-    program = program_of(nets[0], objective, {n: x[:1] for n, x in made.items()}, device)
+    program = program_of(nets[0], task, {n: x[:1] for n, x in made.items()}, device)
     features = made["features"]
     if program.wants_ones:
         features = torch.cat([features, features.new_ones(len(features), 1)], 1)
@@ -156,7 +155,7 @@ def _stack_step(members: Sequence[Member], prepared: Prepared) -> Callable[[], N
         own = features.clone().expand(size, *features.shape)
         inputs.append(Inputs(at, at + size, own, made.get("categories")))
         at += size
-    outputs_of = objective.num_outputs(len(prepared.manifest.label.classes))
+    outputs_of = task.num_outputs or 1
     shape = [len(members), rows, *([outputs_of] if outputs_of > 1 else [])]
     outputs = torch.empty(shape, device=device)
     step = Step(0, len(members), inputs, labels.expand(len(members), rows), outputs)
@@ -186,9 +185,9 @@ def _solo_step(member: Member, prepared: Prepared) -> Callable[[], None]:
     device, spec = prepared.device, member.train
     net: nn.Module = first_nets([member], prepared)[0].train()
     optimizer = make_optimizer(spec.optimizer, net.parameters(), device=device)
-    objective = objective_of(spec, prepared.code)
+    task = task_of(member, prepared)
     inputs, labels = _made(prepared, member)
-    loss_of = precision.loss_of(net, objective, spec.precision, device.type, inputs=[*inputs])
+    loss_of = precision.loss_of(net, task, spec.precision, device.type, inputs=[*inputs])
     gradients = Gradients(net, loss_of, Reduction(0, 1, 1, None), first=0, seed=spec.seed)
     batch = {**inputs, "label": labels}
 

@@ -22,9 +22,8 @@ from ddlflow.sweep.member import (
     Result,
     check_settings,
     first_nets,
-    label_scale_of,
-    objective_of,
     settings_of,
+    task_of,
 )
 from ddlflow.sweep.standing import ADVICE, Standing
 from ddlflow.sweep.trained import Emit
@@ -57,7 +56,6 @@ class Stack:
         must_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._emit, self._must_stop, self._device = emit, must_stop, prepared.device
-        self._objective = objective_of(members[0].train, prepared.code)
         self._batch_rows = members[0].train.batch_rows
         self._size = len(members)
         self.epoch = 0
@@ -67,15 +65,15 @@ class Stack:
         ones = self._program.wants_ones
         keys = {(member.fold, member.train.seed) for member in members}
         # Members of a stack standardise alike (``plan``), so the fold alone decides.
-        labels = {member.fold: label_scale_of(member, prepared) for member in members}
+        tasks = {member.fold: task_of(member, prepared) for member in members}
+        labels = {fold: task.label.scale for fold, task in tasks.items()}
         self._streams = {
             (fold, seed): pool.stream(fold, seed, ones=ones, label=labels[fold])
             for fold, seed in keys
         }
-        units = {fold: label.loss_unit for fold, label in labels.items()}
         self._models = [
             Stacked(
-                Standing(member, units[member.fold]),
+                Standing(member, tasks[member.fold].measures, tasks[member.fold].loss_unit),
                 net,
                 key,
                 self._streams[key].rows,
@@ -86,8 +84,7 @@ class Stack:
         ]
         self._models.sort(key=place)
         self._scorings = {
-            fold: Scoring(prepared, pool, fold, self._objective, label=label, ones=ones)
-            for fold, label in labels.items()
+            fold: Scoring(prepared, pool, fold, task, ones=ones) for fold, task in tasks.items()
         }
         self._weights = matrix(len(members), self._program.numbers, self._device)
         self._grads = torch.zeros_like(self._weights)
@@ -104,8 +101,7 @@ class Stack:
         self._advance: tuple[int, int, Callable[[], None]] | None = None
         self._arrange()
         self._outputs = torch.empty(0, device=self._device)
-        classes = prepared.manifest.label.classes
-        outputs = self._objective.num_outputs(len(classes))
+        outputs = tasks[members[0].fold].num_outputs or 1
         self._more_outputs = [outputs] if outputs > 1 else []
         self._told = time.monotonic()
 

@@ -64,7 +64,7 @@ class Gradients:
             for parameter in self._parameters:
                 parameter.grad = None
             seed_random(self._device, self._seed, step, virtual_rank)
-            loss = self._loss_of(batch)
+            loss = self._loss_of(batch).total
             loss.backward(share)  # type: ignore[no-untyped-call]
             grads = [
                 p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters

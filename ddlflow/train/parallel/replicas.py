@@ -35,7 +35,7 @@ class Told(nn.Module):
         self._loss_of = loss_of
 
     def forward(self, batch: Batch) -> Tensor:
-        loss = self._loss_of(batch)
+        loss = self._loss_of(batch).total
         return loss + self.told * loss.detach()
 
 

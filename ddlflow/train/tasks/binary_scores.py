@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ddlflow.train.tasks.scores import HEAD, UNIT, Scores, ratio
 
+METRICS = ("loss", "auroc", "average_precision", "accuracy", "f1", "log_loss", "brier")
 STEPS = 2048  # bins of an octave of |logit| + 1: the upper 11 bits of a float32's mantissa
 OCTAVES = 8  # up to |logit| = 2**8 - 1; whatever is beyond shares the last bin
 HALF = STEPS * OCTAVES  # bins on each side of 0
@@ -66,7 +67,7 @@ class BinaryScores(Scores):
         (tn, fp), (fn, tp) = self.confusion()
         auroc, average_precision = self._areas()
         return self._finish(
-            "binary",
+            METRICS,
             {
                 "auroc": auroc,
                 "average_precision": average_precision,
@@ -83,7 +84,7 @@ class BinaryScores(Scores):
 
         by_class = self.by_class()
         negatives, positives = by_class.sum(1).tolist()
-        result: dict[str, Any] = {"kind": "binary", "roc": None, "precision_recall": None}
+        result: dict[str, Any] = {"roc": None, "precision_recall": None}
         if negatives and positives:
             fpr, tpr, threshold = self._from_counts(BinaryROC)
             precision = self._from_counts(BinaryPrecisionRecallCurve)[0][:-1].flip(0)

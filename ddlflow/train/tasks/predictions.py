@@ -9,50 +9,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 PREDICTION, PROBABILITY = "prediction", "probability"
 
 
-def names(kind: str, classes: Sequence[Any]) -> list[str]:
-    """The names of the columns.
+def classified(
+    index: npt.NDArray[np.int64], scores: Mapping[str, npt.NDArray[Any]], classes: Sequence[Any]
+) -> dict[str, pa.Array]:
+    """The columns of a classifier.
 
     Args:
-        kind: binary, multiclass or regression.
-        classes: of the label, in the order of the outputs.
+        index: [n] of the predicted class.
+        scores: by the column's name, [n] each.
+        classes: their names, in the order of the outputs.
     """
-    if kind == "regression":
-        return [PREDICTION]
-    if kind == "binary":
-        return [PREDICTION, PROBABILITY]
-    return [PREDICTION, *(f"{PROBABILITY}_{name}" for name in classes)]
-
-
-def columns(found: Mapping[str, np.ndarray], classes: Sequence[Any]) -> dict[str, pa.Array]:
-    """The columns, by name.
-
-    Args:
-        found: arrays as ``Objective.predictions`` names them, of n rows each.
-        classes: as in `names`.
-    """
-    if not classes:
-        return {PREDICTION: pa.array(found["prediction"].astype(np.float64))}
-    if "probability" in found:
-        scores = {PROBABILITY: pa.array(found["probability"])}
-        index = (found["probability"] >= 0.5).astype(np.int64)
-    else:
-        of_class = found["probabilities"]
-        called = names("multiclass", classes)[1:]
-        scores = {
-            name: pa.array(np.ascontiguousarray(of_class[:, k])) for k, name in enumerate(called)
-        }
-        index = found["index"]
-    return {PREDICTION: pa.array(classes).take(pa.array(index)), **scores}
-
-
-def described(kind: str, classes: Sequence[Any]) -> dict[str, Any]:
-    """What a reader of the columns is told: the classes, and which one ``probability`` is of."""
-    if kind == "regression":
-        return {}
-    of = {"probability_of": classes[1]} if kind == "binary" else {}
-    return {"classes": list(classes), **of}
+    predicted = pa.array(classes).take(pa.array(index))
+    return {PREDICTION: predicted} | {name: pa.array(own) for name, own in scores.items()}

@@ -13,42 +13,17 @@ metric that the rows do not define (AUROC of one class, R2 of a constant label, 
 is nan too. Nothing here raises for the outputs it meets.
 """
 
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-Kind = Literal["binary", "multiclass", "regression"]
 NAN = float("nan")
 # Parts of a row of mean weight. A weight is rounded by half a part, 3e-8 of a mean row, and so are
 # the metrics at most; 2^39 rows of mean weight can be counted.
 UNIT = 1 << 24
 HEAD = 4  # the sums that all kinds have: loss, weight of the loss, rows, unscored rows
-
-BETTER: dict[str, Literal["higher", "lower"]] = {
-    "loss": "lower",
-    "auroc": "higher",
-    "average_precision": "higher",
-    "accuracy": "higher",
-    "f1": "higher",
-    "f1_macro": "higher",
-    "log_loss": "lower",
-    "brier": "lower",
-    "mse": "lower",
-    "rmse": "lower",
-    "mae": "lower",
-    "r2": "higher",
-}
-NAMES: dict[Kind, tuple[str, ...]] = {
-    "binary": ("loss", "auroc", "average_precision", "accuracy", "f1", "log_loss", "brier"),
-    "multiclass": ("loss", "accuracy", "f1_macro", "log_loss"),
-    "regression": ("loss", "mse", "rmse", "mae", "r2"),
-}
-
-
-def metric_names(kind: Kind) -> tuple[str, ...]:
-    """The metrics of a kind of label, in the order in which they are shown ("rows" is none)."""
-    return NAMES[kind]
 
 
 class Scores(Protocol):
@@ -90,7 +65,7 @@ class Scores(Protocol):
         ...
 
     def compute(self) -> dict[str, float]:
-        """The metrics of `metric_names`, and "rows" (and "unscored_rows" where there are any)."""
+        """The metrics by name, and "rows" (and "unscored_rows" where there are any)."""
         ...
 
     def curves(self) -> dict[str, Any]:
@@ -171,13 +146,11 @@ class Scores(Protocol):
             ]
         )
 
-    def _finish(self, kind: Kind, metrics: dict[str, float]) -> dict[str, float]:
+    def _finish(self, names: Sequence[str], metrics: dict[str, float]) -> dict[str, float]:
         """Adds the loss and the numbers of rows; nan where a row could not be scored."""
         loss, weight, rows, unscored = self.sums[:HEAD].tolist()
         metrics["loss"] = ratio(loss, weight)
-        result = {
-            name: NAN if unscored and name != "loss" else metrics[name] for name in NAMES[kind]
-        }
+        result = {name: NAN if unscored and name != "loss" else metrics[name] for name in names}
         return result | {"rows": rows} | ({"unscored_rows": unscored} if unscored else {})
 
 

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from ddlflow.data.shards.rows import Rows
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.sweep.member import Member, Result, first_net
-from ddlflow.train.tasks.scores import metric_names
+from ddlflow.train.tasks.table import measures_of
 
 MODULE = "own_of_test_scoring"
 CODE = '''
@@ -114,7 +114,7 @@ def test_every_metric_is_that_of_all_held_out_rows(ground: Callable[..., Any], l
     fused, apart = place.fused(members), place.apart(members)
     for member in members:
         found = fused[member.id]
-        assert set(found.metrics) == set(metric_names(labels))
+        assert set(found.metrics) == set(measures_of(labels).names)
         assert found.metrics == pytest.approx(apart[member.id].metrics, rel=1e-4)
         # Binary curves are of logits in bins: 4e-3 is what they promise.
         assert found.metrics == pytest.approx(expected(member, found, place.prepared), rel=4e-3)

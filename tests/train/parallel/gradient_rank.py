@@ -19,7 +19,7 @@ from ddlflow.spec.pipeline import Mlp
 from ddlflow.train.parallel import reduction
 from ddlflow.train.parallel.gradients import Gradients
 from ddlflow.train.precision import loss_of
-from ddlflow.train.tasks.objectives import objective_for
+from ddlflow.train.tasks.table import task_for
 
 ROWS = 37
 PRECISIONS = ("float32", "bf16")
@@ -35,7 +35,7 @@ def hashes(rank: int, world: int, virtual_ranks: int, group: Any) -> list[str]:
             spec = Mlp(use="mlp", hidden=[9, 5], batch_norm=True, dropout=0.3)
             net = build(spec, num_features=3, category_sizes=[], num_outputs=1).train()
             mine = virtual_ranks_of(rank, world, virtual_ranks)
-            loss = loss_of(net, objective_for("binary"), precision, "cpu", inputs=["features"])
+            loss = loss_of(net, task_for("binary"), precision, "cpu", inputs=["features"])
             add_up = reduction.Reduction(rank, world, virtual_ranks, group)
             gradients = Gradients(net, loss, add_up, first=mine.start, seed=3)
             random = torch.Generator().manual_seed(5)

@@ -16,7 +16,7 @@ from ddlflow.models import build
 from ddlflow.spec.pipeline import Mlp
 from ddlflow.train.parallel.replicas import Replicas
 from ddlflow.train.precision import loss_of
-from ddlflow.train.tasks.objectives import objective_for
+from ddlflow.train.tasks.table import task_for
 
 STEPS = (4, 5, 6)
 # What is computed: name -> (model, rows of the global batch, micro_batch_rows).
@@ -66,7 +66,7 @@ def gradients(
     net = model(name).train()
     replicas = Replicas(
         net,
-        loss_of(net, objective_for("binary"), "float32", "cpu", inputs=["features"]),
+        loss_of(net, task_for("binary"), "float32", "cpu", inputs=["features"]),
         rank=rank,
         world=world,
         group=group,

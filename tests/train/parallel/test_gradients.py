@@ -20,7 +20,10 @@ from ddlflow.spec import pipeline
 from ddlflow.train.parallel.gradients import Gradients, seed_random
 from ddlflow.train.parallel.reduction import Reduction
 from ddlflow.train.precision import loss_of
-from ddlflow.train.tasks.objectives import Objective, objective_for
+from ddlflow.train.tasks.criterion import Criterion
+from ddlflow.train.tasks.regression import RegressionTask
+from ddlflow.train.tasks.table import task_for
+from ddlflow.train.tasks.task import Task
 
 SIZES = [4, 9]  # codes of the categorical columns
 MODELS = {
@@ -68,7 +71,7 @@ def computed(
     world: int = 1,
     group: Any = None,
     step: int = 5,
-    objective: Objective | None = None,
+    task: Task | None = None,
     precision: Literal["float32", "bf16"] = "float32",
 ) -> torch.Tensor:
     """One rank's call; returns the loss, gradients are the net's."""
@@ -79,7 +82,7 @@ def computed(
     slices = [{name: column[a:b] for name, column in columns.items()} for a, b in edges]
     gradients = Gradients(
         net.train(),
-        loss_of(net, objective or objective_for("binary"), precision, "cpu", inputs=names[:2]),
+        loss_of(net, task or task_for("binary"), precision, "cpu", inputs=names[:2]),
         Reduction(rank, world, virtual_ranks, group),
         first=mine.start,
         seed=3,
@@ -91,7 +94,7 @@ def computed(
 def of_the_whole(net: nn.Module, number: int) -> torch.Tensor:
     """The mean loss over all rows in one pass, and its gradient by plain torch."""
     *inputs, labels = rows(number)
-    loss = objective_for("binary").loss_sum(net(*inputs), labels)
+    loss = task_for("binary").criterion.sum(net(*inputs), labels)
     (loss / number).backward()
     return loss
 
@@ -120,7 +123,7 @@ def test_where_rows_depend_on_their_slice_it_is_the_sum_of_the_slices(name: str)
         part = model(name).train()
         *inputs, labels = (column[a:b] for column in rows(number))
         seed_random(torch.device("cpu"), 3, 5, v)
-        one = objective_for("binary").loss_sum(part(*inputs), labels)
+        one = task_for("binary").criterion.sum(part(*inputs), labels)
         (one / number).backward()
         losses.append(one.detach())
         running.append({n: b.clone() for n, b in part.named_buffers()})
@@ -216,12 +219,12 @@ def test_a_loss_in_another_precision_is_gathered_with_empty_slices(
     def loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return (outputs.double() - labels).square()
 
-    objective = Objective("user", "regression", loss)
+    task = RegressionTask(Criterion("user", loss))
 
     def state(rank: int, group: Any) -> dict[str, torch.Tensor]:
         net = model("linear")
         world = 1 if group is None else 3
-        total = computed(net, 2, 3, rank=rank, world=world, group=group, objective=objective)
+        total = computed(net, 2, 3, rank=rank, world=world, group=group, task=task)
         return {"loss": total, **grads(net)}
 
     (wanted,) = ranks(1, lambda rank, _: state(rank, None))

@@ -12,7 +12,7 @@ import torch
 
 from ddlflow.data.shards.order import slice_edges
 from ddlflow.train.parallel.gradients import seed_random
-from ddlflow.train.tasks.objectives import objective_for
+from ddlflow.train.tasks.table import task_for
 
 SCRIPT = Path(__file__).with_name("replica.py")
 spec = importlib.util.spec_from_file_location("replica", SCRIPT)
@@ -61,7 +61,7 @@ def by_hand(name: str, number: int, world: int) -> dict[str, torch.Tensor]:
                 buffer.copy_(first[n])
             seed_random(torch.device("cpu"), 3, step, v)
             net.zero_grad()
-            loss = objective_for("binary").loss_sum(net(features), labels)
+            loss = task_for("binary").criterion.sum(net(features), labels)
             (loss / number).backward()
             losses += loss.detach()
             for n, p in net.named_parameters():

@@ -5,7 +5,7 @@ import torch
 
 from ddlflow.models import build
 from ddlflow.spec import pipeline
-from ddlflow.train.tasks.objectives import objective_for
+from ddlflow.train.tasks.table import task_for
 
 ROWS, SLICES = 403, 4
 MODELS = {
@@ -34,7 +34,7 @@ class Bench:
         self.model.load_state_dict(self.start)
         self.model.zero_grad()
         torch.manual_seed(number)
-        objective_for("binary").loss_sum(self.model(features, codes), labels).backward()
+        task_for("binary").criterion.sum(self.model(features, codes), labels).backward()
         return torch.cat([p.grad.flatten() for p in self.model.parameters()])
 
 

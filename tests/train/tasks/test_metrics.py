@@ -14,14 +14,11 @@ from sklearn import metrics as exact
 from torchmetrics.functional import classification as tm
 
 from ddlflow.train.tasks.binary_scores import BINS, BinaryScores, _bin_of_logit, _logit_edges
-from ddlflow.train.tasks.metrics import (
-    BETTER,
-    MulticlassScores,
-    RegressionScores,
-    Scores,
-    metric_names,
-    scores_for,
-)
+from ddlflow.train.tasks.multiclass_scores import MulticlassScores
+from ddlflow.train.tasks.regression_scores import RegressionScores
+from ddlflow.train.tasks.scores import Scores
+from ddlflow.train.tasks.table import measures_of, task_for
+from ddlflow.train.tasks.target import LabelTarget
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +47,13 @@ def rows_of(kind, seed, rows=4000):
     return labels + noise, labels
 
 
+def empty(kind, num_classes=5) -> Scores:
+    label = LabelTarget(num_classes=num_classes, extent=(90.0, 100.0))
+    return task_for(kind, label=label).empty_scores()
+
+
 def scored(kind, outputs, labels, loss_sum=0.0) -> Scores:
-    scores = scores_for(kind, 5, label_range=(90.0, 100.0))
+    scores = empty(kind)
     scores.update(outputs, labels, loss_sum)
     return scores
 
@@ -68,9 +70,12 @@ def binary(logits, labels):
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_are_computed_and_have_a_direction(kind):
     result = scored(kind, *rows_of(kind, 0)).compute()
-    assert list(result) == [*metric_names(kind), "rows"]
+    assert list(result) == [*measures_of(kind).names, "rows"]
     assert all(math.isfinite(value) for value in result.values())
-    assert set(metric_names(kind)) <= set(BETTER)
+    assert {measures_of(kind).better(name) for name in measures_of(kind).names} <= {
+        "higher",
+        "lower",
+    }
     assert result["rows"] == 4000
 
 
@@ -93,7 +98,7 @@ def test_parts_merged_in_any_way_are_the_whole(kind, cuts):
         scored(kind, outputs[a:b], labels[a:b], 10.0 if a == 0 and b > 0 else 0.0)
         for a, b in pairwise(ends)
     ]
-    merged, unpacked = (scores_for(kind, 5, label_range=(90.0, 100.0)) for _ in range(2))
+    merged, unpacked = (empty(kind) for _ in range(2))
     for part in reversed(parts):
         merged.merge(pickle.loads(pickle.dumps(part)))
         unpacked.merge_packed(json.loads(json.dumps(part.packed())))
@@ -112,17 +117,17 @@ def test_outputs_that_are_not_finite_make_nan_and_are_counted(kind, bad):
     result = scores.compute()
     assert result["rows"] == 4000
     assert result["unscored_rows"] == 1
-    assert all(math.isnan(result[name]) for name in metric_names(kind) if name != "loss")
+    assert all(math.isnan(result[name]) for name in measures_of(kind).names if name != "loss")
     json.dumps(scores.curves(), allow_nan=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_rows_are_nan(kind):
-    scores = scores_for(kind, 5)
+    scores = empty(kind)
     result = scores.compute()
     assert result["rows"] == 0
-    assert all(math.isnan(result[name]) for name in metric_names(kind))
-    assert set(scores.curves()) >= {"kind"}
+    assert all(math.isnan(result[name]) for name in measures_of(kind).names)
+    json.dumps(scores.curves())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,7 +144,7 @@ def test_curves_are_json(kind):
 
 def test_states_of_different_kinds_do_not_merge():
     with pytest.raises(ValueError, match="one kind of label"):
-        scores_for("multiclass", 3).merge(scores_for("multiclass", 4))
+        empty("multiclass", 3).merge(empty("multiclass", 4))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -5,7 +5,9 @@ from sklearn.metrics import log_loss, mean_squared_error
 
 from ddlflow.errors import SpecError
 from ddlflow.spec.pipeline import UserObjective
-from ddlflow.train.tasks.objectives import objective_for
+from ddlflow.train.tasks.regression import RegressionTask
+from ddlflow.train.tasks.table import task_for
+from ddlflow.train.tasks.target import LabelTarget
 
 ROWS = 50
 
@@ -20,12 +22,12 @@ def made(kind):
 
 
 def user(function, like="regression", **arguments):
-    return objective_for(UserObjective(use="m:f", like=like, **arguments), function)
+    return task_for(UserObjective(use="m:f", like=like, **arguments), function)
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 def test_loss_is_the_sum_that_scikit_learn_finds(kind):
-    objective = objective_for(kind)
+    objective = task_for(kind)
     outputs, labels = made(kind)
     predicted = {
         key: value.double().numpy() for key, value in objective.predictions(outputs).items()
@@ -37,36 +39,37 @@ def test_loss_is_the_sum_that_scikit_learn_finds(kind):
         mean = log_loss(labels, rows / rows.sum(1, keepdims=True), labels=range(4))
     else:
         mean = mean_squared_error(labels, predicted["prediction"])
-    assert objective.loss_sum(outputs, labels).item() == pytest.approx(mean * ROWS, rel=1e-5)
+    assert objective.criterion.sum(outputs, labels).item() == pytest.approx(mean * ROWS, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.int32])
 def test_labels_of_any_dtype(kind, dtype):
-    objective = objective_for(kind)
+    objective = task_for(kind)
     outputs, labels = made(kind)
     whole = labels.round()
-    as_read = objective.loss_sum(outputs, whole.to(dtype))
-    assert torch.equal(as_read, objective.loss_sum(outputs, whole.double()))
+    as_read = objective.criterion.sum(outputs, whole.to(dtype))
+    assert torch.equal(as_read, objective.criterion.sum(outputs, whole.double()))
 
 
 def test_predictions():
     outputs, _ = made("multiclass")
-    many = objective_for("multiclass").predictions(outputs)
+    many = task_for("multiclass").predictions(outputs)
     assert many["probabilities"].sum(1).numpy() == pytest.approx(np.ones(ROWS), abs=1e-6)
     assert torch.equal(many["index"], many["probabilities"].argmax(1))
     outputs, _ = made("binary")
-    probability = objective_for("binary").predictions(outputs)["probability"]
+    probability = task_for("binary").predictions(outputs)["probability"]
     assert probability.dtype == torch.float32
     assert torch.equal(probability > 0.5, outputs > 0)
 
 
 def test_number_of_outputs():
-    assert objective_for("binary").num_outputs(2) == 1
-    assert objective_for("regression").num_outputs(None) == 1
-    assert objective_for("multiclass").num_outputs(7) == 7
-    with pytest.raises(SpecError, match="reads the label as classes, but 0 are known"):
-        objective_for("multiclass").num_outputs(None)
+    assert task_for("binary").num_outputs == 1
+    assert task_for("regression").num_outputs == 1
+    assert task_for("multiclass").num_outputs is None  # not counted yet
+    assert task_for("multiclass", label=LabelTarget(num_classes=7)).num_outputs == 7
+    with pytest.raises(SpecError, match="reads the label as classes, but 1 are known"):
+        assert task_for("multiclass", label=LabelTarget(num_classes=1)).num_outputs
 
 
 @pytest.mark.parametrize("shape", ["scalar", "rows"])
@@ -79,8 +82,8 @@ def test_user_function_with_arguments(shape):
     outputs, labels = made("regression")
     rows = torch.nn.functional.huber_loss(outputs, labels, reduction="none", delta=0.5)
     assert objective.name == "m:f"
-    assert objective.kind == "regression"
-    torch.testing.assert_close(objective.loss_sum(outputs, labels), rows.sum())
+    assert isinstance(objective, RegressionTask)
+    torch.testing.assert_close(objective.criterion.sum(outputs, labels), rows.sum())
 
 
 def test_user_function_whose_arguments_do_not_fit():

@@ -8,8 +8,10 @@ import pytest
 import sklearn.metrics as exact
 import torch
 
-from ddlflow.train.tasks.metrics import scores_for
 from ddlflow.train.tasks.scores import UNIT
+from ddlflow.train.tasks.table import task_for
+from ddlflow.train.tasks.target import LabelTarget
+from ddlflow.train.tasks.weights import Weighting
 
 ROWS, PIECE = 90_000, 1_777
 KINDS = ("binary", "multiclass", "regression")
@@ -32,13 +34,19 @@ def rows_of(kind: str) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
     return torch.tensor(outputs, dtype=torch.float32), torch.tensor(labels), weights
 
 
+def empty(kind: Any, *, weighted: bool) -> Any:
+    rows = Weighting(has_column=weighted)
+    label = LabelTarget(num_classes=4, extent=(80.0, 120.0), weighting=rows)
+    return task_for(kind, label=label).empty_scores()
+
+
 def scored(kind: Any, outputs: Any, labels: Any, weights: np.ndarray, piece: int = PIECE) -> Any:
     """Packed in pieces and merged, as workers do it."""
-    total = scores_for(kind, 4, label_range=(80.0, 120.0), weighted=True)
+    total = empty(kind, weighted=True)
     parts = torch.tensor(weights * UNIT).round().long()
     for start in range(0, len(labels), piece):
         here = slice(start, start + piece)
-        own = scores_for(kind, 4, label_range=(80.0, 120.0), weighted=True)
+        own = empty(kind, weighted=True)
         loss = float((torch.tensor(weights[here])).sum()) * 3
         own.update(outputs[here], labels[here], loss, parts[here], weights[here].sum())
         total.merge_packed(json.loads(json.dumps(own.packed())))
@@ -99,7 +107,7 @@ def test_counts_are_the_same_in_any_pieces_and_order(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_of_one_change_no_metric(kind: str) -> None:
     outputs, labels, _ = rows_of(kind)
-    plain = scores_for(kind, 4, label_range=(80.0, 120.0))  # type: ignore[arg-type]
+    plain = empty(kind, weighted=False)
     plain.update(outputs, labels, 3.0 * ROWS)
     weighted = scored(kind, outputs, labels, np.ones(ROWS)).compute()
     assert weighted == pytest.approx(plain.compute(), rel=1e-9)

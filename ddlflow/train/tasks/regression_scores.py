@@ -1,117 +1,17 @@
-"""Scores of a model by the kind of its label; mergeable, in memory that does not grow with rows.
-
-``scores_for`` gives them; ddlflow.train.tasks.scores says how they are updated, merged and
-computed.
-"""
+"""Scores of a regression: histograms of the residual and of (true, predicted), and sums."""
 
 import math
-from typing import Any, assert_never
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ddlflow.train.tasks.binary_scores import BinaryScores
-from ddlflow.train.tasks.scores import BETTER, HEAD, NAN, UNIT, Kind, Scores, metric_names, ratio
+from ddlflow.train.tasks.scores import HEAD, NAN, UNIT, Scores, ratio
 
-__all__ = [
-    "BETTER",
-    "BinaryScores",
-    "Kind",
-    "MulticlassScores",
-    "RegressionScores",
-    "Scores",
-    "metric_names",
-    "scores_for",
-]
-
+METRICS = ("loss", "mse", "rmse", "mae", "r2")
 RESIDUAL_BINS = 8192  # over +- the label's range; `curves` merges them for a plot
 GRID = 64  # cells of a side of the predicted-against-true plane
 PLANE = RESIDUAL_BINS + 3  # where that plane begins in a regression's counts
-
-
-def scores_for(
-    kind: Kind,
-    num_classes: int = 2,
-    *,
-    label_range: tuple[float, float] = (0.0, 1.0),
-    weighted: bool = False,
-) -> Scores:
-    """Empty scores.
-
-    Args:
-        kind: how labels are read.
-        num_classes: of a multiclass label; the other kinds do not use it.
-        label_range: a regression label's least and greatest value, from the manifest. Plots alone
-            depend on it (and the rounding of R2, where the label's mean is far from 0). Only
-            scores of the same range may be merged.
-        weighted: whether rows have weights.
-    """
-    match kind:
-        case "binary":
-            return BinaryScores(weighted=weighted)
-        case "multiclass":
-            return MulticlassScores(num_classes, weighted=weighted)
-        case "regression":
-            return RegressionScores(*label_range, weighted=weighted)
-        case _:
-            assert_never(kind)
-
-
-class MulticlassScores(Scores):
-    """counts: the confusion matrix [C, C] by true and predicted class, unscored."""
-
-    def __init__(self, num_classes: int, *, weighted: bool = False) -> None:
-        self.unit = UNIT if weighted else 1
-        self.num_classes = num_classes
-        self.counts = torch.zeros(num_classes**2 + 1, dtype=torch.int64)
-        self.sums = torch.zeros(HEAD + 1, dtype=torch.float64)  # log loss
-
-    @torch.no_grad()
-    def update(
-        self,
-        outputs: Tensor,
-        labels: Tensor,
-        loss_sum: Tensor | float,
-        weights: Tensor | None = None,
-        loss_weight: Tensor | float | None = None,
-    ) -> None:
-        logits = outputs.float()
-        log_loss = F.cross_entropy(logits, labels, reduction="none")
-        index = labels * self.num_classes + logits.argmax(1)
-        self._add(
-            len(labels),
-            # One sum a row instead of C tests: a sum is finite only if all its terms are.
-            torch.where(logits.sum(1).isfinite(), index, self.num_classes**2),
-            weights,
-            (loss_sum, loss_weight),
-            [self._total(log_loss, weights)],
-        )
-
-    def predicted_classes(self) -> int:
-        return int((self.confusion().sum(0) > 0).sum())
-
-    def compute(self) -> dict[str, float]:
-        matrix = self.confusion().double()
-        scored, hits = float(matrix.sum()), matrix.diagonal()
-        seen = matrix.sum(0) + matrix.sum(1)
-        f1 = 2 * hits[seen > 0] / seen[seen > 0]  # a class neither seen nor predicted has no F1
-        return self._finish(
-            "multiclass",
-            {
-                "accuracy": ratio(float(hits.sum()), scored),
-                "f1_macro": ratio(float(f1.sum()), len(f1)),
-                "log_loss": ratio(float(self.sums[HEAD]), scored),
-            },
-        )
-
-    def curves(self) -> dict[str, Any]:
-        """The confusion matrix, by true (first) and predicted class."""
-        return {"kind": "multiclass", "confusion": self.confusion().tolist()}
-
-    def confusion(self) -> Tensor:
-        counts = self._of_rows(self.counts[:-1].cpu())
-        return counts.reshape(self.num_classes, self.num_classes)
 
 
 class RegressionScores(Scores):
@@ -174,7 +74,7 @@ class RegressionScores(Scores):
         spread = offset_squared - ratio(offset, scored) * offset
         constant = not spread > 1e-12 * offset_squared  # what is left is rounding
         return self._finish(
-            "regression",
+            METRICS,
             {
                 "mse": mse,
                 "rmse": math.sqrt(mse) if mse >= 0 else NAN,
@@ -190,7 +90,6 @@ class RegressionScores(Scores):
         inside = plane[1:-1, 1:-1]
         edges = torch.linspace(self.low, self.high, GRID + 1, dtype=torch.float64)
         return {
-            "kind": "regression",
             "residuals": _zoomed(counts[: PLANE - 1], self.high - self.low),
             "predicted_against_true": {
                 "edges": edges.tolist(),
