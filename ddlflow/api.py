@@ -1,12 +1,17 @@
-"""What a script or a notebook calls; the command line calls the same."""
+"""What a script or a notebook calls; the command line calls the same.
+
+Each function imports what it needs when it is called: a command that lists files waits for no
+PyTorch, no MLflow and no Prefect.
+"""
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ddlflow.errors import SpecError
+from ddlflow.flow.command import end_lost, prefect_place, run_flow
 from ddlflow.flow.load import load_flow
 from ddlflow.redact import hidden, hidden_values
 from ddlflow.runs.apply import load_model, predict
@@ -16,7 +21,30 @@ from ddlflow.spec.pipeline import MadeName
 from ddlflow.spec.site import Site
 from ddlflow.store.site_storage import storage_of
 
-__all__ = ["as_changes", "fetch_higgs", "load_model", "make", "predict", "run", "site"]
+if TYPE_CHECKING:
+    from ddlflow.history.audit import Audit
+    from ddlflow.history.compare import Comparison
+    from ddlflow.history.reproduce import Verdict
+    from ddlflow.runs.check.finding import Finding
+    from ddlflow.tracking.servers import Pages
+
+__all__ = [
+    "MadeName",
+    "as_changes",
+    "audit",
+    "check",
+    "compare",
+    "doctor",
+    "fetch_higgs",
+    "init",
+    "load_model",
+    "make",
+    "predict",
+    "reproduce",
+    "run",
+    "site",
+    "ui",
+]
 
 
 def run(
@@ -92,10 +120,11 @@ def _run_flow(
     flow = load_flow()
     storage = storage_of(request.site)
     what = f"run {called(pipeline)} on {called(on)}"
-    with running(storage, what, flow.where()) as command:
-        for finding in mend(storage, flow):
+    with running(storage, what, prefect_place()) as command:
+        for finding in mend(storage, end_lost):
             screen.say(f"{finding.what}: {finding.text}")
-        return flow.run(
+        return run_flow(
+            flow,
             command.name,
             # Prefect keeps what it is given.
             pipeline=hidden_values(pipeline) if isinstance(pipeline, Mapping) else str(pipeline),
@@ -135,6 +164,63 @@ def _check_asked(request: Request, only: str | None) -> None:
 def site(on: Given = "local", set: Changes = ()) -> Site:
     """A site by name or path."""
     return load_site(on, as_changes(set))
+
+
+def check(pipeline: Given, on: Given = "local", set: Changes = ()) -> "list[Finding]":
+    """Looks at everything that can be known before a run; writes nothing."""
+    from ddlflow.runs.check import check as look
+
+    return look(pipeline, on, as_changes(set))
+
+
+def doctor(on: Given = "local", set: Changes = ()) -> "list[Finding]":
+    """Ends what commands that were killed left in Prefect, in MLflow and on the storage."""
+    from ddlflow.runs.doctor import doctor as look
+
+    return look(on, as_changes(set), end_lost=end_lost)
+
+
+def reproduce(
+    run_id: str,
+    *,
+    on: str = "local",
+    set: Changes = (),
+    workers: int | None = None,
+    trust_code: bool = False,
+) -> "Verdict":
+    """Trains a recorded run again; see ``ddlflow.history.reproduce.reproduce``."""
+    from ddlflow.history.reproduce import reproduce as train_again
+
+    changes = as_changes(set)
+    return train_again(run_id, on=on, changes=changes, workers=workers, trust_code=trust_code)
+
+
+def audit(run_id: str, *, on: str = "local") -> "Audit":
+    """Proves from a recorded run's ledgers that each row came once an epoch."""
+    from ddlflow.history.audit import audit as prove
+
+    return prove(run_id, on=on)
+
+
+def compare(run_ids: Sequence[str], *, on: str = "local") -> "Comparison":
+    """What differs between recorded runs."""
+    from ddlflow.history.compare import compare as compare_runs
+
+    return compare_runs(run_ids, on=on)
+
+
+def init(folder: str | Path) -> list[Path]:
+    """Lays out a project of the user's own in a new or empty folder; returns its files."""
+    from ddlflow.runs.project import lay_out
+
+    return lay_out(Path(folder))
+
+
+def ui(on: Given = "local", set: Changes = (), *, say: "Callable[[Pages], None]") -> None:
+    """Serves the pages of MLflow and Prefect until Ctrl-C; ``say`` is told where they are."""
+    from ddlflow.tracking.servers import ui as serve
+
+    serve(site(on, set).tracking.uri, say=say)
 
 
 def make(

@@ -17,7 +17,7 @@ from ddlflow.cli.sweeps import add_to as add_sweeps_to
 from ddlflow.redact import redacted_change
 
 if TYPE_CHECKING:  # pydantic would double the time of --help
-    from ddlflow.spec.pipeline import MadeName
+    from ddlflow.api import MadeName
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -83,12 +83,11 @@ def check(
     """Look at everything that can be known before a run; write nothing."""
     from dataclasses import asdict
 
-    from ddlflow.runs.check import check as look
-    from ddlflow.runs.check import errors
+    from ddlflow.api import check as look
 
     with stdout_for_result(as_json):
         findings = look(pipeline, on, changes or [])
-    bad = errors(findings)
+    bad = sum(finding.level == "error" for finding in findings)
     if as_json:
         print_json({"ok": bad == 0, "findings": [asdict(finding) for finding in findings]})
     else:
@@ -127,7 +126,7 @@ def infer(
     as_json: Json = False,
 ) -> None:
     """Predict every row of a source with a trained model, into Parquet."""
-    from ddlflow.runs.apply import predict
+    from ddlflow.api import predict
 
     with stdout_for_result(as_json):
         result = predict(
@@ -150,8 +149,7 @@ def infer(
 @app.command()
 def ui(on: On = "local", changes: Changes = None, as_json: Json = False) -> None:
     """Serve the MLflow and Prefect pages until Ctrl-C."""
-    from ddlflow.api import site
-    from ddlflow.tracking.servers import ui as serve
+    from ddlflow.api import ui as serve
 
     def say(pages: Any) -> None:
         if as_json:
@@ -163,7 +161,7 @@ def ui(on: On = "local", changes: Changes = None, as_json: Json = False) -> None
             typer.echo(f"Prefect  {pages.prefect}")
         typer.echo("Ctrl-C stops both.")
 
-    serve(site(on, changes or []).tracking.uri, say=say)
+    serve(on, changes or [], say=say)
 
 
 @app.command()
@@ -171,7 +169,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")], as_json: Json = False
 ) -> None:
     """Lay out a project of your own: flows/, pipelines/, conf/."""
-    from ddlflow.runs.project import lay_out
+    from ddlflow.api import init as lay_out
 
     files = lay_out(folder)
     if as_json:

@@ -34,12 +34,10 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Train a recorded run again and say whether it is identical, or where it first differs."""
-    from ddlflow.history.reproduce import reproduce as again
+    from ddlflow.api import reproduce as again
 
     with stdout_for_result(as_json):
-        verdict = again(
-            run_id, on=on, changes=changes or [], workers=workers, trust_code=trust_code
-        )
+        verdict = again(run_id, on=on, set=changes or [], workers=workers, trust_code=trust_code)
     if as_json:
         print_json(verdict.to_json())
     elif verdict.verdict == "identical":
@@ -67,7 +65,7 @@ def audit(run_id: RunId, on: On = "local", as_json: Json = False) -> None:
     """Prove that every row entered one batch of every epoch, and that the shards are whole."""
     from datetime import UTC, datetime
 
-    from ddlflow.history.audit import audit as prove
+    from ddlflow.api import audit as prove
     from ddlflow.report.screen import Screen
 
     with stdout_for_result(as_json):
@@ -110,7 +108,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Show what differs between runs: settings, data, versions and results, with a plot."""
-    from ddlflow.history.compare import compare as beside
+    from ddlflow.api import compare as beside
     from ddlflow.report.screen import Screen
 
     with stdout_for_result(as_json):
@@ -142,7 +140,7 @@ def doctor(
     """End what commands that were killed left behind, in Prefect, MLflow and the storage."""
     from dataclasses import asdict
 
-    from ddlflow.runs.doctor import doctor as look
+    from ddlflow.api import doctor as look
 
     with stdout_for_result(as_json):
         findings = look(on, changes or [])

@@ -8,19 +8,19 @@ flow run and its embedded server, MLflow's run, scratch folders. The next comman
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from ddlflow.errors import DdlflowError
-from ddlflow.flow.load import Flow, load_flow
 from ddlflow.runs.check.finding import Finding, counted
 from ddlflow.runs.check.site import existing
 from ddlflow.runs.finished import STAGE_FILE
 from ddlflow.runs.running import VARIABLE, Record, records, running
 from ddlflow.runs.stages import VERSION
+from ddlflow.spec.given import Given, called
 from ddlflow.spec.load import load_site
 from ddlflow.store.owner import SILENT_S, Owner, State, owner_of, state_of
 from ddlflow.store.site_storage import storage_of
@@ -28,15 +28,19 @@ from ddlflow.tracking.pending import send_pending, waiting
 
 END_S = 10.0  # for a process to end after SIGTERM; it is killed after
 STAGES = (*VERSION, "reproduce")
+# Given a command's name, where its flow run is and the words for it, sets that to Crashed; returns
+# how many flow runs it was (``ddlflow.flow.command.end_lost``).
+EndLost = Callable[[str, str, str], int]
 _SCRATCH = re.compile(r"scratch-(?P<name>.+)-[^-]+")
 
 
-def doctor(on: str = "local", changes: Sequence[str] = ()) -> list[Finding]:
+def doctor(on: Given = "local", changes: Sequence[str] = (), *, end_lost: EndLost) -> list[Finding]:
     """Looks at a site's storage, and ends what lost commands left there, in Prefect and in MLflow.
 
     Args:
         on: the site.
         changes: ``KEY=VALUE`` on top of it.
+        end_lost: of Prefect; it is asked only if a command was lost.
 
     Returns:
         What was found and done; an error is something that could not be mended.
@@ -55,8 +59,8 @@ def doctor(on: str = "local", changes: Sequence[str] = ()) -> list[Finding]:
     others = [*_not_lost(found_records, strays), *_foreign_scratch(storage)]
     mended: list[Finding] = []
     if lost:
-        with running(storage, f"doctor on {on}", ""):  # it may start a server of Prefect
-            mended += _end_lost(lost, None)
+        with running(storage, f"doctor on {called(on)}", ""):  # it may start a server of Prefect
+            mended += _end_lost(lost, end_lost)
     mended += _remove_scratch(storage)
     mended += _send(storage / "tracking", site.tracking.uri)
     nothing = [] if mended else [Finding("commands", "ok", "none was lost: nothing to do.")]
@@ -68,20 +72,20 @@ def doctor(on: str = "local", changes: Sequence[str] = ()) -> list[Finding]:
     ]
 
 
-def mend(storage: Path, flow: Flow) -> list[Finding]:
+def mend(storage: Path, end_lost: EndLost) -> list[Finding]:
     """Ends what lost commands left, but their MLflow runs: what a command does as it starts.
 
     Costs next to nothing where nothing was lost.
 
     Args:
         storage: of the site.
-        flow: the project's; its Prefect is asked only if a command was lost.
+        end_lost: of Prefect; it is asked only if a command was lost.
 
     Returns:
         What was done, and what could not be mended as an error.
     """
     lost = [record for record in records(storage)[0] if record.state == "lost"]
-    return [*_end_lost(lost, flow), *_remove_scratch(storage)]
+    return [*_end_lost(lost, end_lost), *_remove_scratch(storage)]
 
 
 def _not_lost(found: Sequence[Record], strays: Sequence[Path]) -> Iterator[Finding]:
@@ -100,7 +104,7 @@ def _not_lost(found: Sequence[Record], strays: Sequence[Path]) -> Iterator[Findi
         yield Finding("commands", "note", text)
 
 
-def _end_lost(lost: Sequence[Record], flow: Flow | None) -> Iterator[Finding]:
+def _end_lost(lost: Sequence[Record], end_lost: EndLost) -> Iterator[Finding]:
     """Ends processes first: a new embedded server works on the lost one's database."""
     ended = {record.path: _end_processes(record.command) for record in lost}
     away: dict[str, str] = {}  # a server that does not answer is asked once
@@ -108,10 +112,9 @@ def _end_lost(lost: Sequence[Record], flow: Flow | None) -> Iterator[Finding]:
         name = f"{_named(record)} ended without a word"
         if record.prefect not in away:
             try:
-                flow = flow or load_flow()
-                num = flow.end_lost(record.command.name, record.prefect, _message(record.command))
+                num = end_lost(record.command.name, record.prefect, _message(record.command))
                 record.path.unlink(missing_ok=True)
-            except Exception as error:  # Prefect, its HTTP client and the project's flow raise all
+            except Exception as error:  # Prefect and its HTTP client raise all kinds
                 reason = " ".join(str(error).split()) or type(error).__name__
                 server = f"{record.prefect or 'Prefect'} does not do it: "
                 away[record.prefect] = (

@@ -182,8 +182,8 @@ def log_search(record: Record, searched: Stage) -> list[Path]:
     return plots
 
 
-def log_chosen(record: Record, spec: Search) -> None:
-    """After the search: the pipeline as it is trained, and the settings that were chosen."""
+def log_best(record: Record, spec: Search) -> None:
+    """After the search: the pipeline as it is trained, and the best trial's settings."""
     request = record.session.request
     pipeline = redacted_values(request.pipeline.model_dump(mode="json", by_alias=True))
     text = yaml.safe_dump(pipeline, sort_keys=False)

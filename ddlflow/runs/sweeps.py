@@ -15,7 +15,6 @@ from ddlflow.runs.launch import Tell, settled
 from ddlflow.runs.search import TABLE, Searching
 from ddlflow.runs.session import Session
 from ddlflow.spec import code
-from ddlflow.spec.pipeline import Pipeline
 from ddlflow.store.files import load_json, replacing
 from ddlflow.store.site_storage import write_json
 from ddlflow.sweep.choose.space import settings
@@ -102,13 +101,13 @@ def search(session: Session, prepared: Stage, tell: Tell = lambda event: None) -
     return done
 
 
-def chosen(session: Session, searched: Stage) -> Pipeline:
-    """The pipeline with the best trial's settings; its sections cv, search and sweep stay."""
+def use_best(session: Session, searched: Stage) -> None:
+    """The stages from here on have the best trial's settings; cv, search and sweep stay."""
     pipeline = session.request.pipeline
     with_best = settings(pipeline, searched.value["best"]["values"])
     rows = searched.value["rows"]
     train = resolve(with_best.train, rows["train"], rows["validation"])
-    return with_best.model_copy(update={"search": pipeline.search, "train": train})
+    session.use(with_best.model_copy(update={"search": pipeline.search, "train": train}))
 
 
 def _repeats(session: Session, prepared: Stage) -> list[Stage]:

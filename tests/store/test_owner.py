@@ -70,14 +70,15 @@ def project(tmp_path: Path, database: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def no_prefect(project: Path) -> None:
-    """A flow that ends lost commands at once: which they are is what is asked."""
-    (project / "flows").mkdir()
-    (project / "flows/pipeline.py").write_text(
-        "def pipeline(): ...\ndef run(command, **parameters): ...\ndef where(): return ''\n"
-        "def end_lost(command, where, message): return 1\n"
-    )
+# `ddlflow doctor` with a Prefect that ends lost commands at once: which they are is what is asked.
+DOCTOR = """
+import sys
+from ddlflow import api
+from ddlflow.cli.app import main
+api.end_lost = lambda command, place, message: 1
+sys.argv = ["ddlflow", "doctor", "--json"]
+main()
+"""
 
 
 def begin(host: Host, project: Path) -> "tuple[subprocess.Popen[str], Owner, str]":
@@ -97,7 +98,7 @@ def begin(host: Host, project: Path) -> "tuple[subprocess.Popen[str], Owner, str
 
 def doctor(host: Host, project: Path) -> dict[str, list[str]]:
     """What `ddlflow doctor` says there, by what it is of."""
-    done = host.run([sys.executable, "-m", "ddlflow", "doctor", "--json"], cwd=project)
+    done = host.run([sys.executable, "-c", DOCTOR], cwd=project)
     assert done.returncode == 0, done.stderr
     found: dict[str, list[str]] = {}
     for finding in json.loads(done.stdout)["findings"]:
@@ -145,7 +146,6 @@ def test_a_command_that_lives_on_another_host_of_the_same_name_is_left_alone(
     assert left(project) == set()
 
 
-@pytest.mark.usefixtures("no_prefect")
 def test_a_killed_command_is_cleaned_up_after_at_once_by_its_own_host(
     project: Path, hosts: OpenHosts
 ) -> None:
@@ -159,7 +159,6 @@ def test_a_killed_command_is_cleaned_up_after_at_once_by_its_own_host(
     assert status(project, run_id) == "KILLED"
 
 
-@pytest.mark.usefixtures("no_prefect")
 def test_a_host_that_is_gone_is_cleaned_up_after_once_it_was_silent(
     project: Path, hosts: OpenHosts
 ) -> None:

@@ -20,6 +20,7 @@ from ddlflow.data.shards.manifest import Manifest
 from ddlflow.errors import SpecError
 from ddlflow.runs.check import inputs, models, rows, search, site, table
 from ddlflow.runs.check.finding import Finding, placed
+from ddlflow.spec.given import Given
 from ddlflow.spec.load import Request, load, shown
 from ddlflow.spec.pipeline import UserCode
 
@@ -51,7 +52,7 @@ def recheck(request: Request, manifest: Manifest) -> list[str]:
     return [one.text for one in found if one.level == "note" and one.what == "model"]
 
 
-def check(pipeline: str, on: str = "local", changes: Sequence[str] = ()) -> list[Finding]:
+def check(pipeline: Given, on: Given = "local", changes: Sequence[str] = ()) -> list[Finding]:
     """All findings: both files, user code, source, label, storage, tracking, Prefect, workers."""
     try:
         request = load(pipeline, on, changes)
