@@ -67,6 +67,7 @@ ORDER = {
         ("apply", "doctor"),
     ],
     "data": [
+        ("fields", "tensors", "sequences"),
         ("sources/",),
         ("convert", "matrix", "numbers", "offsets", "roles"),
         ("columns",),

@@ -14,13 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ddlflow.data.convert import text_or_whole, whole_of, words_of
+from ddlflow.data.fields import LENGTH, Field, input_names
 from ddlflow.data.matrix import Float32, interleave
 from ddlflow.data.numbers import EXACT, float_values, plain
 from ddlflow.data.offsets import Number
 from ddlflow.data.roles import Labels
+from ddlflow.data.sequences import padded
 from ddlflow.data.sources.derive import read_by
 from ddlflow.data.sources.known import as_parsed, read_back
 from ddlflow.data.sources.schema import meant
+from ddlflow.data.tensors import Tensors, present
 from ddlflow.errors import DataError
 
 Value = bool | int | float | str
@@ -63,9 +66,11 @@ class Encoded:
         categories: int32 [n, C]; None where C is 0.
         label: float32 [n] (binary; regression, less its offset) or int64 [n] (multiclass); None if
             not asked for.
-        missing: by column, how many values were null or NaN.
-        infinite: by numeric column, how many were infinite (so is what float32 cannot hold).
+        missing: by column, how many values were null or NaN; of tensors, how many have no number.
+        infinite: by numeric column, how many were infinite (so is what float32 cannot hold); of
+            tensors, how many have such a number.
         unseen: by category, how many values are not in its vocabulary.
+        tensors: by field, those of the rows.
     """
 
     features: Float32
@@ -74,6 +79,7 @@ class Encoded:
     missing: dict[str, int]
     infinite: dict[str, int]
     unseen: dict[str, int]
+    tensors: dict[str, Tensors] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,7 @@ class Columns:
         derive: the features that are computed, with their expressions, and what these read.
         offsets: what is taken off a numeric feature before it becomes float32, where that would
             not resolve it (``ddlflow.data.offsets``).
+        tensors: the features that are tensors or sequences, each a field of its own.
     """
 
     numeric: tuple[str, ...]
@@ -96,10 +103,14 @@ class Columns:
     types: Mapping[str, str] = field(default_factory=dict)
     derive: Mapping[str, str] = field(default_factory=dict)
     offsets: dict[str, Number] = field(default_factory=dict)
+    tensors: tuple[Field, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, dicts and scalars."""
-        return asdict(self)
+        found = asdict(self)
+        if not self.tensors:  # a table is described as it was before there were any
+            del found["tensors"]
+        return found
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Columns":
@@ -114,19 +125,23 @@ class Columns:
             types=value["types"],
             derive=value["derive"],
             offsets=dict(value["offsets"]),
+            tensors=tuple(map(Field.from_json, value.get("tensors", ()))),
         )
 
     @property
     def inputs(self) -> list[str]:
-        """The names of a batch's input fields; there are features even where they have no column,
+        """The names of a batch's input fields. A table has features even where they have no column,
         as models are called with them first.
         """
-        return ["features", *(["categories"] if self.categories else [])]
+        has_features = self.numeric or not self.tensors
+        named = (("features", has_features), ("categories", self.categories))
+        return [*(name for name, there in named if there), *input_names(self.tensors)]
 
     @property
     def features(self) -> list[str]:
         """The columns that a model is called with."""
-        return [*self.numeric, *(category.name for category in self.categories)]
+        categories = (category.name for category in self.categories)
+        return [*self.numeric, *categories, *(one.name for one in self.tensors)]
 
     def parsed(self, *, are_plain: bool = True) -> dict[str, pa.DataType]:
         """What a text file's columns are to be parsed as, to be read as in training.
@@ -153,9 +168,26 @@ class Columns:
         Raises:
             DataError: a column of a type that says nothing of what the model was trained on.
         """
-        names = [n for n in (*self.numeric, *(c.name for c in self.categories)) if n in schema]
+        names = [name for name in self.features if name in schema]
         arrays = [pa.array([], schema[name]) for name in names]
         self.encode(pa.RecordBatch.from_arrays(arrays, names=names))
+
+    def batch(self, encoded: Encoded, start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
+        """The input fields of encoded rows [start, stop), as a trained model takes them."""
+        found: dict[str, npt.NDArray[Any]] = {}
+        if "features" in self.inputs:
+            found["features"] = encoded.features[start:stop]
+        if encoded.categories is not None:
+            found["categories"] = encoded.categories[start:stop]
+        for one in self.tensors:
+            column = encoded.tensors[one.name]
+            if column.counts is None:
+                found[one.name] = column.values[start:stop]
+                continue
+            counts = column.counts[start:stop]
+            found[one.name] = padded(column.values, column.starts[start:stop], counts)
+            found[one.name + LENGTH] = counts
+        return found
 
     def encode(self, batch: pa.RecordBatch, *, with_label: bool = False) -> Encoded:
         """Turns a batch into numbers, as in training. Other columns and their order do not matter.
@@ -193,8 +225,12 @@ class Columns:
                 missing[category.name] = int(np.count_nonzero(missing_mask(column)))
                 unknown = rows - int(np.count_nonzero(codes[:, index]))
                 unseen[category.name] = unknown - missing[category.name]
+        tensors: dict[str, Tensors] = {}
+        for one in self.tensors:
+            found = tensors[one.name] = present(_column(batch, one.name), one)
+            missing[one.name], infinite[one.name] = found.num_missing, found.num_infinite
         label = label_values(_column(batch, self.label.name), self.label) if with_label else None
-        return Encoded(features, codes, label, missing, infinite, unseen)
+        return Encoded(features, codes, label, missing, infinite, unseen, tensors)
 
 
 def category_codes(array: pa.Array, category: Category) -> npt.NDArray[np.int32]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from ddlflow.data.fields import Field, check_names, tensor_field
 from ddlflow.data.sources.derive import WHERE, Derived, made_of_features, sources_of
 from ddlflow.data.sources.derive_dates import parts
 from ddlflow.data.sources.schema import is_date, is_name, is_time, kind_of, meant
@@ -29,6 +30,7 @@ class Roles:
         left_out: columns that features: all leaves out, as they tell the label.
         telling: listed features that tell the label.
         weight: the column of the rows' weights, or None.
+        tensors: features that are tensors or sequences, in order.
     """
 
     numeric: tuple[str, ...]
@@ -40,9 +42,10 @@ class Roles:
     left_out: tuple[str, ...] = ()
     telling: tuple[str, ...] = ()
     weight: str | None = None
+    tensors: tuple[Field, ...] = ()
 
     def keys(self, *, is_test: bool) -> list[str]:
-        """All but the numeric features, each once; a test source has no split and no folds."""
+        """All but numbers and tensors, each once; a test source has no split and no folds."""
         extra = [self.where, self.weight, *([] if is_test else [self.split, self.by])]
         named = [name for name in extra if name is not None]
         return list(dict.fromkeys([self.label, *self.categorical, *named]))
@@ -54,7 +57,11 @@ class Roles:
 
     @property
     def features(self) -> list[str]:
-        return [*self.numeric, *self.categorical]
+        return [*self.numeric, *self.categorical, *self.tensor_names]
+
+    @property
+    def tensor_names(self) -> list[str]:
+        return [field.name for field in self.tensors]
 
     @property
     def notes(self) -> list[str]:
@@ -140,13 +147,7 @@ def choose(
         if name not in features:
             raise DataError(f"data.categorical names {name}, which is no feature. Take it out.")
     kinds = {name: kind_of(schema[name]) for name in [*features, spec.label]}
-    for name in features:
-        if kinds[name] not in ("number", "text"):
-            also = "Set data.dates to parts, turn" if is_date(schema[name]) else "Turn"
-            raise DataError(
-                f"Feature {name} is of type {schema[name]}; a feature is a number or a text. "
-                f"{also} it into numbers by data.derive, or list it in data.exclude."
-            )
+    tensors = _tensors(schema, spec, features)
     label_kind = kinds[spec.label]
     if label_kind not in ("number", "text") or (labels == "regression" and label_kind == "text"):
         allowed = "a number" if labels == "regression" else "a number or a text"
@@ -156,7 +157,7 @@ def choose(
         )
     categorical = {n for n in features if kinds[n] == "text" or n in spec.categorical}
     return Roles(
-        numeric=tuple(name for name in features if name not in categorical),
+        numeric=tuple(name for name in features if name not in {*categorical, *tensors}),
         categorical=tuple(name for name in features if name in categorical),
         label=spec.label,
         split=split,
@@ -165,7 +166,36 @@ def choose(
         left_out=tuple(left_out),
         telling=tuple(name for name in features if name in tell),
         weight=spec.weight,
+        tensors=tuple(tensors.values()),
     )
+
+
+def _tensors(
+    schema: dict[str, pa.DataType], spec: Data, features: Sequence[str]
+) -> dict[str, Field]:
+    """The features that are tensors or sequences.
+
+    Raises:
+        DataError: a feature that is no such column, no number and no text; one that is and is
+            listed as a category, or whose name is another field's.
+    """
+    found = {name: tensor_field(name, schema[name]) for name in features}
+    tensors = {name: field for name, field in found.items() if field is not None}
+    check_names(tensors.values())
+    for name in features:
+        if name in tensors and name in spec.categorical:
+            raise DataError(
+                f"data.categorical names {tensors[name].shown}, which is no single value a row. "
+                "Take it out."
+            )
+        if name not in tensors and kind_of(schema[name]) not in ("number", "text"):
+            also = "Set data.dates to parts, turn" if is_date(schema[name]) else "Turn"
+            raise DataError(
+                f"Feature {name} is of type {schema[name]}; a feature is a number or a text, or a "
+                f"tensor of numbers. {also} it into numbers by data.derive, or list it in "
+                "data.exclude."
+            )
+    return tensors
 
 
 def _apart(

@@ -1,5 +1,6 @@
 """A user's model as training needs it: every layer has its shape, and one row is enough."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,12 +9,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from ddlflow.data.fields import Field
 from ddlflow.errors import SpecError
 from ddlflow.models.call import call
+from ddlflow.models.example import has_features, made_tensors
 from ddlflow.models.user import one_line
 
 
-def ready(name: str, model: nn.Module, *, num_features: int, num_categories: int = 0) -> nn.Module:
+def ready(
+    name: str,
+    model: nn.Module,
+    *,
+    num_features: int,
+    num_categories: int = 0,
+    tensors: Sequence[Field] = (),
+) -> nn.Module:
     """Gives lazy layers their shapes, and lets batch norm train on a slice of one row.
 
     Args:
@@ -21,12 +31,20 @@ def ready(name: str, model: nn.Module, *, num_features: int, num_categories: int
         model: changed in place, and returned.
         num_features: columns of ``features``.
         num_categories: columns of ``categories``; 0 where the model is called without them.
+        tensors: the data's tensors and sequences.
 
     Raises:
         SpecError: the forward pass raises, or leaves a lazy layer out.
     """
     if _lazy(model):
-        _materialise(name, model, num_features, num_categories)
+        inputs: dict[str, Tensor] = {}
+        if has_features(num_features, tensors):
+            inputs["features"] = torch.zeros(2, num_features)
+        if num_categories:
+            inputs["categories"] = torch.zeros(2, num_categories, dtype=torch.int32)
+        own = torch.Generator().manual_seed(0)
+        inputs |= made_tensors(tensors, 2, own, torch.device("cpu"))
+        _materialise(name, model, inputs)
     for part in model.modules():
         if isinstance(part, _BatchNorm):
             part.register_forward_pre_hook(_before)
@@ -39,23 +57,25 @@ def _lazy(model: nn.Module) -> list[str]:
     return [name for name, tensor in named if is_lazy(tensor)]
 
 
-def _materialise(name: str, model: nn.Module, num_features: int, num_categories: int) -> None:
+def _materialise(name: str, model: nn.Module, inputs: dict[str, Tensor]) -> None:
     """One forward pass over made rows: the first weights are drawn in it, layer by layer.
 
     In prediction mode: no dropout draws between them, and no running statistics change. So the
     weights are a function of torch's generator alone, as those of other layers are.
     """
     modes = [(part, part.training) for part in model.modules()]
-    inputs = {"features": torch.zeros(2, num_features)}
-    if num_categories:
-        inputs["categories"] = torch.zeros(2, num_categories, dtype=torch.int32)
     try:
         with torch.no_grad():
             call(model.eval(), [*inputs])(inputs)
+    except SpecError:
+        raise
     except Exception as error:
+        shapes = ", ".join(f"{n} {list(one.shape[1:])}" for n, one in inputs.items())
+        if [*inputs] == ["features"]:
+            shapes = f"{inputs['features'].shape[1]} features"
         raise SpecError(
-            f"{name} raised on 2 rows of {num_features} features, which give its lazy layers their "
-            f"shapes: {one_line(error)}."
+            f"{name} raised on 2 rows of {shapes}, which give its lazy layers their shapes: "
+            f"{one_line(error)}."
         ) from error
     for part, training in modes:
         part.training = training

@@ -150,6 +150,7 @@ def first_net(model: Model, train: Training, prepared: Prepared) -> nn.Module:
         user_class=user,
         from_zero=train.standardises_label,
         names=manifest.columns.features,
+        tensors=manifest.tensors,
     )
 
 

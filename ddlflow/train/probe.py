@@ -12,8 +12,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ddlflow.data.fields import Field
 from ddlflow.errors import SpecError
 from ddlflow.models.call import Batch, call
+from ddlflow.models.example import has_features, made_tensors
 from ddlflow.models.user import one_line
 from ddlflow.train.tasks.table import LabelTask
 from ddlflow.train.tasks.target import LABEL
@@ -64,6 +66,7 @@ def check_model(
     *,
     num_features: int,
     category_sizes: Sequence[int] = (),
+    tensors: Sequence[Field] = (),
     row_counts: Sequence[int] = (2, 3),
 ) -> tuple[str, ...]:
     """Train a copy of the model on a few made rows, and predict one.
@@ -76,6 +79,7 @@ def check_model(
             may be of any number.
         num_features: columns of ``features``.
         category_sizes: codes of each categorical column.
+        tensors: the data's tensors and sequences.
         row_counts: rows of each trial slice; include 1 where a virtual rank may get one row.
 
     Returns:
@@ -99,13 +103,13 @@ def check_model(
     reached: set[str] = set()
     if task.num_outputs is None:
         with _own_randomness(device):
-            width = _width(trial, _inputs(2, num_features, category_sizes, device))
+            width = _width(trial, _inputs(2, num_features, category_sizes, tensors, device))
         task = replace(task, label=replace(task.label, num_classes=width))
     check_loss(task)
     num_outputs = task.num_outputs or 1
     with _own_randomness(device):
         for num_rows in row_counts:
-            inputs = _inputs(num_rows, num_features, category_sizes, device)
+            inputs = _inputs(num_rows, num_features, category_sizes, tensors, device)
             outputs = _outputs(trial, name, inputs, num_rows, num_outputs)
             labels = _labels(task, num_rows, device)
             trial.zero_grad(set_to_none=True)
@@ -115,7 +119,7 @@ def check_model(
                 raise SpecError(f"{name} has no backward pass: {one_line(error)}.") from error
             reached |= {key for key, p in trial.named_parameters() if p.grad is not None}
         with torch.no_grad():
-            inputs = _inputs(1, num_features, category_sizes, device)
+            inputs = _inputs(1, num_features, category_sizes, tensors, device)
             _outputs(trial.eval(), name, inputs, 1, num_outputs)
     if not reached:
         raise SpecError(f"No gradient reaches any parameter of {name}: is its output detached?")
@@ -128,14 +132,15 @@ def looks_like(
     *,
     num_features: int,
     category_sizes: Sequence[int] = (),
+    tensors: Sequence[Field] = (),
 ) -> str | None:
     """What the outputs seem to be, with advice, where they seem to be wrong; else None."""
     device = next(model.parameters()).device
     trial = copy.deepcopy(model).eval()
     with _own_randomness(device), torch.no_grad():
-        inputs = _inputs(HINT_ROWS, num_features, category_sizes, device)
+        inputs = _inputs(HINT_ROWS, num_features, category_sizes, tensors, device)
         # Far apart, so that logits would leave 0 to 1.
-        inputs["features"] = inputs["features"] * HINT_SPREAD
+        inputs |= {n: x * HINT_SPREAD for n, x in inputs.items() if x.is_floating_point()}
         return task.advice(call(trial, [*inputs])(inputs))
 
 
@@ -172,6 +177,8 @@ def _outputs(model: nn.Module, name: str, inputs: Batch, num_rows: int, num_outp
     expected = [num_rows] if num_outputs == 1 else [num_rows, num_outputs]
     try:
         outputs = call(model, [*inputs])(inputs)
+    except SpecError:
+        raise
     except Exception as error:
         raise SpecError(
             f"{name} raised on {num_rows} row(s) in {mode}: {one_line(error)}."
@@ -213,14 +220,20 @@ def _loss(task: LabelTask, outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def _inputs(
-    num_rows: int, num_features: int, category_sizes: Sequence[int], device: torch.device
+    num_rows: int,
+    num_features: int,
+    category_sizes: Sequence[int],
+    tensors: Sequence[Field],
+    device: torch.device,
 ) -> dict[str, Tensor]:
     own = torch.Generator().manual_seed(0)
-    features = torch.randn(num_rows, num_features, generator=own).to(device)
-    if not category_sizes:
-        return {"features": features}
-    columns = [torch.randint(size, (num_rows,), generator=own) for size in category_sizes]
-    return {"features": features, "categories": torch.stack(columns, dim=1).to(device)}
+    found: dict[str, Tensor] = {}
+    if has_features(num_features, tensors):
+        found["features"] = torch.randn(num_rows, num_features, generator=own).to(device)
+    if category_sizes:
+        columns = [torch.randint(size, (num_rows,), generator=own) for size in category_sizes]
+        found["categories"] = torch.stack(columns, dim=1).to(device)
+    return found | made_tensors(tensors, num_rows, own, device)
 
 
 def _labels(task: Task, num_rows: int, device: torch.device) -> Tensor:

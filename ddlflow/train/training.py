@@ -256,6 +256,7 @@ def first_net(job: Job, manifest: Manifest, task: LabelTask) -> nn.Module:
         user_class=resolve(spec.use, code) if isinstance(spec, UserCode) else None,
         from_zero=job.train_spec.standardises_label,
         names=manifest.columns.features,
+        tensors=manifest.tensors,
     )
 
 

@@ -17,7 +17,7 @@ SCHEMA = {
     "cents": pa.decimal128(9, 2),
     "kind": pa.dictionary(pa.int32(), pa.string()),
     "when": pa.timestamp("s"),
-    "nested": pa.list_(pa.float32()),
+    "nested": pa.list_(pa.string()),
     "y": pa.int8(),
     "part": pa.string(),
 }

@@ -1,5 +1,6 @@
 """Which rows are kept: what the condition, and missing and infinite values, do to a row."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,8 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ddlflow.data.columns import missing_mask
+from ddlflow.data.fields import Field
 from ddlflow.data.numbers import float_values
 from ddlflow.data.roles import Roles
+from ddlflow.data.tensors import read_tensors
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 
@@ -59,14 +62,15 @@ def keep(batch: pa.RecordBatch, roles: Roles, spec: Data, labels: str) -> Kept:
     Rows that ``where`` leaves out may hold anything.
 
     Args:
-        batch: the condition, the label, and the features where ``needs_features``.
+        batch: the condition, the label, and the features where ``needs_features``; tensors also
+            where some may be null.
         roles: what the columns are for.
         spec: the policies.
         labels: a number that stands for a class is checked as it is, a target as float32.
     """
     bad = {reason: np.zeros(batch.num_rows, dtype=bool) for reason in REASONS}
     columns: dict[str, dict[str, int]] = {reason: {} for reason in REASONS}
-    refused: dict[str, dict[str, int]] = {reason: {} for reason in REASONS}
+    refused: dict[str, dict[str, int]] = {reason: {} for reason in (*REASONS, "tensor")}
     if roles.where is not None:
         holds = pc.fill_null(batch.column(roles.where), False)
         bad["where"] = ~holds.to_numpy(zero_copy_only=False)
@@ -98,6 +102,9 @@ def keep(batch: pa.RecordBatch, roles: Roles, spec: Data, labels: str) -> Kept:
             judge("infinite", name, np.isinf(values), spec.infinite)
         for name in roles.categorical:
             judge("missing", name, missing_mask(batch.column(name)), spec.missing)
+    for of_column in roles.tensors:
+        if of_column.name in batch.schema.names:
+            _judge_tensors(batch, of_column, spec, judge)
     out = np.zeros(batch.num_rows, dtype=bool)
     dropped = {}
     for reason in REASONS:
@@ -105,6 +112,31 @@ def keep(batch: pa.RecordBatch, roles: Roles, spec: Data, labels: str) -> Kept:
         out |= bad[reason]
     refused["weight"] = _bad_weights(batch, roles, out)
     return Kept(~out if out.any() else None, dropped, columns, refused)
+
+
+def _judge_tensors(
+    batch: pa.RecordBatch,
+    of_column: Field,
+    spec: Data,
+    judge: Callable[[str, str, npt.NDArray[np.bool_], str], None],
+) -> None:
+    """A tensor or sequence that is null is dropped or refused: nothing could stand for all of it.
+
+    Numbers in it that are missing or infinite are judged as those of any feature.
+    """
+    name = of_column.name
+    found = read_tensors(batch.column(name), of_column)
+    absent = found.absent if found.absent is not None else np.zeros(batch.num_rows, dtype=bool)
+    if spec.missing == "drop":
+        judge("missing", name, absent, "drop")
+    else:
+        judge("tensor", name, absent, "refuse")
+    if of_column.is_whole or not needs_features(spec):
+        return
+    with np.errstate(over="ignore"):
+        numbers = found.values.astype(np.float32, copy=False)
+    judge("missing", name, found.by_sample(np.isnan(numbers)) & ~absent, spec.missing)
+    judge("infinite", name, found.by_sample(np.isinf(numbers)), spec.infinite)
 
 
 def _bad_weights(batch: pa.RecordBatch, roles: Roles, out: npt.NDArray[np.bool_]) -> dict[str, int]:
@@ -132,6 +164,11 @@ def check_refused(refused: dict[str, dict[str, int]]) -> None:
             found.append(
                 f"The label is missing or infinite in some rows: {shown}. "
                 "Set data.label_missing: drop to leave these rows out, or correct the source."
+            )
+        elif reason == "tensor":
+            found.append(
+                f"Tensors or sequences are null in some rows: {shown}; no mean can stand for one. "
+                "Set data.missing: drop to leave these rows out, or correct the source."
             )
         elif reason == "weight":
             found.append(

@@ -87,7 +87,7 @@ def pieces(task: RangeTask, features: Sequence[str]) -> Iterator[Piece]:
 
     Args:
         task: the range.
-        features: numeric columns that are wanted beside the key columns.
+        features: numeric columns and tensors that are wanted beside the key columns.
 
     Raises:
         DataError: a value that does not fit.

@@ -77,7 +77,9 @@ def learn(scans: list[ScanTask], scanned: list[Json]) -> tuple[Columns, Lost]:
     types = kept({name: schema[name] for name in [*task.roles.features, *own]})
     derive = {column.name: column.sql for column in derived}
     shifted = {name: offset for name, offset in offsets.items() if offset}
-    columns = Columns(task.roles.numeric, categories, label, types, derive, shifted)
+    columns = Columns(
+        task.roles.numeric, categories, label, types, derive, shifted, task.roles.tensors
+    )
     by_column = {reason: dict(found) for reason, found in named.items() if found}
     return columns, Lost(dict(dropped), by_column, dict(missing))
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from ddlflow.data.columns import Columns
+from ddlflow.data.fields import LENGTH
 from ddlflow.data.prepare.folds import decide, judge
 from ddlflow.data.prepare.keep import Lost
 from ddlflow.data.prepare.losses import losses
@@ -27,8 +28,18 @@ from ddlflow.data.prepare.tally import tally_range
 from ddlflow.data.prepare.unresolved import unresolved
 from ddlflow.data.prepare.write import write_range
 from ddlflow.data.roles import Labels, Roles, choose
-from ddlflow.data.shards.manifest import FORMAT, NAME, Fold, Group, Manifest, Shard, SplitName
+from ddlflow.data.shards.manifest import (
+    FORMAT,
+    NAME,
+    Fold,
+    Group,
+    Manifest,
+    Shard,
+    SplitName,
+    ValueShard,
+)
 from ddlflow.data.shards.statistics import Statistics, empty, merge
+from ddlflow.data.shards.tensor_statistics import TensorStatistics, merge_tensors, no_values
 from ddlflow.data.sources.derive import Derived, needed, only
 from ddlflow.data.sources.known import Types, as_parsed
 from ddlflow.data.sources.opening import open_source
@@ -149,7 +160,7 @@ def _manifest(
 ) -> Manifest:
     """Merges the ranges' results, in order, and judges the training rows."""
     found = [shard for result in written for shard in result["shards"]]
-    shards = tuple(Shard(s["path"], s["split"], s["fold"], s["rows"], s["sha256"]) for s in found)
+    shards = tuple(map(_shard_of, found))
     start = empty(len(columns.numeric), len(columns.label.classes))
     groups = []
     by_group: dict[tuple[SplitName, int | None], list[Json]] = {}
@@ -159,10 +170,20 @@ def _manifest(
         merged = merge((Statistics.from_json(r["statistics"]) for r in results), start)
         labels = [Statistics.from_json(r["label"]) for r in results if "label" in r]
         label = merge(labels, empty(1, 0)) if labels else None
-        groups.append(Group(name, part, merged, label, _total([r.get("weights") for r in results])))
+        tensors = {
+            one.name: merge_tensors(
+                (TensorStatistics.from_json(r["tensors"][one.name]) for r in results),
+                no_values(one),
+            )
+            for one in columns.tensors
+        }
+        weights = _total([r.get("weights") for r in results])
+        groups.append(Group(name, part, merged, label, weights, tensors))
     together = merge((group.statistics for group in groups), start)
     gone = (together.missing + together.infinite).tolist()
     replaced = dict(zip(columns.numeric, gone, strict=True)) | lost.missing
+    for one in columns.tensors:
+        replaced[one.name] = sum(group.tensors[one.name].replaced for group in groups)
     manifest = Manifest(
         columns=columns,
         shards=shards,
@@ -182,18 +203,31 @@ def _manifest(
         )
     train = manifest.statistics("train")
     nowhere = [columns.numeric[i] for i in np.flatnonzero(train.count == 0)]
+    of_tensors = manifest.tensor_statistics()
+    nowhere += [name for name, one in of_tensors.items() if not one.elements.count.any()]
     if nowhere:
         raise DataError(
             f"Missing in every training row: {', '.join(nowhere)}. List it in data.exclude."
         )
     notes = list(dict.fromkeys(note for source in sources for note in source.notes))
     constant = [columns.numeric[i] for i in np.flatnonzero(train.minimum == train.maximum)]
+    constant += [
+        name
+        for name, one in of_tensors.items()
+        if np.array_equal(one.elements.minimum, one.elements.maximum, equal_nan=True)
+    ]
     rare = [category.name for category in columns.categories if not category.values]
     return replace(
         manifest,
         constant=(*constant, *rare),
         warnings=(*notes, *_warnings(manifest, constant, rare, train)),
     )
+
+
+def _shard_of(told: Json) -> Shard:
+    values = tuple(ValueShard(**one) for one in told.get("values", ()))
+    own = {name: told[name] for name in ("path", "split", "fold", "rows", "sha256")}
+    return Shard(**own, values=values)
 
 
 def _total(weights: list[list[float] | None]) -> tuple[float, ...] | None:
@@ -228,6 +262,12 @@ def _warnings(
         )
         if wanted and manifest.rows(split_name) == 0:
             found.append(f"The {split_name} split has no row: the source is too small for it.")
+    for name, one in manifest.tensor_statistics().items():
+        if one.empty:
+            found.append(
+                f"{name} has no step in {one.empty:,} training rows: a model gets these as zeros, "
+                f"with 0 as their {name}{LENGTH}. Leave them out by data.where if that is not so."
+            )
     found += losses(manifest)
     return found
 
@@ -289,7 +329,7 @@ def _remove_strangers(folder: Path, manifest: Manifest) -> None:
 
     A worker that was taken for dead may still write: its shard is the same, and its own to end.
     """
-    known = {folder / shard.path for shard in manifest.shards}
+    known = {folder / path for shard in manifest.shards for path in shard.paths}
     for path in (folder / "shards").glob("*/*"):
         if path not in known and not is_temporary(path.name):
             path.unlink(missing_ok=True)

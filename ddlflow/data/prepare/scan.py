@@ -157,8 +157,13 @@ def _wide(task: ScanTask) -> list[str]:
 def _columns(task: ScanTask, wide: list[str]) -> list[str]:
     """The columns that this pass reads."""
     keys = task.roles.keys(is_test=task.is_test)
-    reads_all = task.spool is not None or needs_features(task.spec)
-    return list(dict.fromkeys([*keys, *(task.roles.numeric if reads_all else wide)]))
+    roles = task.roles
+    if task.spool is not None or needs_features(task.spec):
+        return list(dict.fromkeys([*keys, *roles.numeric, *roles.tensor_names]))
+    tensors = roles.tensor_names
+    known = task.source.without_nulls(task.part, tensors) if tensors else ()
+    may_be_null = [name for name in tensors if name not in known]
+    return list(dict.fromkeys([*keys, *wide, *may_be_null]))
 
 
 def _spooling(task: ScanTask, wide: list[str]) -> Iterator[pa.RecordBatch]:

@@ -45,7 +45,7 @@ def tally_range(task: RangeTask) -> Json:
     finished = load_json(result)
     if finished and finished["key"] == scan.key and file_of(task).exists():
         return dict(finished)
-    features = scan.roles.numeric if needs_features(scan.spec) else ()
+    features = (*scan.roles.numeric, *scan.roles.tensor_names) if needs_features(scan.spec) else ()
     train = (_of_train(task, piece) for piece in pieces(task, features))
     found = _tally_times(task, train) if scan.cv.kind == "time" else _tally_names(task, train)
     save_json(result, {"key": scan.key, **found})

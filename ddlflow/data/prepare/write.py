@@ -14,6 +14,7 @@ from ddlflow.data.numbers import number_values
 from ddlflow.data.prepare import split
 from ddlflow.data.prepare.dealing import Dealing, parts_of
 from ddlflow.data.prepare.pieces import Piece, RangeTask, pieces
+from ddlflow.data.prepare.write_tensors import PieceTensors
 from ddlflow.data.shards.shard import write_shard
 from ddlflow.data.shards.statistics import Statistics, of_column
 from ddlflow.store.files import load_json, save_json
@@ -40,7 +41,7 @@ def write_range(task: RangeTask) -> dict[str, Any]:
 
     Returns:
         JSON: shards (path, split, fold, rows, sha256, statistics, label: of a regression its
-        statistics), in order.
+        statistics, tensors and values: of `PieceTensors.write`), in order.
 
     Raises:
         DataError: a value that does not fit.
@@ -50,12 +51,12 @@ def write_range(task: RangeTask) -> dict[str, Any]:
     folder = scan.work.parent
     finished = load_json(scan.written)
     if finished and finished["key"] == scan.key:
-        paths = [folder / shard["path"] for shard in finished["shards"]]
-        if all(path.exists() for path in paths):
+        files = [one for s in finished["shards"] for one in (s, *s.get("values", []))]
+        if all((folder / file["path"]).exists() for file in files):
             return dict(finished)
     shards: list[dict[str, Any]] = []
     buffers = _Buffers()
-    for piece in pieces(task, scan.roles.numeric):
+    for piece in pieces(task, (*scan.roles.numeric, *scan.roles.tensor_names)):
         shards += _write_piece(task, piece, buffers)
     result = {"key": scan.key, "shards": shards}
     save_json(scan.written, result)
@@ -82,6 +83,7 @@ def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[dict[
         own = number_values(batch.column(scan.roles.weight), scan.roles.weight)
         tensors["weight"] = np.take(own, order, mode="clip").astype(np.float32)
     tensors["row"] = np.take(piece.source_rows, order, mode="clip")
+    of_fields = PieceTensors.read(batch, columns.tensors)
 
     shards = []
     for cell, (name, part) in enumerate(cells):
@@ -92,6 +94,8 @@ def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[dict[
         suffix = "" if part is None else f"-{part:04d}"
         path = f"shards/{name}/{scan.number:05d}-{piece.number:05d}{suffix}.arrow"
         found = {key: tensor[here] for key, tensor in tensors.items()}
+        of_shard, told = of_fields.write(scan.work.parent, path, order[here])
+        found |= of_shard
         sha256 = write_shard(scan.work.parent / path, found)
         num_classes = len(columns.label.classes)
         counts = np.bincount(piece.classes[order[here]], minlength=num_classes)[:num_classes]
@@ -101,6 +105,7 @@ def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[dict[
             | {"statistics": statistics.to_json()}
             | _weights_of(found, piece.classes[order[here]], max(num_classes, 1))
             | ({} if num_classes else {"label": _of_label(found["label"]).to_json()})
+            | told
         )
     return shards
 

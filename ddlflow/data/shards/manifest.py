@@ -2,27 +2,49 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from ddlflow.data.columns import Category, Columns, Label
+from ddlflow.data.fields import Field, Transform
 from ddlflow.data.shards.statistics import Statistics, empty, merge
+from ddlflow.data.shards.tensor_statistics import TensorStatistics, merge_tensors, no_values
 from ddlflow.errors import DataError
 from ddlflow.store.files import load_json, save_json
 
 FORMAT = 2
 NAME = "manifest.json"
-# What is said of a data set. No model depends on it, so it is no part of the digest.
+_EACH: Transform = "by element"
+# What is said of a data set. No model depends on it, so it is no part of the digest. (The fields
+# are what columns and weights make them.)
 ABOUT = (
     *("source", "settings", "dropped", "dropped_columns", "replaced"),
     *("constant", "warnings", "cv", "range_rows"),
 )
 
 SplitName = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class ValueShard:
+    """One file of the steps of a shard's sequences, in the order of its rows.
+
+    Attributes:
+        field: the sequences' name; the shard has a run (first, count) in this file for each row.
+        path: relative to the data set's folder.
+        rows: steps of all sequences.
+        sha256: of the file.
+    """
+
+    field: str
+    path: str
+    rows: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +57,7 @@ class Shard:
         fold: the part of the training rows that it belongs to (`Fold`), or None.
         rows: their number.
         sha256: of the file.
+        values: the files of its sequences' steps, one a sequence field.
     """
 
     path: str
@@ -42,6 +65,12 @@ class Shard:
     fold: int | None
     rows: int
     sha256: str
+    values: tuple[ValueShard, ...] = ()
+
+    @property
+    def paths(self) -> list[str]:
+        """All of its files."""
+        return [self.path, *(one.path for one in self.values)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +84,7 @@ class Group:
         label: of a regression's label, as of one feature; None where the label is a class.
         weights: the sum of the rows' weights by class (of a regression: of all); None without
             ``data.weight``.
+        tensors: of each tensor or sequence, by field.
     """
 
     split: SplitName
@@ -62,6 +92,7 @@ class Group:
     statistics: Statistics
     label: Statistics | None = None
     weights: tuple[float, ...] | None = None
+    tensors: Mapping[str, TensorStatistics] = dataclass_field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +144,8 @@ class Manifest:
     warnings: tuple[str, ...] = ()
     cv: dict[str, Any] | None = None
     folds: tuple[Fold, ...] = ()
-    dropped_columns: dict[str, dict[str, int]] = field(default_factory=dict)
-    replaced: dict[str, int] = field(default_factory=dict)
+    dropped_columns: dict[str, dict[str, int]] = dataclass_field(default_factory=dict)
+    replaced: dict[str, int] = dataclass_field(default_factory=dict)
     range_rows: tuple[int, ...] = ()
 
     @property
@@ -133,6 +164,32 @@ class Manifest:
         return self.columns.label
 
     @property
+    def tensors(self) -> tuple[Field, ...]:
+        """The features that are tensors or sequences."""
+        return self.columns.tensors
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """All fields of a sample, in the order of a batch."""
+        numbers = Field(
+            "features", "input", "float32", (len(self.feature_names),), "numbers", _EACH
+        )
+        codes = Field("categories", "input", "int32", (len(self.categories),), "codes")
+        is_index = self.label.kind == "multiclass"
+        target = Field("label", "target", "int64" if is_index else "float32", (), "class")
+        if self.label.kind == "regression":
+            target = replace(target, encoding="numbers")
+        weight = Field("weight", "weight", "float32", (), "numbers")
+        return (
+            *([numbers] if self.feature_names else []),
+            *([codes] if self.categories else []),
+            *self.tensors,
+            *([weight] if self.has_weights else []),
+            target,
+            Field("row", "row", "int64", (), "numbers"),
+        )
+
+    @property
     def digest(self) -> str:
         """SHA-256 over all that a model trained on it depends on.
 
@@ -140,9 +197,11 @@ class Manifest:
         the columns, vocabularies, classes, kind of the label, splits, folds and statistics. A field
         that is added to the manifest is part of it, unless it is one of ``ABOUT``.
         """
-        value = {key: part for key, part in self._to_json().items() if key not in ABOUT}
+        value = {
+            key: part for key, part in self._to_json().items() if key not in (*ABOUT, "fields")
+        }
         # Where a shard lies says nothing of its rows.
-        value["shards"] = [{**shard, "path": None} for shard in value["shards"]]
+        value["shards"] = [_without_paths(shard) for shard in value["shards"]]
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
     def shards_of(self, split: SplitName) -> list[Shard]:
@@ -202,6 +261,22 @@ class Manifest:
         """Exact statistics of a split's rows, all folds together."""
         return self._merged(lambda group: group.split == split)
 
+    def tensor_statistics(
+        self, split: SplitName = "train", fold: int | None = None
+    ) -> dict[str, TensorStatistics]:
+        """Exact statistics of each tensor or sequence.
+
+        Args:
+            split: whose rows.
+            fold: of the rows that this fold trains on instead.
+        """
+        wanted = self._in_fold(fold) if fold is not None else lambda group: group.split == split
+        groups = [group for group in self.groups if wanted(group)]
+        return {
+            one.name: merge_tensors((g.tensors[one.name] for g in groups), no_values(one))
+            for one in self.tensors
+        }
+
     def _in_fold(self, fold: int) -> Callable[[Group], bool]:
         return lambda group: group.split == "train" and group.fold in self.folds[fold].train
 
@@ -218,8 +293,9 @@ class Manifest:
         value = {
             "format": FORMAT,
             "tensors": self._tensors(),
+            "fields": [asdict(one) for one in self.fields],
             "columns": self.columns.to_json(),
-            "shards": [asdict(shard) for shard in self.shards],
+            "shards": [_shard_json(shard) for shard in self.shards],
             "groups": [_group_json(group) for group in self.groups],
             "folds": [asdict(fold) for fold in self.folds],
         }
@@ -233,6 +309,9 @@ class Manifest:
             "categories": {"dtype": "int32", "shape": [len(self.columns.categories)]},
         }
         tensors = {name: value for name, value in tensors.items() if value["shape"] != [0]}
+        for one in self.tensors:  # of a sequence a run, into the shards of its values
+            kind = ("int64", (2,)) if one.is_sequence else (one.dtype, one.shape)
+            tensors[one.name] = {"dtype": kind[0], "shape": list(kind[1])}
         return tensors | {
             **({"weight": {"dtype": "float32", "shape": []}} if self.has_weights else {}),
             "label": {"dtype": label_type, "shape": []},
@@ -260,7 +339,7 @@ class Manifest:
         try:
             manifest = cls(
                 columns=Columns.from_json(value["columns"]),
-                shards=tuple(Shard(**shard) for shard in value["shards"]),
+                shards=tuple(map(_shard_of, value["shards"])),
                 groups=tuple(_group_of(group) for group in value["groups"]),
                 source=value["source"],
                 settings=value["settings"],
@@ -287,12 +366,35 @@ class Manifest:
 def _group_json(group: Group) -> dict[str, Any]:
     label = None if group.label is None else group.label.to_json()
     statistics = group.statistics.to_json()
-    found = {"split": group.split, "fold": group.fold, "statistics": statistics}
-    return found | {"label": label, "weights": group.weights}
+    found: dict[str, Any] = {"split": group.split, "fold": group.fold, "statistics": statistics}
+    found |= {"label": label, "weights": group.weights}
+    if group.tensors:
+        found["tensors"] = {name: one.to_json() for name, one in group.tensors.items()}
+    return found
 
 
 def _group_of(value: dict[str, Any]) -> Group:
     label = None if value["label"] is None else Statistics.from_json(value["label"])
     weights = None if value["weights"] is None else tuple(value["weights"])
     statistics = Statistics.from_json(value["statistics"])
-    return Group(value["split"], value["fold"], statistics, label, weights)
+    tensors = value.get("tensors", {})
+    tensors = {name: TensorStatistics.from_json(one) for name, one in tensors.items()}
+    return Group(value["split"], value["fold"], statistics, label, weights, tensors)
+
+
+def _shard_json(shard: Shard) -> dict[str, Any]:
+    value = asdict(shard)
+    if not shard.values:  # a shard of a table is described as it was before there were any
+        del value["values"]
+    return value
+
+
+def _shard_of(value: dict[str, Any]) -> Shard:
+    values = tuple(ValueShard(**one) for one in value.get("values", ()))
+    return Shard(**{**value, "values": values})
+
+
+def _without_paths(shard: dict[str, Any]) -> dict[str, Any]:
+    if "values" in shard:
+        shard = {**shard, "values": [{**one, "path": None} for one in shard["values"]]}
+    return {**shard, "path": None}

@@ -95,9 +95,13 @@ def map_shard(path: Path) -> dict[str, Tensor]:
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             buffer = column.storage.values.buffers()[1]
             shape = (batch.num_rows, *column.type.shape)
+            dtype = column.type.value_type.to_pandas_dtype()
+            if batch.num_rows == 0:  # values of sequences without a step
+                tensors[name] = np.empty(shape, dtype)
+                continue
             tensors[name] = np.frombuffer(
                 mapped,
-                dtype=column.type.value_type.to_pandas_dtype(),
+                dtype=dtype,
                 count=int(np.prod(shape)),
                 offset=buffer.address - whole.address,
             ).reshape(shape)

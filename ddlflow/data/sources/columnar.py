@@ -29,11 +29,49 @@ def parquet_batches(
     size = 0 if largest <= WHOLE_BYTES else BUFFER_BYTES
     with pq.ParquetFile(handle, metadata=metadata, buffer_size=size, pre_buffer=False) as file:
         yield from file.iter_batches(
-            batch_size=rows,
+            batch_size=min(rows, _rows_of(metadata, start, stop, columns)),
             row_groups=list(range(start, stop)),
             columns=list(columns),
             use_threads=False,
         )
+
+
+def _rows_of(metadata: pq.FileMetaData, start: int, stop: int, columns: Sequence[str]) -> int:
+    """As many rows as are unpacked at once: lists may be of any length."""
+    groups = [metadata.row_group(i) for i in range(start, stop)]
+    nested = _nested_chunks(metadata, columns)
+    held: int = sum(group.column(k).total_uncompressed_size for group in groups for k in nested)
+    rows: int = sum(group.num_rows for group in groups)
+    return max(1, WHOLE_BYTES * rows // held) if held else rows
+
+
+def _nested_chunks(metadata: pq.FileMetaData, columns: Sequence[str]) -> list[int]:
+    """The numbers of the column chunks whose values are in lists of these columns."""
+    starts = tuple(f"{name}." for name in columns)
+    paths = [metadata.schema.column(k).path for k in range(metadata.num_columns)]
+    return [k for k, path in enumerate(paths) if path not in columns and path.startswith(starts)]
+
+
+def parquet_without_nulls(
+    handle: pa.NativeFile, start: int, stop: int, columns: Sequence[str]
+) -> list[str]:
+    """Of columns of lists, those that state that none is null or empty in row groups [start, stop).
+
+    (An empty list counts as a null number there.)
+    """
+    with pq.ParquetFile(handle) as file:
+        metadata = file.metadata
+    found = []
+    for name in columns:
+        chunks = [
+            metadata.row_group(i).column(k).statistics
+            for i in range(start, stop)
+            for k in _nested_chunks(metadata, [name])
+        ]
+        known = [one.null_count for one in chunks if one is not None and one.has_null_count]
+        if chunks and len(known) == len(chunks) and not any(known):
+            found.append(name)
+    return found
 
 
 def parquet_extremes(

@@ -290,6 +290,11 @@ def reading(path: str) -> Iterator[None]:
         # pyarrow says OSError of a damaged file too, but only the system's own has a number.
         if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
             raise DataError(f"{path} cannot be read: {type(error).__name__}: {said}.") from error
+        if "lists to be of size" in said:  # Arrow writes such a file, and does not read it
+            raise DataError(
+                f"{path} cannot be read: a tensor of fixed shape is null in some row, which Arrow "
+                "does not read from Parquet. Write the file without these rows, or as Arrow."
+            ) from error
         raise DataError(
             f"{path} cannot be read: {said}. It is damaged, incomplete or of another "
             "format: write it again, or set data.format."

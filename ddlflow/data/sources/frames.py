@@ -34,6 +34,7 @@ def table_of(frame: Any, names: Sequence[str] | None = None) -> pa.Table:
         if is_pandas(frame):
             if names is not None:
                 frame = frame[[name for name in names if name in frame.columns]]
+            frame = frame.assign(**_nested(frame))
             return pa.Table.from_pandas(frame, preserve_index=False)
         table = frame if isinstance(frame, pa.Table) else pa.table(frame)
         if names is not None:
@@ -46,6 +47,18 @@ def table_of(frame: Any, names: Sequence[str] | None = None) -> pa.Table:
             f"The table (a {type(frame).__name__}) cannot be read: {' '.join(said.split())}. "
             "Give a pandas, Polars or Arrow table whose columns are of one type each."
         ) from error
+
+
+def _nested(frame: Any) -> dict[Any, Any]:
+    """The columns of a pandas frame whose values are arrays of two axes or more, as lists: Arrow
+    takes no others."""
+    found = {}
+    for name, type_ in frame.dtypes.items():
+        is_object = getattr(type_, "kind", "") == "O"
+        first = next((v for v in frame[name] if v is not None), None) if is_object else None
+        if getattr(first, "ndim", 1) > 1:
+            found[name] = frame[name].map(lambda v: v.tolist() if hasattr(v, "tolist") else v)
+    return found
 
 
 def names_of(frame: Any) -> list[str]:

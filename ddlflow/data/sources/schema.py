@@ -5,6 +5,7 @@ from collections.abc import Container, Iterable, Sequence
 
 import pyarrow as pa
 
+from ddlflow.data.fields import tensor_field
 from ddlflow.data.sources.files import File
 from ddlflow.errors import DataError
 from ddlflow.spec.explain import nearest
@@ -90,7 +91,8 @@ def kind_of(type_: pa.DataType) -> str:
         or pa.types.is_string_view(type_)
     ):
         return "text"
-    return str(type_)
+    tensor = tensor_field("tensors", type_)
+    return tensor.shown if tensor is not None else str(type_)
 
 
 def is_time(type_: pa.DataType) -> bool:

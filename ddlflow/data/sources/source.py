@@ -9,16 +9,20 @@
 on the source alone: so the engine and its workers never enter the result.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+import numpy as np
 import pyarrow as pa
 
+from ddlflow.data.fields import Field, tensor_field
 from ddlflow.data.sources.derive import Derived, evaluate, needed
+from ddlflow.data.tensors import sample_bytes
 from ddlflow.errors import DataError
 
 PIECE_ROWS = 262_144  # rows held at once; 28 float32 columns are 28 MiB
+PIECE_BYTES = 64 << 20  # and of the tensors in them
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,9 @@ class Source(Protocol):
     def extremes(self, part: Range, names: Iterable[str]) -> dict[str, tuple[float, float]]:
         """The least and the greatest value of those numeric columns that it states itself."""
 
+    def without_nulls(self, part: Range, names: Iterable[str]) -> Collection[str]:
+        """Those of some columns of tensors of which it states that no row of a range is null."""
+
     def place(self, part: Range) -> str:
         """Where a range lies, for messages: a file's name."""
 
@@ -147,6 +154,8 @@ def ranges(source: Source) -> list[Range]:
 def read(source: Source, part: Range, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The rows of a range, in order, in pieces of ``PIECE_ROWS`` rows (the last may be shorter).
 
+    Tensors make a piece shorter: it has at most ``PIECE_BYTES`` of them, or one row.
+
     Holds a few pieces at once, whatever the size of a row group or of a gzipped file.
 
     Args:
@@ -163,23 +172,48 @@ def read(source: Source, part: Range, columns: Sequence[str]) -> Iterator[pa.Rec
 
 
 def in_pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of exactly ``PIECE_ROWS``, but the last.
+    """The same rows in batches of exactly ``PIECE_ROWS``, but the last; of tensors, in batches of
+    as many rows as ``PIECE_BYTES`` have room for, however they come.
 
     Raises:
         DataError: a piece's texts in one column are more than 2 GiB.
     """
     held: list[pa.RecordBatch] = []
-    rows = 0
+    rows, size = 0, 0
     for batch in batches:
-        while rows + batch.num_rows >= PIECE_ROWS:
-            cut = PIECE_ROWS - rows
+        tensors = tensors_of(dict(zip(batch.schema.names, batch.schema.types, strict=True)))
+        sizes = np.zeros(batch.num_rows if tensors else 0, dtype=np.int64)
+        for field in tensors:
+            sizes += sample_bytes(batch.column(field.name), field)
+        while True:
+            cut = left = PIECE_ROWS - rows
+            if tensors:  # one row at least, however large
+                fitting = np.searchsorted(np.cumsum(sizes), PIECE_BYTES - size, side="right")
+                cut = min(left, max(int(fitting), 0 if held else 1))
+            # As many rows as there are may leave room for more.
+            if batch.num_rows < cut or batch.num_rows == cut < left:
+                break
             yield _joined([*held, batch.slice(0, cut)])
-            batch, held, rows = batch.slice(cut), [], 0  # noqa: PLW2901 - what is left of it
+            batch, sizes = batch.slice(cut), sizes[cut:]  # noqa: PLW2901 - what is left of it
+            held, rows, size = [], 0, 0
         if batch.num_rows:
             held.append(batch)
             rows += batch.num_rows
+            size += int(sizes.sum())
     if held:
         yield _joined(held)
+
+
+def tensors_of(schema: Mapping[str, pa.DataType]) -> list[Field]:
+    """The columns of tensors and sequences."""
+    found = (tensor_field(name, type_) for name, type_ in schema.items())
+    return [field for field in found if field is not None]
+
+
+def rows_of_piece(schema: Mapping[str, pa.DataType]) -> int:
+    """The rows of a piece as far as types tell; the values of sequences may make it shorter."""
+    held = sum(field.value_bytes for field in tensors_of(schema) if not field.is_sequence)
+    return max(1, min(PIECE_ROWS, PIECE_BYTES // held)) if held else PIECE_ROWS
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:

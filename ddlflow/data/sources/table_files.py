@@ -108,6 +108,15 @@ class TableFiles:
         with reading(file.path), open_file(self.address, file) as handle:
             return columnar.parquet_extremes(handle, part.start, part.stop, inside)
 
+    def without_nulls(self, part: Range, names: Iterable[str]) -> Collection[str]:
+        """As far as Parquet's own statistics tell."""
+        inside = [name for name in names if name in self.names]
+        if self.dialect.format != "parquet" or not inside:
+            return ()
+        file = self.files[part.file]
+        with reading(file.path), open_file(self.address, file) as handle:
+            return columnar.parquet_without_nulls(handle, part.start, part.stop, inside)
+
     def place(self, part: Range) -> str:
         return self.files[part.file].name
 
@@ -130,7 +139,7 @@ class TableFiles:
     def _extents(self, file: File) -> list[tuple[int, int]]:
         if self.dialect.is_text:
             return _cuts(self.address, file, self.dialect, text.RANGE_BYTES, text.SCHEMA_BYTES)
-        return columnar.groups(file.units, source_.PIECE_ROWS)
+        return columnar.groups(file.units, source_.rows_of_piece(self.schema))
 
     def _read(
         self, file: File, part: Range, handle: pa.NativeFile, columns: list[str]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ddlflow.data.fields import Field
 from ddlflow.data.roles import Roles
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.runs.check.finding import Finding
@@ -21,25 +22,27 @@ class Shape:
     Attributes:
         num_features: numeric columns.
         category_sizes: codes of each categorical column.
+        tensors: the data's tensors and sequences.
         num_classes: of a class label; None: not counted yet, a model may have outputs for any
             number of them.
     """
 
     num_features: int
     category_sizes: tuple[int, ...]
+    tensors: tuple[Field, ...]
     num_classes: int | None
 
 
 def expected(request: Request, roles: Roles) -> Shape:
     """By the headers alone."""
     classes = None if request.pipeline.labels == "multiclass" else 2
-    return Shape(len(roles.numeric), (CODES,) * len(roles.categorical), classes)
+    return Shape(len(roles.numeric), (CODES,) * len(roles.categorical), roles.tensors, classes)
 
 
 def counted(manifest: Manifest) -> Shape:
     """Of prepared data."""
     sizes = tuple(category.size for category in manifest.categories)
-    return Shape(len(manifest.feature_names), sizes, len(manifest.label.classes))
+    return Shape(len(manifest.feature_names), sizes, manifest.tensors, len(manifest.label.classes))
 
 
 def model(request: Request, shape: Shape) -> Iterator[Finding]:
@@ -49,7 +52,7 @@ def model(request: Request, shape: Shape) -> Iterator[Finding]:
         SpecError: it cannot be trained; the text says why.
     """
     named = code.names(request.pipeline)
-    if not named:
+    if not named and not shape.tensors:
         return
     from ddlflow.models import build
     from ddlflow.train.probe import check_model, check_weighted, looks_like
@@ -68,7 +71,10 @@ def model(request: Request, shape: Shape) -> Iterator[Finding]:
         category_sizes=shape.category_sizes,
         num_outputs=counted,
         user_class=user_class,
+        tensors=shape.tensors,
     )
+    if not named:
+        return
     if request.pipeline.data.weight or request.pipeline.train.class_weights:
         check_weighted(task)
     unreached = check_model(
@@ -76,6 +82,7 @@ def model(request: Request, shape: Shape) -> Iterator[Finding]:
         task,
         num_features=shape.num_features,
         category_sizes=shape.category_sizes,
+        tensors=shape.tensors,
     )
     size = sum(parameter.numel() for parameter in net.parameters())
     yield Finding("model", "ok", f"{' and '.join(named.values())}: tried; {size:,} parameters.")
@@ -83,7 +90,11 @@ def model(request: Request, shape: Shape) -> Iterator[Finding]:
         text = f"no gradient reaches {', '.join(unreached[:5])}: these stay as they start."
         yield Finding("model", "note", text)
     hint = looks_like(
-        net, task, num_features=shape.num_features, category_sizes=shape.category_sizes
+        net,
+        task,
+        num_features=shape.num_features,
+        category_sizes=shape.category_sizes,
+        tensors=shape.tensors,
     )
     if hint is not None and isinstance(spec, UserCode):
         yield Finding("model", "note", f"{spec.use} gives what looks like {hint}")

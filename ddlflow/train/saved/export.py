@@ -23,7 +23,7 @@ from ddlflow.data.shards.batches import mark
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.data.shards.rows import Rows
 from ddlflow.models.label_scale import LabelScale
-from ddlflow.models.standardise import Predictor, Standardise
+from ddlflow.models.standardise import Predictor, Standardise, standardises
 from ddlflow.spec.code import digest_of
 from ddlflow.store.files import remove_leftovers, temporary_for
 from ddlflow.train.job import Job
@@ -62,7 +62,9 @@ def save_model(
         state.net.load_state_dict(state.best["tensors"])
     statistics = manifest.statistics("train")
     standardise = Standardise(statistics.mean, statistics.variance)
-    predictor = Predictor(standardise, state.net.cpu(), label, manifest.columns.inputs)
+    tensors = standardises(manifest.tensors, manifest.tensor_statistics())
+    inputs = manifest.columns.inputs
+    predictor = Predictor(standardise, state.net.cpu(), label, inputs, tensors)
     model_digest = digest(state.net)
     last = state.best["epoch"] if state.best else state.epoch
     row: dict[str, float] = state.history[last - 1] if state.history else {}
