@@ -18,7 +18,7 @@ import torch
 import train
 
 from ddlflow.models import build
-from ddlflow.spec.pipeline import Adam, Mlp
+from ddlflow.spec.pipeline import Adam, MlpSection
 from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.saved import checkpoint
 from ddlflow.train.saved.state import State
@@ -65,7 +65,7 @@ def main() -> None:
 def checkpoint_seconds(hidden: tuple[int, ...]) -> tuple[float, float]:
     """Seconds that the loop waits for a copy of the state, and that a thread takes to write it."""
     features, labels = torch.randn(64, 28), torch.rand(64).round()
-    spec = Mlp(use="mlp", hidden=list(hidden))
+    spec = MlpSection(use="mlp", hidden=list(hidden))
     net = build(spec, num_features=28, category_sizes=[], num_outputs=1)
     state = State(net, make_optimizer(Adam(use="adam"), net.parameters(), device="cpu"))
     torch.nn.functional.binary_cross_entropy_with_logits(net(features), labels).backward()

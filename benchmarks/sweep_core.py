@@ -25,7 +25,7 @@ from ddlflow.data.shards.rows import Standardisation
 from ddlflow.data.shards.shard import map_shard, write_shard
 from ddlflow.data.shards.statistics import empty
 from ddlflow.models.standardise import Standardise
-from ddlflow.spec.model import Mlp
+from ddlflow.spec.model import MlpSection
 from ddlflow.spec.pipeline import Train
 from ddlflow.sweep.fused.plan import plan_stacks
 from ddlflow.sweep.fused.streams import Pool
@@ -70,7 +70,7 @@ def members(settings: int, batch_rows: int) -> list[Member]:
     return [
         Member(
             f"{k}/{fold}",
-            Mlp(use="mlp", hidden=[100]),
+            MlpSection(use="mlp", hidden=[100]),
             Train(
                 objective="binary",
                 epochs=1,

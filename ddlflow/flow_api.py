@@ -14,7 +14,7 @@ from ddlflow.flow.stage_task import flow_run_name, run_stage
 from ddlflow.report.screen import Screen
 from ddlflow.runs.check import precheck, recheck
 from ddlflow.runs.finished import Stage
-from ddlflow.runs.record import Record, recorded, summary, sweep_summary
+from ddlflow.runs.record import RunRecord, recorded, summary, sweep_summary
 from ddlflow.runs.record_trials import log_best, log_folds, log_search, trials
 from ddlflow.runs.session import Session
 from ddlflow.runs.stages import evaluate, infer, prepare, train
@@ -24,7 +24,7 @@ from ddlflow.spec.load import load
 
 __all__ = [
     "FLOW_API",
-    "Record",
+    "RunRecord",
     "Session",
     "Stage",
     "check_prepared",

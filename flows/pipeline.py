@@ -9,7 +9,7 @@ from typing import Any, Literal
 from prefect import flow
 
 from ddlflow import flow_api
-from ddlflow.flow_api import Record, Session, Stage, recorded, run_stage
+from ddlflow.flow_api import RunRecord, Session, Stage, recorded, run_stage
 
 FLOW_API = 2  # of ddlflow.flow_api, for which this file was written
 
@@ -52,7 +52,7 @@ def pipeline(
     return result
 
 
-def sweep(session: Session, prepared: Stage, record: Record, only: str | None) -> list[Stage]:
+def sweep(session: Session, prepared: Stage, record: RunRecord, only: str | None) -> list[Stage]:
     """The folds and the search that the pipeline asks for; stages after it have the best setting.
 
     Folds of a search are its own. Else a search comes first, and its best setting is what is
@@ -76,7 +76,9 @@ def sweep(session: Session, prepared: Stage, record: Record, only: str | None) -
     return done
 
 
-def final(session: Session, prepared: Stage, record: Record, swept: list[Stage]) -> dict[str, Any]:
+def final(
+    session: Session, prepared: Stage, record: RunRecord, swept: list[Stage]
+) -> dict[str, Any]:
     """Trains the model, scores it, and predicts with it."""
     trained = run_stage(flow_api.train, session, prepared, record.tell)
     record.trained(trained)

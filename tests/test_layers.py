@@ -249,6 +249,86 @@ def test_the_order_finds_what_breaks_it(file: str, line: str) -> None:
     assert len(later(line, PACKAGE / file)) == 1
 
 
+def modules_imported(file: Path) -> set[Path]:
+    """The files of ddlflow/ that a file imports anywhere in it."""
+    found = set()
+    for module, _ in imported(ast.parse(file.read_text()), file):
+        parts = module.split(".")
+        if parts[0] != "ddlflow":
+            continue
+        path = ROOT.joinpath(*parts)
+        while not path.with_suffix(".py").is_file() and not (path / "__init__.py").is_file():
+            path = path.parent  # a name in a module
+        is_module = path.with_suffix(".py").is_file()
+        found.add(path.with_suffix(".py") if is_module else path / "__init__.py")
+    return found - {PACKAGE / "__init__.py"}  # its names are imported when they are first used
+
+
+def circles(edges: dict[str, set[str]]) -> list[tuple[str, ...]]:
+    """The sets of modules that import each other, directly or by others."""
+    reached = {name: set(others) for name, others in edges.items()}
+    for middle in edges:
+        for name in edges:
+            if middle in reached[name]:
+                reached[name] |= reached[middle]
+    both = [{other for other in reached[name] if name in reached[other]} for name in edges]
+    return sorted({tuple(sorted(names)) for names in both if names})
+
+
+# A file that opens one of several kinds by name, in a function, and holds the contract that each
+# of them imports: these edges are the choice, not a circle of thought.
+OPENS = {
+    "engines/__init__.py": {
+        "engines/local.py",
+        "engines/dask_cluster.py",
+        "engines/dask_address.py",
+    },
+    "store/objects.py": {"store/object_claims.py"},
+}
+
+
+def test_no_modules_import_each_other() -> None:
+    edges = {
+        str(file.relative_to(PACKAGE)): {
+            str(other.relative_to(PACKAGE)) for other in modules_imported(file)
+        }
+        - OPENS.get(str(file.relative_to(PACKAGE)), set())
+        for file in FILES
+    }
+    assert sum(map(len, edges.values())) > len(edges)
+    assert circles(edges) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [("b", "c")]
+
+
+# Class name -> why two classes have it.
+CLASSES_OF_ONE_NAME = {
+    "Choice": "to go: of a stack's size, and of a world",
+    "Entry": "to go: of a folder of claims, and of a ledger",
+    "Group": "to go: of columns, of trials, and of a stack's members",
+    "Outcome": "to go: of an item of a map, and of a trial",
+    "Part": "to go: of a model that has an optimizer, and of a pool's work",
+    "Piece": "to go: of a source's range, and of a sweep's members",
+    "Pool": "to go: of processes, and of threads",
+    "Ranks": "to go: a gang's watch, and a rank's place in its world",
+    "Rows": "to go: of a text, and of shards",
+    "Task": "to go: a pool's item, and what a model is trained for",
+    "_Gang": "to go: the driver's, and a worker's",
+}
+
+
+def test_no_two_classes_have_one_name() -> None:
+    found: dict[str, list[str]] = {}
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(str(file.relative_to(PACKAGE)))
+    twice = {name: files for name, files in found.items() if len(files) > 1}
+    assert {n: files for n, files in twice.items() if n not in CLASSES_OF_ONE_NAME} == {}
+
+
 def test_every_room_has_its_rule() -> None:
     assert {room(file) for file in FILES} == set(MAY_IMPORT)
 

@@ -15,7 +15,7 @@ from distributed.versions import VersionMismatchWarning
 from ddlflow.engines.dask import DaskEngine
 from ddlflow.engines.dask_ranks import Cluster, one_line
 from ddlflow.errors import EngineError, SpecError
-from ddlflow.spec.site import Engine, Tls
+from ddlflow.spec.site import EngineSection, Tls
 
 _CONNECT_S = 5.0
 _LOOK_S = 0.2
@@ -24,7 +24,7 @@ _LOGS = ("distributed", "distributed.client")  # Dask gives each a level of its 
 _SAME = ("python", "dask", "distributed", "ddlflow")
 
 
-def connect_dask(engine: Engine) -> DaskEngine:
+def connect_dask(engine: EngineSection) -> DaskEngine:
     """Use the workers of a scheduler that runs already.
 
     Args:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ddlflow import machine
-from ddlflow.spec.site import Engine
+from ddlflow.spec.site import EngineSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Resources:
 
 
 def resources(
-    engine: Engine, *, gpus: int, cores: int | None = None, workers: int | None = None
+    engine: EngineSection, *, gpus: int, cores: int | None = None, workers: int | None = None
 ) -> Resources:
     """Resolves ``auto``.
 

@@ -138,7 +138,7 @@ def _plot(reader: Reader, runs: Sequence[Recorded], path: Path) -> Path | None:
     )
     if not names:
         return None
-    from ddlflow.report.lines import write_lines
+    from ddlflow.report.curves import write_lines
 
     histories = {
         name: [

@@ -25,7 +25,7 @@ from ddlflow.infer.design import ShardToDescribe, empty, num_compared, of_shard,
 from ddlflow.infer.estimate import Errors, compared, errors_of, layout_of, to_source
 from ddlflow.infer.model import load_model
 from ddlflow.infer.predict import Map
-from ddlflow.spec.pipeline import Linear, Model, Train
+from ddlflow.spec.pipeline import LinearSection, Model, Train
 
 MOST = 2_000  # coefficients whose errors are computed: a matrix of 32 MB a shard
 
@@ -56,7 +56,7 @@ class Term:
 
 def has_coefficients(spec: Model) -> bool:
     """Whether a model is an affine map of its inputs."""
-    return isinstance(spec, Linear) and spec.embedding is None and spec.pca is None
+    return isinstance(spec, LinearSection) and spec.embedding is None and spec.pca is None
 
 
 def coefficients(

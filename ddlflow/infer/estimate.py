@@ -18,7 +18,7 @@ NAMED = 8  # columns in a message
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class CoefficientLayout:
     """The columns of a design matrix that stand for coefficients.
 
     Attributes:
@@ -42,7 +42,7 @@ class Errors:
     degrees: float
 
 
-def layout_of(model: TrainedModel, seen: npt.NDArray[np.bool_]) -> Layout:
+def layout_of(model: TrainedModel, seen: npt.NDArray[np.bool_]) -> CoefficientLayout:
     """What the columns are.
 
     The reference of a category is its first level with rows, in the order of its values.
@@ -66,10 +66,10 @@ def layout_of(model: TrainedModel, seen: npt.NDArray[np.bool_]) -> Layout:
         if is_used:
             levels[category.name] = words[codes[0]]
     kept = [k for k in range(len(names)) if seen[k] and reference[k] != k]
-    return Layout(names, np.array(reference), np.array(kept), levels)
+    return CoefficientLayout(names, np.array(reference), np.array(kept), levels)
 
 
-def compared(weights: Float64, layout: Layout) -> Float64:
+def compared(weights: Float64, layout: CoefficientLayout) -> Float64:
     """Weights [p, K] of all columns -> [kept, K] against the references, in the net's units."""
     is_level = layout.reference >= 0
     own = weights - np.where(is_level[:, None], weights[layout.reference], 0.0)
@@ -78,7 +78,7 @@ def compared(weights: Float64, layout: Layout) -> Float64:
     return found
 
 
-def to_source(model: TrainedModel, layout: Layout) -> Float64:
+def to_source(model: TrainedModel, layout: CoefficientLayout) -> Float64:
     """The matrix [kept, kept] from the net's coefficients to those in the source's units.
 
     What a label's mean and offset add to the intercept is left to the caller.
@@ -96,7 +96,7 @@ def to_source(model: TrainedModel, layout: Layout) -> Float64:
     return back
 
 
-def errors_of(found: Information, layout: Layout, back: Float64) -> Errors | str:
+def errors_of(found: Information, layout: CoefficientLayout, back: Float64) -> Errors | str:
     """The standard errors of maximum likelihood, or a clause that says why there are none.
 
     Args:

@@ -38,7 +38,7 @@ class Map(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedSource:
     """The data set that was made of the source that is predicted.
 
     Attributes:
@@ -86,7 +86,7 @@ def infer(
     map_over: Map,
     fresh: bool = False,
     trust_code: bool = False,
-    prepared: Prepared | None = None,
+    prepared: PreparedSource | None = None,
 ) -> dict[str, Any]:
     """Predicts every row of a source into ``out``, and returns what ``_SUCCESS`` holds.
 

@@ -90,7 +90,7 @@ def build(
         return ready(spec.use, made, **known, tensors=tensors)
     arguments = spec.model_dump(exclude={"use", "features", "pca"})
     used = tensors
-    if isinstance(spec, pipeline.Linear) and spec.features is not None:
+    if isinstance(spec, pipeline.LinearSection) and spec.features is not None:
         at = positions(spec.features, names)
         used = [field for field in tensors if field.name in spec.features]
         numbers, columns = num_features, num_features + len(category_sizes)

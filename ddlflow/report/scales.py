@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ddlflow.report.style import shown
-from ddlflow.spec.search import Range, same
+from ddlflow.spec.search import SearchRange, same
 
 MARGIN = 0.04  # of a line of numbers, at both ends
 MOST_TICKS = 12
@@ -62,7 +62,7 @@ class Scale:
         return MARGIN + (1 - 2 * MARGIN) * part
 
 
-def scale_of(name: str, one: Range) -> Scale:
+def scale_of(name: str, one: SearchRange) -> Scale:
     """The scale of a setting; listed numbers rise, other values keep the order of the file."""
     if one.values is not None:
         listed = tuple(sorted(one.values) if all(map(_is_number, one.values)) else one.values)
@@ -80,7 +80,7 @@ def scale_of(name: str, one: Range) -> Scale:
     return Scale(name, None, *ends, one.log, ticks)
 
 
-def varied(space: Mapping[str, Range]) -> list[Scale]:
+def varied(space: Mapping[str, SearchRange]) -> list[Scale]:
     """The scales of the settings that have more than one value, in the order of the file."""
     return [scale_of(name, one) for name, one in space.items() if len(one.ends) > 1]
 
@@ -89,7 +89,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _marks(one: Range) -> list[float]:
+def _marks(one: SearchRange) -> list[float]:
     found = MaxNLocator(5, integer=one.whole).tick_values(one.low, one.high)
     return [float(mark) for mark in found if one.low <= mark <= one.high]
 

@@ -9,14 +9,14 @@ from ddlflow.report.scales import Scale, varied
 from ddlflow.report.settings import draw_importance, draw_pair, draw_parallel
 from ddlflow.report.style import save_all
 from ddlflow.report.trials import Better, Rows, done, draw_curves, draw_progress
-from ddlflow.spec.search import Range
+from ddlflow.spec.search import SearchRange
 
 
 def write_search(
     folder: Path,
     *,
     rows: Rows,
-    space: Mapping[str, Range],
+    space: Mapping[str, SearchRange],
     metric: str,
     better: Better,
     importances: Mapping[str, float],
@@ -57,7 +57,7 @@ def write_search(
 
 
 def _two(
-    scales: Sequence[Scale], space: Mapping[str, Range], importances: Mapping[str, float]
+    scales: Sequence[Scale], space: Mapping[str, SearchRange], importances: Mapping[str, float]
 ) -> tuple[Scale, Scale]:
     """The two settings that matter most, in the order of the file; else the first two.
 

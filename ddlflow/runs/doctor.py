@@ -18,7 +18,7 @@ from ddlflow.errors import DdlflowError
 from ddlflow.runs.check.finding import Finding, counted
 from ddlflow.runs.check.site import existing
 from ddlflow.runs.finished import STAGE_FILE
-from ddlflow.runs.running import VARIABLE, Record, records, running
+from ddlflow.runs.running import VARIABLE, CommandRecord, records, running
 from ddlflow.runs.stages import VERSION
 from ddlflow.spec.given import Given, called
 from ddlflow.spec.load import load_site
@@ -88,7 +88,7 @@ def mend(storage: Path, end_lost: EndLost) -> list[Finding]:
     return [*_end_lost(lost, end_lost), *_remove_scratch(storage)]
 
 
-def _not_lost(found: Sequence[Record], strays: Sequence[Path]) -> Iterator[Finding]:
+def _not_lost(found: Sequence[CommandRecord], strays: Sequence[Path]) -> Iterator[Finding]:
     """A line for each command that runs, and for each file that is no record."""
     for record in found:
         if record.state == "alive":
@@ -104,7 +104,7 @@ def _not_lost(found: Sequence[Record], strays: Sequence[Path]) -> Iterator[Findi
         yield Finding("commands", "note", text)
 
 
-def _end_lost(lost: Sequence[Record], end_lost: EndLost) -> Iterator[Finding]:
+def _end_lost(lost: Sequence[CommandRecord], end_lost: EndLost) -> Iterator[Finding]:
     """Ends processes first: a new embedded server works on the lost one's database."""
     ended = {record.path: _end_processes(record.command) for record in lost}
     away: dict[str, str] = {}  # a server that does not answer is asked once
@@ -213,7 +213,7 @@ def _half_done(storage: Path, busy: bool) -> Iterator[Finding]:
                 yield Finding(stage, "note", text)
 
 
-def _named(record: Record) -> str:
+def _named(record: CommandRecord) -> str:
     return f"{record.what} ({record.command.words})"
 
 

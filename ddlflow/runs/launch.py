@@ -14,7 +14,7 @@ from ddlflow.runs.finished import Stage
 from ddlflow.runs.ranks import Gathering
 from ddlflow.runs.session import Session
 from ddlflow.spec.pipeline import Training
-from ddlflow.spec.site import Engine
+from ddlflow.spec.site import EngineSection
 from ddlflow.store.files import load_json
 from ddlflow.store.site_storage import write_json
 from ddlflow.train.auto import resolve, said
@@ -197,7 +197,7 @@ def _asked_to_stop(job: Job, world: int) -> Failure:
     return Failure(0, "its worker", None, "Stopped", message, "", str(Path(job.folder) / "logs"))
 
 
-def _gang_job(job: Job, site: Engine) -> GangJob:
+def _gang_job(job: Job, site: EngineSection) -> GangJob:
     return GangJob(
         module="ddlflow.train.rank",
         payload=job.to_json(),

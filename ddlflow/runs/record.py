@@ -25,7 +25,7 @@ from ddlflow.tracking.run import Run
 EXAMPLE_ROWS = 5
 
 
-class Record:
+class RunRecord:
     """A pipeline run's record: an MLflow run and a folder ``<storage>/runs/<run>/``."""
 
     def __init__(self, session: Session, run: Run) -> None:
@@ -159,7 +159,7 @@ class Record:
         from ddlflow.data.sources.derive_dates import without_zones
         from ddlflow.data.sources.source import ranges, read
         from ddlflow.infer.model import load_model
-        from ddlflow.tracking.model import log_model
+        from ddlflow.tracking.log_model import log_model
 
         folder = Path(trained.value["model"])
         model = load_model(folder, trust_code=True)  # it was trained a moment ago
@@ -182,7 +182,7 @@ class Record:
 
 
 @contextmanager
-def recorded(session: Session, prepared: Stage) -> Iterator[Record]:
+def recorded(session: Session, prepared: Stage) -> Iterator[RunRecord]:
     """An MLflow run around the rest of a pipeline: FINISHED, FAILED or KILLED at its end.
 
     A run of the same pipeline that did not finish is gone on with; one that is under way on this
@@ -218,7 +218,7 @@ def recorded(session: Session, prepared: Stage) -> Iterator[Record]:
             say=session.screen.say,
         ) as run:
             write_json(mark, {"spool": str(spool)})
-            record = Record(session, run)
+            record = RunRecord(session, run)
             record.settings(prepared)
             with system_metrics(run):
                 yield record
@@ -263,7 +263,7 @@ def rows_per_s(trained: Stage) -> float:
 
 
 def summary(
-    record: Record, stages: list[Stage], model_uri: str, evaluated: Stage, inferred: Stage
+    record: RunRecord, stages: list[Stage], model_uri: str, evaluated: Stage, inferred: Stage
 ) -> dict[str, Any]:
     """What ``ddlflow run --json`` prints."""
     trained = next(stage for stage in stages if stage.name == "train")
@@ -288,7 +288,7 @@ def summary(
     return result
 
 
-def sweep_summary(record: Record, stages: list[Stage]) -> dict[str, Any]:
+def sweep_summary(record: RunRecord, stages: list[Stage]) -> dict[str, Any]:
     """What ``ddlflow search --json`` and ``ddlflow cross-validate --json`` print."""
     result = {
         "run_id": record.run_id,

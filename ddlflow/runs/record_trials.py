@@ -14,7 +14,7 @@ from ddlflow.errors import TrackingError
 from ddlflow.redact import redacted_values
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.launch import Tell
-from ddlflow.runs.record import Record, flat
+from ddlflow.runs.record import RunRecord, flat
 from ddlflow.runs.search import TABLE
 from ddlflow.spec.search import Search
 from ddlflow.store.files import load_json
@@ -24,7 +24,7 @@ ASK_AGAIN_S = 60.0  # a server that did not answer
 STATUS = {"done": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}  # a tag tells pruned ones
 
 
-def log_folds(record: Record, validated: Stage) -> None:
+def log_folds(record: RunRecord, validated: Stage) -> None:
     """Scores a fold, mean, standard deviation and error; the folds' learning curves."""
     folds, scores = validated.value["folds"], validated.value["scores"]
     several = max(fold["repeat"] for fold in folds) > 0
@@ -54,7 +54,7 @@ def _spread(prefix: str, scores: Mapping[str, Json]) -> dict[str, float]:
 
 def _draw_folds(folder: Path, folds: list[Json]) -> Path | None:
     """Each metric over the epochs, a line a fold; None where there is but one epoch."""
-    from ddlflow.report.lines import Line, write_lines
+    from ddlflow.report.curves import Line, write_lines
 
     lines: dict[str, list[Line]] = {}
     for fold in folds:
@@ -75,7 +75,7 @@ def _draw_folds(folder: Path, folds: list[Json]) -> Path | None:
 
 
 @contextmanager
-def trials(record: Record) -> Iterator[Tell]:
+def trials(record: RunRecord) -> Iterator[Tell]:
     """Takes each trial of a search as it ends: a child run in MLflow.
 
     A thread sends them; what the server does not take waits, and the next command sends it.
@@ -149,7 +149,7 @@ def child_of(row: Json, *, metric: str, folds: bool) -> Any:
     )
 
 
-def log_search(record: Record, searched: Stage) -> list[Path]:
+def log_search(record: RunRecord, searched: Stage) -> list[Path]:
     """The table of trials, the best setting and the plots; returns the plots."""
     from ddlflow.report.search import write_search
     from ddlflow.sweep.choose.importance import importances
@@ -182,7 +182,7 @@ def log_search(record: Record, searched: Stage) -> list[Path]:
     return plots
 
 
-def log_best(record: Record, spec: Search) -> None:
+def log_best(record: RunRecord, spec: Search) -> None:
     """After the search: the pipeline as it is trained, and the best trial's settings."""
     request = record.session.request
     pipeline = redacted_values(request.pipeline.model_dump(mode="json", by_alias=True))

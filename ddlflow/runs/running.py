@@ -24,7 +24,7 @@ VARIABLE = "DDLFLOW_COMMAND"
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class CommandRecord:
     """What a command says of itself while it runs.
 
     Attributes:
@@ -74,7 +74,7 @@ def running(storage: Path, what: str, prefect: str) -> Iterator[Owner]:
             os.environ[VARIABLE] = before
 
 
-def records(storage: Path) -> tuple[list[Record], list[Path]]:
+def records(storage: Path) -> tuple[list[CommandRecord], list[Path]]:
     """The records in a storage, but this command's own, and files there that are none.
 
     A record that is damaged, as by a reboot, still tells by its name whose it is.
@@ -95,10 +95,10 @@ def folder_of(storage: Path) -> Path:
     return storage / "commands"
 
 
-def _read(path: Path, command: Owner) -> Record:
+def _read(path: Path, command: Owner) -> CommandRecord:
     try:
         said = json.loads(path.read_text())
         what, prefect = str(said["what"]), str(said["prefect"])
     except (ValueError, TypeError, KeyError, PermissionError):
         what, prefect = f"a command whose record {path} is damaged", ""
-    return Record(path, command, what, prefect, state_of(command, path))
+    return CommandRecord(path, command, what, prefect, state_of(command, path))

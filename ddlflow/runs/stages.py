@@ -246,7 +246,7 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
 def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
     """The model over the pipeline's inference source (by default its test or whole source)."""
     from ddlflow.infer.model import load_model
-    from ddlflow.infer.predict import Prepared
+    from ddlflow.infer.predict import PreparedSource
     from ddlflow.infer.predict import infer as predict
 
     spec = session.request.pipeline
@@ -276,7 +276,7 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
             threads=session.resources.threads,
             map_over=session.map_over,
             trust_code=True,
-            prepared=Prepared(Path(prepared.folder), is_test) if is_own else None,
+            prepared=PreparedSource(Path(prepared.folder), is_test) if is_own else None,
         )
         kept = {name: done[name] for name in ("rows", "columns", "notes")}
         return {"predictions": str(predictions), "location": redacted(location), **kept}

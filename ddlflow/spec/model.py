@@ -11,7 +11,7 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class Linear(Section):
+class LinearSection(Section):
     """A linear or logistic regression: one affine map."""
 
     use: Literal["linear"]
@@ -22,7 +22,7 @@ class Linear(Section):
     pca: PositiveInt | None = None  # so many principal components instead of numeric features
 
     @model_validator(mode="after")
-    def _one_choice(self) -> "Linear":
+    def _one_choice(self) -> "LinearSection":
         if self.features is not None and self.pca is not None:
             raise ValueError(
                 "features chooses columns and pca makes components of all of them. Remove one of "
@@ -31,7 +31,7 @@ class Linear(Section):
         return self
 
 
-class Mlp(Section):
+class MlpSection(Section):
     """A multilayer perceptron."""
 
     use: Literal["mlp"]
@@ -50,8 +50,8 @@ def _built_in_or_user(value: Any) -> str:
 
 
 Model = Annotated[
-    Annotated[Linear, Tag("linear")]
-    | Annotated[Mlp, Tag("mlp")]
+    Annotated[LinearSection, Tag("linear")]
+    | Annotated[MlpSection, Tag("mlp")]
     | Annotated[UserCode, Tag("user")],
     Discriminator(_built_in_or_user),
 ]

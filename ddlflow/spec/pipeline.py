@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from ddlflow.spec.cv import Cv, FoldKind
 from ddlflow.spec.data import Data, Made, MadeName, Split
-from ddlflow.spec.model import Linear, Mlp, Model
-from ddlflow.spec.search import Pruning, Range, Search, Sweep
+from ddlflow.spec.model import LinearSection, MlpSection, Model
+from ddlflow.spec.search import Pruning, Search, SearchRange, Sweep
 from ddlflow.spec.section import NAME, REGISTERED, USER_CODE, Fraction, Section, Seed, UserCode
 from ddlflow.spec.train import (
     Adagrad,
@@ -43,21 +43,21 @@ __all__ = [
     "Fraction",
     "Infer",
     "Lbfgs",
-    "Linear",
+    "LinearSection",
     "Made",
     "MadeName",
-    "Mlp",
+    "MlpSection",
     "Model",
     "ObjectiveName",
     "Optimizer",
     "Penalty",
     "Pipeline",
     "Pruning",
-    "Range",
     "Report",
     "RmsProp",
     "Schedule",
     "Search",
+    "SearchRange",
     "Section",
     "Seed",
     "Sgd",
@@ -108,7 +108,7 @@ class Pipeline(Section):
 
     @model_validator(mode="after")
     def _one_optimum(self) -> "Pipeline":
-        if isinstance(self.train.optimizer, Lbfgs) and not isinstance(self.model, Linear):
+        if isinstance(self.train.optimizer, Lbfgs) and not isinstance(self.model, LinearSection):
             raise ValueError(
                 f"train.optimizer is lbfgs, which is for model linear, and the model is "
                 f"{self.model.use}. Use adam"
@@ -123,7 +123,7 @@ class Pipeline(Section):
             "train.class_weights": self.train.class_weights is not None,
             f"train.precision: {self.train.precision}": self.train.precision != "float32",
             "train.optimizer.use: lbfgs": isinstance(self.train.optimizer, Lbfgs),
-            "model.batch_norm": isinstance(self.model, Mlp) and self.model.batch_norm,
+            "model.batch_norm": isinstance(self.model, MlpSection) and self.model.batch_norm,
         }
         found = [name for name, is_so in apart.items() if is_so]
         if self.sweep.fuse == "always" and found:

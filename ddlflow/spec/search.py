@@ -20,7 +20,7 @@ KINDS = ("values", "uniform", "log_uniform", "int")
 _SUCH = "a list of values, {uniform: [0, 0.5]}, {log_uniform: [1e-5, 0.1]} or {int: [1, 9]}"
 
 
-class Range(Section):
+class SearchRange(Section):
     """What one setting may be: listed values, or all numbers from `low` to `high`.
 
     In the file: ``[0.1, 0.2]``, ``{uniform: [0, 0.5]}``, ``{log_uniform: [1e-6, 1e-2]}``,
@@ -60,7 +60,7 @@ class Range(Section):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, given: Any) -> Any:
-        if isinstance(given, Range):
+        if isinstance(given, SearchRange):
             return given
         if isinstance(given, list):
             return {"values": _listed(given)}
@@ -141,7 +141,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
-def allowed(parent: Range, wanted: Any) -> list[Any] | None:
+def allowed(parent: SearchRange, wanted: Any) -> list[Any] | None:
     """The listed values of a setting that a condition names: one, or any of a list.
 
     None where the condition names what is not listed.
@@ -171,7 +171,7 @@ class Search(Section):
     # forward: its one setting is a list that grows from nothing, by that of its values which makes
     # the score best, until none does: {model.features: [a, b, c]}.
     method: Method
-    space: dict[str, Range]  # by dotted name, as in --set: train.optimizer.lr
+    space: dict[str, SearchRange]  # by dotted name, as in --set: train.optimizer.lr
     metric: str | None = None  # none: auroc, accuracy or loss, as the objective has it
     trials: PositiveInt | None = None  # settings tried; of a grid, all are
     time_s: PositiveFloat | None = None  # no trial is begun after so many seconds
@@ -239,7 +239,7 @@ def _of_names(names: Sequence[str]) -> Iterator[str]:
                 yield f"space has {outer} and {inner}, which lies inside it. Remove one of them"
 
 
-def _conditions(space: Mapping[str, Range]) -> Iterator[str]:
+def _conditions(space: Mapping[str, SearchRange]) -> Iterator[str]:
     """What is wrong with the conditions: each has to stand on a listed setting before it."""
     names = list(space)
     for name, one in space.items():

@@ -22,7 +22,7 @@ class Tls(Section):
     key: Annotated[str, Field(min_length=1)]  # of that certificate
 
 
-class Engine(Section):
+class EngineSection(Section):
     """The cluster framework and how much of it to take."""
 
     use: Literal["local", "dask"] = "dask"
@@ -36,7 +36,7 @@ class Engine(Section):
     silence_s: NonNegativeFloat = 8.0  # a rank without a sign of life for so long hangs; 0: never
 
     @model_validator(mode="after")
-    def _address_is_for_dask(self) -> "Engine":
+    def _address_is_for_dask(self) -> "EngineSection":
         if self.address is not None and self.use != "dask":
             raise ValueError(f"address is for use: dask, and use is {self.use}. Remove one of them")
         if self.tls is not None and not (self.address or "").startswith("tls://"):
@@ -58,7 +58,7 @@ class Tracking(Section):
 class Site(Section):
     """A site file."""
 
-    engine: Engine = Engine()
+    engine: EngineSection = EngineSection()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     data_root: str = "data"
     storage: Annotated[str, Field(min_length=1)] = ".ddlflow"

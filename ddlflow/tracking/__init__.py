@@ -10,11 +10,12 @@ One file a step:
 - ``delivery`` the thread that sends while a run goes on
 - ``pending``  what earlier runs left behind, sent when the next command starts
 - ``system``   processor, memory, disk, network and GPU use of this machine, as metrics
-- ``model``    a trained model into MLflow; ``served`` is the code that MLflow keeps with it
+- ``log_model`` a trained model into the spool; ``send_model`` makes it MLflow's, ``served`` is the
+  code that MLflow keeps with it
 - ``fetch``    a model URI back into a folder; ``registry`` asks MLflow where it is
 - ``servers``  the MLflow and Prefect pages of ``ddlflow ui``
 
-Importing this package imports no MLflow: ``open_run`` does, and the modules ``model`` and
+Importing this package imports no MLflow: ``open_run`` does, and the modules ``log_model`` and
 ``registry``.
 """
 

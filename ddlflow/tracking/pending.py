@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ddlflow.errors import TrackingError
 from ddlflow.redact import redacted
-from ddlflow.tracking.spool import Record, Spool, unfinished
+from ddlflow.tracking.spool import Spool, SpoolRecord, unfinished
 from ddlflow.tracking.uris import absolute
 
 
@@ -94,7 +94,7 @@ def _send_open_spool(spool: Spool, uri: str | None, away: dict[str, str]) -> str
     return " ".join([sent, *said])
 
 
-def _last_status(records: list[Record]) -> str | None:
+def _last_status(records: list[SpoolRecord]) -> str | None:
     """How the run ended, or None if it did not say so."""
     last = next(r for r in reversed(records) if r["op"] in ("run", "resume", "end"))
     return last["status"] if last["op"] == "end" else None

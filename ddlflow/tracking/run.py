@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from ddlflow.errors import TrackingError
 from ddlflow.redact import redacted
 from ddlflow.tracking import uris
-from ddlflow.tracking.spool import Record, Spool, now_ms
+from ddlflow.tracking.spool import Spool, SpoolRecord, now_ms
 
 if TYPE_CHECKING:
     from ddlflow.tracking.delivery import Delivery
@@ -108,7 +108,7 @@ class Run:
         started_ms: when it was first opened, in milliseconds since 1970.
     """
 
-    def __init__(self, spool: Spool, delivery: "Delivery", first: Record, say: Say) -> None:
+    def __init__(self, spool: Spool, delivery: "Delivery", first: SpoolRecord, say: Say) -> None:
         """Use ``open_run``."""
         self.local_id: str = first["id"]
         self.started_ms: int = first["t"]
@@ -206,7 +206,7 @@ class Run:
         )
 
     def log_record(self, op: str, *, wait_s: float, **fields: Any) -> str | None:
-        """A record with an answer, waited for as long as the server answers (see ``model.py``).
+        """A record with an answer, waited for as long as the server answers (see ``log_model.py``).
 
         Raises:
             TrackingError: MLflow will never take the record.

@@ -15,7 +15,7 @@ from typing import Any
 
 from ddlflow.errors import TrackingError
 from ddlflow.tracking.connect import REFUSALS, connect, experiment_of, one_sentence
-from ddlflow.tracking.spool import Record, Sent, Spool
+from ddlflow.tracking.spool import Sent, Spool, SpoolRecord
 from ddlflow.tracking.uris import RUN_TAG
 
 from mlflow import MlflowClient, entities  # isort: skip - after connect, which prepares it
@@ -57,7 +57,7 @@ class Sender:
             for group in _groups(records):
                 self._deliver_group(group)
 
-    def _deliver_group(self, group: list[tuple[Record, int]]) -> None:
+    def _deliver_group(self, group: list[tuple[SpoolRecord, int]]) -> None:
         try:
             self._call([record for record, _ in group], group[-1][1])
         except Refused as reason:
@@ -74,7 +74,7 @@ class Sender:
             self.refusals[group[0][1]] = str(reason)
         self.spool.save(replace(self.spool.sent, offset=group[-1][1]))
 
-    def _call(self, records: list[Record], offset: int) -> None:
+    def _call(self, records: list[SpoolRecord], offset: int) -> None:
         """One request or a few for records of one kind; MLflow's errors become ours."""
         try:
             if self._client is None:
@@ -106,7 +106,7 @@ class Sender:
             raise Refused("The run that it belongs to was refused.")
         return run_id
 
-    def _created(self, record: Record) -> Sent:
+    def _created(self, record: SpoolRecord) -> Sent:
         """The run of this spool in MLflow: resumed, found, or made with its own start time."""
         client, sent = self._client, self.spool.sent
         experiment_id = experiment_of(client, self.uri, record["experiment"])
@@ -147,9 +147,9 @@ def _find(client: MlflowClient, experiment_id: str, either_id: str) -> Any | Non
         raise
 
 
-def _groups(records: list[tuple[Record, int]]) -> Iterator[list[tuple[Record, int]]]:
+def _groups(records: list[tuple[SpoolRecord, int]]) -> Iterator[list[tuple[SpoolRecord, int]]]:
     """Records cut into requests: neighbours of one batched kind together, all others alone."""
-    group: list[tuple[Record, int]] = []
+    group: list[tuple[SpoolRecord, int]] = []
     num_values = 0
     for record, offset in records:
         kind, size = record["op"], len(record.get("values", ()))
@@ -163,7 +163,7 @@ def _groups(records: list[tuple[Record, int]]) -> Iterator[list[tuple[Record, in
         yield group
 
 
-def _send_batch(client: MlflowClient, run_id: str, records: list[Record]) -> None:
+def _send_batch(client: MlflowClient, run_id: str, records: list[SpoolRecord]) -> None:
     kind = records[0]["op"]
     if kind == "metrics":
         metrics = (
@@ -188,7 +188,7 @@ def _send_batch(client: MlflowClient, run_id: str, records: list[Record]) -> Non
 
 
 def _send_one(
-    client: MlflowClient, sent: Sent, record: Record, say: Callable[[str], None]
+    client: MlflowClient, sent: Sent, record: SpoolRecord, say: Callable[[str], None]
 ) -> str | None:
     run_id = sent.run_id
     if run_id is None:
@@ -205,7 +205,7 @@ def _send_one(
         case "dataset":
             client.log_inputs(run_id, datasets=[_dataset(record)])
         case "model":
-            from ddlflow.tracking.model import send_model
+            from ddlflow.tracking.send_model import send_model
 
             return send_model(client, sent, record, say)
         case "resume":
@@ -217,7 +217,7 @@ def _send_one(
     return None
 
 
-def _dataset(record: Record) -> Any:
+def _dataset(record: SpoolRecord) -> Any:
     columns = [{"name": name, "type": kind} for name, kind in record["schema"].items()]
     dataset = entities.Dataset(
         name=record["name"][:500],

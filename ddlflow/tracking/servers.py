@@ -31,7 +31,7 @@ _STOP_S = 10.0  # for a server to end after SIGTERM; it is killed after
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class ServerProgram:
     """A server to start: ``python -m MODULE ARGUMENTS --host HOST --port PORT``."""
 
     name: str
@@ -44,7 +44,7 @@ class Program:
 class Server:
     """A server that was started, the leader of its own process group."""
 
-    program: Program
+    program: ServerProgram
     address: str
     process: subprocess.Popen[bytes]
     log: Path
@@ -159,7 +159,7 @@ def stop(servers: Sequence[Server]) -> None:
             server.process.wait()
 
 
-def _mlflow(uri: str) -> Program:
+def _mlflow(uri: str) -> ServerProgram:
     arguments = ["mlflow", "server", "--workers", "1"]
     database = database_path(uri)
     if database is not None:
@@ -170,20 +170,20 @@ def _mlflow(uri: str) -> Program:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # three more processes, for LLM scorers
     }
-    return Program("MLflow", tuple(arguments), variables, "/health")
+    return ServerProgram("MLflow", tuple(arguments), variables, "/health")
 
 
-def _prefect() -> Program:
+def _prefect() -> ServerProgram:
     variables = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         # Where the page in the browser asks; it would ask port 4200 otherwise.
         "PREFECT_UI_API_URL": "{address}/api",
     }
-    return Program("Prefect", ("prefect", "server", "start"), variables, "/api/health")
+    return ServerProgram("Prefect", ("prefect", "server", "start"), variables, "/api/health")
 
 
-def _start(program: Program, logs: Path) -> Server:
+def _start(program: ServerProgram, logs: Path) -> Server:
     port = _free_port()
     address = f"http://{_HOST}:{port}"
     variables = {k: v.replace("{address}", address) for k, v in program.variables.items()}

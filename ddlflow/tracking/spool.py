@@ -24,7 +24,7 @@ from ddlflow.errors import DdlflowError, TrackingError
 from ddlflow.store.lease import Lease, held_now, holder
 from ddlflow.store.owner import BEAT_S
 
-Record = dict[str, Any]
+SpoolRecord = dict[str, Any]
 
 
 def now_ms() -> int:
@@ -73,7 +73,7 @@ class Spool:
             ) from error
         self.sent = read_sent(folder)
 
-    def append(self, record: Record) -> int:
+    def append(self, record: SpoolRecord) -> int:
         """Write one record through to the operating system; returns the file's new length.
 
         Not fsynced: a killed process loses nothing, a machine without power its last seconds.
@@ -90,7 +90,7 @@ class Spool:
             self._size += len(line)
             return self._size
 
-    def waiting(self, limit: int = 2000) -> list[tuple[Record, int]]:
+    def waiting(self, limit: int = 2000) -> list[tuple[SpoolRecord, int]]:
         """The next records to send, each with the offset behind it.
 
         Raises:
@@ -108,7 +108,7 @@ class Spool:
     def num_waiting(self) -> int:
         return sum(1 for _ in _read(self._records, self.sent.offset))
 
-    def all_records(self) -> Iterator[Record]:
+    def all_records(self) -> Iterator[SpoolRecord]:
         return (record for record, _ in _read(self._records, 0))
 
     @property
@@ -130,7 +130,7 @@ class Spool:
         new.replace(self.folder / "sent.json")
         self.sent = sent
 
-    def refuse(self, record: Record, reason: str) -> None:
+    def refuse(self, record: SpoolRecord, reason: str) -> None:
         """Set a record aside that MLflow will not take, so that those behind it go on."""
         with (self.folder / "refused.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"reason": reason, "record": record}, ensure_ascii=False) + "\n")
@@ -214,7 +214,7 @@ def _whole_lines(path: Path) -> int:
     return 0
 
 
-def _read(path: Path, offset: int) -> Iterator[tuple[Record, int]]:
+def _read(path: Path, offset: int) -> Iterator[tuple[SpoolRecord, int]]:
     with path.open("rb") as file:
         file.seek(offset)
         for line in file:

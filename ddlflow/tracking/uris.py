@@ -16,6 +16,7 @@ MODEL_FORMS = (
     "models:/m-MODEL_ID, or a folder"
 )
 RUN_TAG = "ddlflow.run"  # what a run is called while MLflow has not heard of it
+MODEL_DIGEST_TAG = "ddlflow.model_digest"  # of a logged model: one that came through is found by it
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 # A server that does not answer is waited out by the spool, not inside one request. A retry inside

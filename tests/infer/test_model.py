@@ -304,7 +304,8 @@ class TestFoldersThatAreNoModel:
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 def test_mlflow_serves_the_same_predictions(trained: Callable[..., Any], tmp_path: Path) -> None:
     from ddlflow.tracking import open_run
-    from ddlflow.tracking.model import log_model, mlflow  # which imports it without its warnings
+    from ddlflow.tracking.log_model import log_model
+    from ddlflow.tracking.send_model import mlflow  # which imports it without its warnings
 
     made = trained("multiclass")
     model = load_model(made.folder)

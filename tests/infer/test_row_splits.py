@@ -13,7 +13,7 @@ from ddlflow.data.shards.shard import map_shard
 from ddlflow.data.sources import source as source_module
 from ddlflow.data.sources import text
 from ddlflow.errors import DataError
-from ddlflow.infer.predict import Prepared, infer
+from ddlflow.infer.predict import PreparedSource, infer
 from ddlflow.spec.pipeline import Data
 
 from .conftest import Trained, fit, in_turn
@@ -55,7 +55,7 @@ def predicted(made: Trained, location: str, *, keys: Any = ("id",), is_test: boo
         data_root=made.root,
         threads=1,
         map_over=in_turn,
-        prepared=Prepared(made.dataset, is_test),
+        prepared=PreparedSource(made.dataset, is_test),
     )
     return pd.concat(map(pd.read_parquet, sorted(out.glob("part-*"))), ignore_index=True)
 

@@ -24,7 +24,7 @@ from ddlflow.report.trials import (
     draw_progress,
     spread_of,
 )
-from ddlflow.spec.pipeline import Range
+from ddlflow.spec.pipeline import SearchRange
 from ddlflow.sweep.choose.space import points
 from ddlflow.sweep.choose.table import Outcome, rows
 
@@ -37,8 +37,8 @@ MIXED = {
 }
 
 
-def ranges(space: dict[str, Any]) -> dict[str, Range]:
-    return {name: Range.model_validate(one) for name, one in space.items()}
+def ranges(space: dict[str, Any]) -> dict[str, SearchRange]:
+    return {name: SearchRange.model_validate(one) for name, one in space.items()}
 
 
 def grid_rows() -> list[dict[str, Any]]:
@@ -78,12 +78,12 @@ def drawn(figure: Figure) -> Figure:
 
 
 def test_listed_numbers_rise_and_other_values_keep_their_order() -> None:
-    rising = scale_of("lr", Range(values=[0.1, 0.001, 0.01]))
+    rising = scale_of("lr", SearchRange(values=[0.1, 0.001, 0.01]))
     assert [rising.at({"lr": v}) for v in (0.001, 0.01, 0.1)] == pytest.approx(
         [1 / 6, 3 / 6, 5 / 6]
     )
     assert [text for _, text in rising.ticks] == ["0.001", "0.01", "0.1"]
-    kept = scale_of("use", Range(values=["b", "a"]))
+    kept = scale_of("use", SearchRange(values=["b", "a"]))
     assert [kept.at({"use": v}) for v in ("b", "a")] == [0.25, 0.75]
     assert kept.at({}) is None
 
@@ -92,7 +92,7 @@ def test_listed_numbers_rise_and_other_values_keep_their_order() -> None:
 def test_numbers_fill_a_line_and_their_ticks_lie_on_it(low: float, times: float, log: bool) -> None:
     high = low * times
     kind = "log_uniform" if log else "uniform"
-    scale = scale_of("x", Range.model_validate({kind: [low, high]}))
+    scale = scale_of("x", SearchRange.model_validate({kind: [low, high]}))
     places = [scale.at({"x": low}), scale.at({"x": high})]
     assert places == pytest.approx([0.04, 0.96])
     assert all(0.04 - 1e-6 <= at <= 0.96 + 1e-6 for at, _ in scale.ticks)
@@ -102,7 +102,7 @@ def test_numbers_fill_a_line_and_their_ticks_lie_on_it(low: float, times: float,
 
 def test_ticks_a_person_would_write() -> None:
     def texts(given: Any) -> list[str]:
-        return [text for _, text in scale_of("x", Range.model_validate(given)).ticks]
+        return [text for _, text in scale_of("x", SearchRange.model_validate(given)).ticks]
 
     assert texts({"log_uniform": [1e-5, 0.1]}) == ["1e-05", "0.0001", "0.001", "0.01", "0.1"]
     assert texts({"int": [128, 4096], "log": True}) == ["200", "500", "1,000", "2,000"]
@@ -280,7 +280,7 @@ def test_a_cell_shows_its_best_trial(better: Any, expected: str) -> None:
         Outcome(k, {"a": 1, "b": 2, "c": k}, "done", (score,))
         for k, score in enumerate([0.5, 0.9, 0.2])
     )
-    scales = [scale_of(name, Range(values=[1, 2])) for name in "ab"]
+    scales = [scale_of(name, SearchRange(values=[1, 2])) for name in "ab"]
     figure = draw_pair(table, *scales, "auroc", better, others=True)
     assert [text.get_text() for text in figure.axes[0].texts] == [expected]
     assert figure.axes[1].get_ylabel() == "AUROC (a cell: its best trial)"

@@ -7,7 +7,7 @@ import pytest
 from ddlflow.errors import SpecError
 from ddlflow.spec import load as load_
 from ddlflow.spec.load import load, load_site
-from ddlflow.spec.pipeline import Adam, Mlp
+from ddlflow.spec.pipeline import Adam, MlpSection
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE = """\
@@ -48,7 +48,7 @@ def errors_of(project: Path, text: str = PIPELINE, *changes: str, site: str = SI
 def test_a_pipeline_and_a_site_by_name(project: Path) -> None:
     request = load("first")
     assert request.pipeline.name == "first"
-    assert request.pipeline.model == Mlp(use="mlp", hidden=[8])
+    assert request.pipeline.model == MlpSection(use="mlp", hidden=[8])
     assert request.site.engine.use == "local"
     assert request.pipeline_path == project / "pipelines/first.yaml"
     assert request.code_folder == project / "pipelines"

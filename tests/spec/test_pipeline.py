@@ -17,7 +17,7 @@ from ddlflow.spec.pipeline import (
     UserCode,
     UserObjective,
 )
-from ddlflow.spec.site import Engine, Site
+from ddlflow.spec.site import EngineSection, Site
 
 MINIMAL = """
 name: first
@@ -40,7 +40,7 @@ def test_the_defaults_that_the_documents_name() -> None:
     assert spec.train.checkpoint_every_s == 30
     assert spec.train.virtual_ranks == "auto"
     assert spec.register_as is None
-    assert Site() == Site(engine=Engine(use="dask", workers="auto"), device="auto")
+    assert Site() == Site(engine=EngineSection(use="dask", workers="auto"), device="auto")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_labels_are_read_as_the_objective_says() -> None:
 
 def test_an_address_is_for_dask() -> None:
     with pytest.raises(ValidationError, match="address is for use: dask, and use is local"):
-        Engine(use="local", address="tcp://h:1")
+        EngineSection(use="local", address="tcp://h:1")
 
 
 def test_yes_is_no_number_but_a_flag() -> None:

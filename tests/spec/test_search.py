@@ -8,7 +8,7 @@ import yaml
 
 from ddlflow.errors import SpecError
 from ddlflow.spec.load import load, parts_of
-from ddlflow.spec.pipeline import Pipeline, Pruning, Range, Search, Sweep
+from ddlflow.spec.pipeline import Pipeline, Pruning, Search, SearchRange, Sweep
 
 PIPELINE = """\
 name: p
@@ -96,7 +96,7 @@ def test_without_a_search_there_is_none() -> None:
 def test_set_reaches_into_the_space(here: Path) -> None:
     change = "search.space.train.optimizer.lr={uniform: [0.1, 0.2]}"
     space = load_with({"trials": 3}, here, change, "search.space.model.dropout=[0.5]").space
-    assert space["train.optimizer.lr"] == Range.model_validate({"uniform": [0.1, 0.2]})
+    assert space["train.optimizer.lr"] == SearchRange.model_validate({"uniform": [0.1, 0.2]})
     assert space["model.dropout"].values == [0.5]
     with pytest.raises(SpecError, match=r"^--set search.space.train.seed=3: search.space.train.se"):
         load_with({"trials": 3}, here, "search.space.train.seed=3")

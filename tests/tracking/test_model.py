@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 def log(run, folder, **more):
-    from ddlflow.tracking.model import log_model
+    from ddlflow.tracking.log_model import log_model
 
     settings = {
         "example": pandas.DataFrame({"pt": [1.5, math.nan], "jets": [1, 2], "kind": ["a", None]}),

@@ -18,8 +18,8 @@ from ddlflow.runs.installed import wheel
 from ddlflow.tracking import open_run, send_pending
 from ddlflow.tracking.connect import connect
 from ddlflow.tracking.fetch import fetch_model
-from ddlflow.tracking.model import log_model
-from ddlflow.tracking.servers import Program, Server, _answers, pages, stop
+from ddlflow.tracking.log_model import log_model
+from ddlflow.tracking.servers import Server, ServerProgram, _answers, pages, stop
 
 # MLflow 3.17 calls what SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -96,7 +96,7 @@ class MlflowServer:
                 stderr=output,
                 start_new_session=True,
             )
-        self.server = Server(Program("MLflow", (), {}, "/health"), self.uri, process, log)
+        self.server = Server(ServerProgram("MLflow", (), {}, "/health"), self.uri, process, log)
         assert _answers(self.server, time.monotonic() + 120), self.server.log_text()
 
     def kill(self):

@@ -18,7 +18,7 @@ from ddlflow.data.prepare.prepare import prepare
 from ddlflow.errors import SpecError
 from ddlflow.infer.model import load_model
 from ddlflow.models import build
-from ddlflow.spec.model import Linear, Mlp
+from ddlflow.spec.model import LinearSection, MlpSection
 from ddlflow.spec.pipeline import Data, Train
 from ddlflow.train import components, training
 from ddlflow.train.job import Job
@@ -103,8 +103,8 @@ def test_the_same_bits_for_every_world_and_they_stay(
 
 def test_more_components_than_features_and_both_choices() -> None:
     sizes: dict[str, Any] = {"num_features": 2, "category_sizes": [], "num_outputs": 1}
-    for spec in (Linear(use="linear", pca=3), Mlp(use="mlp", pca=3)):
+    for spec in (LinearSection(use="linear", pca=3), MlpSection(use="mlp", pca=3)):
         with pytest.raises(SpecError, match="pca is 3, and the data has 2 numeric features"):
             build(spec, **sizes)
     with pytest.raises(ValidationError, match="features chooses columns and pca makes"):
-        Linear(use="linear", pca=3, features=["a"])
+        LinearSection(use="linear", pca=3, features=["a"])

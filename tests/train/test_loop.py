@@ -13,7 +13,7 @@ from torch import nn
 from ddlflow.data.shards.batches import Chunk
 from ddlflow.errors import TrainingError
 from ddlflow.models import build
-from ddlflow.spec.pipeline import Mlp, Penalty, Train
+from ddlflow.spec.pipeline import MlpSection, Penalty, Train
 from ddlflow.train.loop import Stopped, Surroundings, end_epoch, progress, train
 from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.parallel.gradients import Gradients
@@ -63,7 +63,9 @@ class Kept:
 
 def model() -> nn.Module:
     torch.manual_seed(0)
-    return build(Mlp(use="mlp", hidden=[4]), num_features=3, category_sizes=[], num_outputs=1)
+    return build(
+        MlpSection(use="mlp", hidden=[4]), num_features=3, category_sizes=[], num_outputs=1
+    )
 
 
 def spec(**values: Any) -> Train:

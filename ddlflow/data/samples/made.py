@@ -17,7 +17,7 @@ from ddlflow.errors import SpecError
 from ddlflow.spec.pipeline import MadeName
 
 
-class Source(Protocol):
+class SampleModule(Protocol):
     """What a module tells of the rows that it makes."""
 
     SCHEMA: pa.Schema
@@ -28,12 +28,12 @@ class Source(Protocol):
         """Rows ``first`` to ``first + rows``."""
 
 
-SOURCES: dict[MadeName, Source] = {"collider": collider, "particles": particles}
+SOURCES: dict[MadeName, SampleModule] = {"collider": collider, "particles": particles}
 PART_ROWS = 250_000  # ten blocks: 10 to 30 MB
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SamplePart:
     """One file to be written: rows ``first_row`` to ``first_row + rows`` of ``seed``."""
 
     use: MadeName
@@ -60,7 +60,7 @@ class PartResult:
     cached: bool  # it stood already and was not written again
 
 
-def plan(use: MadeName, rows: int, out: str | Path, seed: int = 1) -> list[Part]:
+def plan(use: MadeName, rows: int, out: str | Path, seed: int = 1) -> list[SamplePart]:
     """The files that ``rows`` rows of a source make in folder ``out``. Writes nothing.
 
     Raises:
@@ -74,7 +74,7 @@ def plan(use: MadeName, rows: int, out: str | Path, seed: int = 1) -> list[Part]
         raise SpecError(f"seed is {seed}; expected a whole number from 0 to 2^64 - 1.")
     folder = Path(out)
     parts = [
-        Part(
+        SamplePart(
             use=use,
             path=str(folder / f"part-{first // PART_ROWS:06d}.parquet"),
             index=first // PART_ROWS,
@@ -88,7 +88,7 @@ def plan(use: MadeName, rows: int, out: str | Path, seed: int = 1) -> list[Part]
     return parts
 
 
-def write_part(part: Part) -> PartResult:
+def write_part(part: SamplePart) -> PartResult:
     """Writes one part, whole or not at all; does nothing where it stands.
 
     Raises:

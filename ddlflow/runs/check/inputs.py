@@ -12,7 +12,7 @@ from ddlflow.runs.check.finding import Finding, counted, open_named
 from ddlflow.spec.cv import MAX_FOLDS
 from ddlflow.spec.explain import nearest
 from ddlflow.spec.load import Request
-from ddlflow.spec.pipeline import Linear, Made
+from ddlflow.spec.pipeline import LinearSection, Made
 
 
 def train(request: Request) -> Iterator[Finding]:
@@ -140,7 +140,7 @@ def _lacking(found: Source, names: Sequence[str], key: str) -> Iterator[Finding]
 def model_features(request: Request, roles: Roles) -> Iterator[Finding]:
     """The features that a model uses, or a search adds to it, are features of the data."""
     model, search = request.pipeline.model, request.pipeline.search
-    asked = {"model.features": model.features} if isinstance(model, Linear) else {}
+    asked = {"model.features": model.features} if isinstance(model, LinearSection) else {}
     if search is not None and "model.features" in search.space:
         values = search.space["model.features"].values or []
         names = [n for value in values for n in (value if isinstance(value, list) else [value])]

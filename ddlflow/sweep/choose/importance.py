@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from ddlflow.spec.pipeline import Range
+from ddlflow.spec.pipeline import SearchRange
 from ddlflow.spec.search import same
 from ddlflow.sweep.choose.space import Space
 from ddlflow.sweep.choose.table import Outcome
@@ -58,7 +58,7 @@ def importances(
     return {name: part for name, part in ordered if math.isfinite(part)}
 
 
-def _distribution(one: Range) -> "optuna.distributions.BaseDistribution":
+def _distribution(one: SearchRange) -> "optuna.distributions.BaseDistribution":
     import optuna
 
     if one.values is not None:
@@ -68,7 +68,7 @@ def _distribution(one: Range) -> "optuna.distributions.BaseDistribution":
     return optuna.distributions.FloatDistribution(one.low, one.high, log=one.log)
 
 
-def _seen(one: Range, value: Any) -> Any:
+def _seen(one: SearchRange, value: Any) -> Any:
     """A value as the distribution has it: of listed ones, the position."""
     if one.values is None:
         return value

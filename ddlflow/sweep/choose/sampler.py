@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from ddlflow.errors import SpecError
-from ddlflow.spec.pipeline import Range, Search
+from ddlflow.spec.pipeline import Search, SearchRange
 from ddlflow.sweep.choose.space import Point, drawn, num_points, points
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def random_point(search: Search, number: int) -> Point:
     """The values of one random trial: of the seed and its number alone, whatever came before."""
     generator = np.random.Generator(np.random.Philox(key=[search.seed, number]))
 
-    def draw(_: str, one: Range) -> Any:
+    def draw(_: str, one: SearchRange) -> Any:
         if one.values is not None:
             return one.values[int(generator.integers(len(one.values)))]
         if one.whole and not one.log:
@@ -223,7 +223,7 @@ class _Optuna:
             self._study.tell(trial, score)
 
 
-def _suggest(trial: "optuna.Trial", name: str, one: Range) -> Any:
+def _suggest(trial: "optuna.Trial", name: str, one: SearchRange) -> Any:
     """Optuna's choice for one setting; of listed values it sees the positions (any type goes)."""
     if one.values is not None:
         return one.values[trial.suggest_categorical(name, range(len(one.values)))]

@@ -13,12 +13,12 @@ from pydantic import BaseModel, ValidationError
 from ddlflow.errors import SpecError
 from ddlflow.spec.explain import Path_, dotted, dotted_names, explain, nearest
 from ddlflow.spec.load import put
-from ddlflow.spec.pipeline import Pipeline, Range, Search
+from ddlflow.spec.pipeline import Pipeline, Search, SearchRange
 from ddlflow.spec.search import allowed, same
 from ddlflow.train.tasks.table import measures_of
 
 Point = dict[str, Any]
-Space = Mapping[str, Range]
+Space = Mapping[str, SearchRange]
 MOST_POINTS = 10_000  # of a grid: each is checked before the start
 # Settings of `train` that no search may vary, and why.
 FIXED = {
@@ -48,7 +48,7 @@ def holds(space: Space, name: str, point: Point) -> bool:
     )
 
 
-def drawn(space: Space, draw: Callable[[str, Range], Any]) -> Point:
+def drawn(space: Space, draw: Callable[[str, SearchRange], Any]) -> Point:
     """One point: ``draw`` is asked, in the order of the file, for each setting that it has."""
     point: Point = {}
     for name, one in space.items():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddlflow.errors import SpecError
-from ddlflow.spec.pipeline import Mlp, Pipeline, Range, Sgd
+from ddlflow.spec.pipeline import MlpSection, Pipeline, SearchRange, Sgd
 from ddlflow.sweep.choose import space as space_
 from ddlflow.sweep.choose.space import (
     edges,
@@ -34,8 +34,8 @@ NETS = {
 }
 
 
-def ranges(space: dict[str, Any]) -> dict[str, Range]:
-    return {name: Range.model_validate(one) for name, one in space.items()}
+def ranges(space: dict[str, Any]) -> dict[str, SearchRange]:
+    return {name: SearchRange.model_validate(one) for name, one in space.items()}
 
 
 def pipeline(space: dict[str, Any], text: str = PIPELINE, **search: Any) -> Pipeline:
@@ -124,7 +124,7 @@ def test_settings_are_the_pipeline_with_the_values_set() -> None:
     trial = settings(whole, {"train.optimizer.lr": 0.1, "model.hidden": [3], "train.penalty.l1": 2})
     assert trial.train.optimizer.lr == 0.1
     assert trial.train.optimizer.betas == (0.8, 0.9)  # type: ignore[union-attr]
-    assert trial.model == Mlp(use="mlp", hidden=[3])
+    assert trial.model == MlpSection(use="mlp", hidden=[3])
     assert trial.train.penalty.l1 == 2
     assert trial.search is None
     assert (trial.data, trial.train.seed) == (whole.data, whole.train.seed)

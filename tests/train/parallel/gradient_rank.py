@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from ddlflow.data.shards.order import slice_edges, virtual_ranks_of
 from ddlflow.models import build
-from ddlflow.spec.pipeline import Mlp
+from ddlflow.spec.pipeline import MlpSection
 from ddlflow.train.parallel import reduction
 from ddlflow.train.parallel.gradients import Gradients
 from ddlflow.train.precision import loss_of
@@ -32,7 +32,7 @@ def hashes(rank: int, world: int, virtual_ranks: int, group: Any) -> list[str]:
     for precision in PRECISIONS:
         for reduction.CUT_FROM in CUTS:
             torch.manual_seed(1)
-            spec = Mlp(use="mlp", hidden=[9, 5], batch_norm=True, dropout=0.3)
+            spec = MlpSection(use="mlp", hidden=[9, 5], batch_norm=True, dropout=0.3)
             net = build(spec, num_features=3, category_sizes=[], num_outputs=1).train()
             mine = virtual_ranks_of(rank, world, virtual_ranks)
             loss = loss_of(net, task_for("binary"), precision, "cpu", inputs=["features"])

@@ -13,7 +13,7 @@ from torch import nn
 
 from ddlflow.data.shards.order import slice_edges
 from ddlflow.models import build
-from ddlflow.spec.pipeline import Mlp
+from ddlflow.spec.pipeline import MlpSection
 from ddlflow.train.parallel.replicas import Replicas
 from ddlflow.train.precision import loss_of
 from ddlflow.train.tasks.table import task_for
@@ -48,7 +48,7 @@ def model(name: str) -> nn.Module:
     if name == "unused":
         return Unused()
     more = {"dropout": {"dropout": 0.4}, "batch norm": {"batch_norm": True}}.get(name, {})
-    spec = Mlp(use="mlp", hidden=[9, 5], **more)
+    spec = MlpSection(use="mlp", hidden=[9, 5], **more)
     return build(spec, num_features=3, category_sizes=[], num_outputs=1)
 
 

@@ -27,11 +27,13 @@ from ddlflow.train.tasks.task import Task
 
 SIZES = [4, 9]  # codes of the categorical columns
 MODELS = {
-    "linear": pipeline.Linear(use="linear"),
-    "mlp": pipeline.Mlp(use="mlp", hidden=[7, 5]),
-    "dropout": pipeline.Mlp(use="mlp", hidden=[16], dropout=0.4),
-    "batch norm": pipeline.Mlp(use="mlp", hidden=[6], batch_norm=True),
-    "all": pipeline.Mlp(use="mlp", hidden=[6], batch_norm=True, dropout=0.3, activation="gelu"),
+    "linear": pipeline.LinearSection(use="linear"),
+    "mlp": pipeline.MlpSection(use="mlp", hidden=[7, 5]),
+    "dropout": pipeline.MlpSection(use="mlp", hidden=[16], dropout=0.4),
+    "batch norm": pipeline.MlpSection(use="mlp", hidden=[6], batch_norm=True),
+    "all": pipeline.MlpSection(
+        use="mlp", hidden=[6], batch_norm=True, dropout=0.3, activation="gelu"
+    ),
 }
 
 

@@ -9,9 +9,9 @@ from ddlflow.train.tasks.table import task_for
 
 ROWS, SLICES = 403, 4
 MODELS = {
-    "linear": pipeline.Linear(use="linear"),
-    "mlp": pipeline.Mlp(use="mlp", dropout=0.3),
-    "deep mlp": pipeline.Mlp(use="mlp", hidden=[64, 32], activation="gelu", batch_norm=True),
+    "linear": pipeline.LinearSection(use="linear"),
+    "mlp": pipeline.MlpSection(use="mlp", dropout=0.3),
+    "deep mlp": pipeline.MlpSection(use="mlp", hidden=[64, 32], activation="gelu", batch_norm=True),
 }
 
 

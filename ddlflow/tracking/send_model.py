@@ -1,10 +1,9 @@
-"""A trained model into MLflow, as a pyfunc model that is plain code and tensors, no pickle."""
+"""A model of the spool into MLflow, as a pyfunc model that is plain code and tensors, no pickle."""
 
-import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,84 +13,20 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature, infer_signature
+from mlflow.models import Model, ModelSignature
 
-from ddlflow.errors import TrackingError
-from ddlflow.tracking.run import Run
-from ddlflow.tracking.spool import Record, Sent
-from ddlflow.tracking.uris import RUN_TAG
+from ddlflow.tracking.spool import Sent, SpoolRecord
+from ddlflow.tracking.uris import MODEL_DIGEST_TAG
 
 with warnings.catch_warnings():
     # MLflow's own chat agents warn of their type hints when they are defined.
     warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType", UserWarning)
     import mlflow.pyfunc
 
-_DIGEST_TAG = "ddlflow.model_digest"
 
-
-def log_model(
-    run: Run,
-    folder: Path,
-    *,
-    example: pandas.DataFrame,
-    predictions: pandas.DataFrame,
-    digest: str,
-    wheel: Path,
-    pip_requirements: Sequence[str],
-    register_as: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    name: str = "model",
-    wait_s: float = 60.0,
-) -> str | None:
-    """Log a ddlflow model folder as the run's model; through the spool, so an outage delays it.
-
-    Args:
-        run: the run that trained it.
-        folder: the model folder (``model.json``, ...); it has to stay where it is until sent.
-        example: a few rows of input, kept with the model and shown on its page.
-        predictions: what the model says to ``example``; with it, the model's signature.
-        digest: of the model's parameters. A model of this run with the same digest is not logged
-            again.
-        wheel: this ddlflow, which the model carries and is served by; it has to stay as well.
-        pip_requirements: what serving needs beside it. Given, because MLflow's search for it
-            loads the model in a process of its own, which takes seconds.
-        register_as: also a version of this registered model.
-        tags: put on the model and on its version.
-        name: the model's name within the run.
-        wait_s: how long to wait for the server, which takes about a second.
-
-    Returns:
-        ``models:/NAME/VERSION`` if registered, else ``runs:/RUN/model``; None if the server is
-        away (the model is sent later).
-
-    Raises:
-        TrackingError: no model folder, or MLflow will never take it.
-    """
-    if not (folder / "model.json").is_file():
-        raise TrackingError(f"{folder} is no ddlflow model folder: it has no model.json.")
-    return run.log_record(
-        "model",
-        wait_s=wait_s,
-        folder=str(folder.absolute()),
-        name=name,
-        signature=_signature(example, predictions).to_dict(),
-        example=json.loads(example.to_json(orient="split", double_precision=15)),
-        dtypes={column: str(kind) for column, kind in example.dtypes.items()},
-        wheel=str(wheel.absolute()),
-        requirements=list(pip_requirements),
-        register_as=register_as,
-        tags={**(tags or {}), RUN_TAG: run.local_id, _DIGEST_TAG: digest},
-    )
-
-
-def _signature(example: pandas.DataFrame, predictions: pandas.DataFrame) -> ModelSignature:
-    with warnings.catch_warnings():
-        # Missing values are imputed by the model, so an integer column need not be a float one.
-        warnings.filterwarnings("ignore", ".*contains integer column", UserWarning)
-        return infer_signature(example, predictions)
-
-
-def send_model(client: MlflowClient, sent: Sent, record: Record, say: Callable[[str], None]) -> str:
+def send_model(
+    client: MlflowClient, sent: Sent, record: SpoolRecord, say: Callable[[str], None]
+) -> str:
     """Make the MLflow model of a record that ``log_model`` wrote; returns its URI.
 
     Can be repeated: a model that came through is found by its digest, one that was cut off is
@@ -103,14 +38,14 @@ def send_model(client: MlflowClient, sent: Sent, record: Record, say: Callable[[
     return _register(client, sent, record, model)
 
 
-def _model_sent(client: MlflowClient, sent: Sent, record: Record) -> Any | None:
+def _model_sent(client: MlflowClient, sent: Sent, record: SpoolRecord) -> Any | None:
     """The model of this record, if an earlier attempt got it through."""
-    digest = record["tags"][_DIGEST_TAG]
+    digest = record["tags"][MODEL_DIGEST_TAG]
     models = client.search_logged_models([sent.experiment_id], f"source_run_id = '{sent.run_id}'")
     outputs = client.get_run(sent.run_id).outputs
     known = {output.model_id for output in outputs.model_outputs} if outputs else set()
     for model in models:
-        if model.name != record["name"] or model.tags.get(_DIGEST_TAG) != digest:
+        if model.name != record["name"] or model.tags.get(MODEL_DIGEST_TAG) != digest:
             continue
         if str(model.status) == "READY" and model.model_id in known:
             return model
@@ -118,7 +53,9 @@ def _model_sent(client: MlflowClient, sent: Sent, record: Record) -> Any | None:
     return None
 
 
-def _create(client: MlflowClient, sent: Sent, record: Record, say: Callable[[str], None]) -> Any:
+def _create(
+    client: MlflowClient, sent: Sent, record: SpoolRecord, say: Callable[[str], None]
+) -> Any:
     """A logged model: made, filled, linked to its run, and last marked ready.
 
     One that cannot be filled is taken away again: its URI would lead to nothing.
@@ -149,7 +86,7 @@ def _create(client: MlflowClient, sent: Sent, record: Record, say: Callable[[str
     return model
 
 
-def _save(path: Path, model: Any, record: Record) -> None:
+def _save(path: Path, model: Any, record: SpoolRecord) -> None:
     """Write MLflow's model format: its description, this package's served.py, and the folder."""
     example, signature = None, None
     if record["example"] is not None:
@@ -190,7 +127,7 @@ def _carry(path: Path, wheel: Path) -> None:
     described.write_text(yaml.safe_dump(environment, sort_keys=False))
 
 
-def _register(client: MlflowClient, sent: Sent, record: Record, model: Any) -> str:
+def _register(client: MlflowClient, sent: Sent, record: SpoolRecord, model: Any) -> str:
     name = record["register_as"]
     try:
         client.create_registered_model(name)
@@ -198,8 +135,10 @@ def _register(client: MlflowClient, sent: Sent, record: Record, model: Any) -> s
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{sent.run_id}'")
+    digest = record["tags"][MODEL_DIGEST_TAG]
     version = next(
-        (v for v in versions if v.tags.get(_DIGEST_TAG) == record["tags"][_DIGEST_TAG]), None
+        (v for v in versions if v.tags.get(MODEL_DIGEST_TAG) == digest),
+        None,
     )
     if version is None:
         # The place itself, not models:/ID: MLflow looks an ID up in the process's global store.

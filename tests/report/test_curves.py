@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from ddlflow.report import lines
-from ddlflow.report.lines import write_lines
+from ddlflow.report.curves import write_lines
 from ddlflow.report.style import CLASS_COLOURS
 
 
