@@ -20,6 +20,7 @@ from ddlflow.data.fields import Field, tensor_field
 from ddlflow.data.sources.derive import Derived, evaluate, needed
 from ddlflow.data.tensors import sample_bytes
 from ddlflow.errors import DataError
+from ddlflow.store.store import Store
 
 PIECE_ROWS = 262_144  # rows held at once; 28 float32 columns are 28 MiB
 PIECE_BYTES = 64 << 20  # and of the tensors in them
@@ -127,6 +128,14 @@ class Source(Protocol):
 
     def place(self, part: Range) -> str:
         """Where a range lies, for messages: a file's name."""
+
+    def converted(self, place: Store, names: Sequence[str]) -> Self:
+        """The same rows; what has to be parsed is kept as Parquet as it is first read.
+
+        Args:
+            place: that every worker sees; what it keeps of the source is used again.
+            names: the columns that are read of it, over all passes; not derived ones.
+        """
 
     def batches(self, part: Range, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The rows of a range in order, in batches of any size and of one schema.

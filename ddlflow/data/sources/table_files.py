@@ -8,17 +8,20 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pyarrow as pa
 
-from ddlflow.data.sources import columnar, lines, text
+from ddlflow.data.sources import columnar, converted, lines, text
 from ddlflow.data.sources import source as source_
+from ddlflow.data.sources.converted import SMALL, Conversion, place_of
 from ddlflow.data.sources.derive import Derived
 from ddlflow.data.sources.dialect import Dialect
 from ddlflow.data.sources.files import File, open_file, reading
 from ddlflow.data.sources.schema import conform, kind_of
 from ddlflow.data.sources.source import Range
+from ddlflow.redact import redacted
+from ddlflow.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class TableFiles:
         index: columns that were the index of the frame that was written: no features by default.
         notes: what a user should know of how it is read.
         derived: the columns that are computed, in the order of evaluation.
+        conversion: where text that was parsed is kept as Parquet, if it is.
     """
 
     location: str
@@ -51,6 +55,7 @@ class TableFiles:
     index: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     derived: tuple[Derived, ...] = ()
+    conversion: Conversion | None = None
 
     @property
     def summary(self) -> str:
@@ -75,7 +80,7 @@ class TableFiles:
 
     def as_text(self, names: Iterable[str]) -> "TableFiles":
         texts = dict.fromkeys((name for name in names if name in self.untyped), pa.string())
-        return replace(self, schema={**self.schema, **texts})
+        return replace(self, schema={**self.schema, **texts}, conversion=None)
 
     def verbatim(self, names: Iterable[str]) -> "TableFiles":
         return replace(self.as_text(names), dialect=replace(self.dialect, missing=()))
@@ -120,7 +125,20 @@ class TableFiles:
     def place(self, part: Range) -> str:
         return self.files[part.file].name
 
+    def converted(self, place: Store, names: Sequence[str]) -> "TableFiles":
+        if not self.dialect.is_text:
+            return self
+        facts = json.dumps(_facts(self.files.values()))
+        own = place_of(place, redacted(self.address), facts, self.fingerprint)
+        return replace(self, conversion=Conversion(own.location, tuple(names)))
+
     def batches(self, part: Range, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        if self.conversion is None or self.share(part) < SMALL:
+            return self._from_file(part, names)
+        parse = partial(self._from_file, part)
+        return converted.batches(self.conversion, part, names, self.schema, parse)
+
+    def _from_file(self, part: Range, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         file = self.files[part.file]
         inside = [name for name in names if name in self.names]
         # Folder columns alone do not tell how many rows there are: any column of the file does.
@@ -178,9 +196,12 @@ def _cuts(
 
 def fingerprint_of(files: Iterable[File], dialect: Dialect) -> str:
     """A hash of names, sizes, stamps and dialect."""
-    facts: list[object] = [[file.name, file.size, file.stamp] for file in files]
-    facts.append(asdict(dialect))
+    facts: list[object] = [*_facts(files), asdict(dialect)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _facts(files: Iterable[File]) -> list[list[object]]:
+    return [[file.name, file.size, file.stamp] for file in files]
 
 
 def _constant(value: str | None, type_: pa.DataType, rows: int) -> pa.Array:

@@ -28,6 +28,7 @@ from ddlflow.data.sources.schema import kind_of
 from ddlflow.data.sources.source import Range, Source, ranges, read
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
+from ddlflow.store.folder import FolderStore
 
 ROWS = 203  # no multiple of a piece, a row group or a block
 TABLE = pa.table(
@@ -281,6 +282,19 @@ def test_columns_without_types_are_told_as_they_stand(tmp_path: Path, kind: str)
     written = ["" if a is None else f"{a:g}" for a in TABLE["a"].to_pylist()]
     assert [row["a"] for row in rows] == written
     assert "" in source.missing_words
+
+
+@every_kind
+def test_what_is_kept_of_it_gives_the_same_rows(tmp_path: Path, kind: str) -> None:
+    source = _opened(kind, tmp_path, derive={"twice": "n * 2"})
+    kept = source.converted(FolderStore(tmp_path / "kept"), ["a", "n", "city"])
+    assert ranges(kept) == ranges(source)
+    assert kept.fingerprint == source.fingerprint
+    for part in ranges(source):
+        own = _sent(kept.only(part))
+        for names in (["n"], ["city", "n", "twice", "a"], ["y", "city"]):
+            assert _rows(own, part, names) == _rows(source, part, names)
+            assert _rows(own, part, names) == _rows(source, part, names)
 
 
 @every_kind
