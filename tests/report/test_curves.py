@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from ddlflow.report import lines
+from ddlflow.report import curves
 from ddlflow.report.curves import write_lines
 from ddlflow.report.style import CLASS_COLOURS
 
@@ -17,13 +17,13 @@ from ddlflow.report.style import CLASS_COLOURS
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that were saved; they are saved all the same."""
     seen: list[Figure] = []
-    save = lines.save
+    save = curves.save
 
     def keep(figure: Figure, path: Path) -> Path:
         seen.append(figure)
         return save(figure, path)
 
-    monkeypatch.setattr(lines, "save", keep)
+    monkeypatch.setattr(curves, "save", keep)
     return seen
 
 
