@@ -85,6 +85,7 @@ ORDER = {
         ("loop",),
         ("full_batch",),
         ("training",),
+        ("preload",),
         ("rank",),
     ],
     "sweep": [

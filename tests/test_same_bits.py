@@ -25,6 +25,7 @@ from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
+from ddlflow.train.rank import NAME as RANK
 from ddlflow.train.saved.checkpoint import step_of
 
 ROWS = 3000
@@ -50,6 +51,7 @@ import sys
 from ddlflow.runs import stages
 from ddlflow.report.screen import Screen
 from ddlflow.runs.session import Session
+from ddlflow.train.rank import NAME as RANK
 from ddlflow.spec.load import load
 
 with Session(load("pipeline.yaml", sys.argv[1], sys.argv[2:]), Screen()) as session:
@@ -160,7 +162,7 @@ def test_killed_then_stopped_and_each_time_started_again(
     ranks = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if "ddlflow.train.rank" in child.cmdline()
+        if child.name() == RANK
     ]
     assert len(ranks) == 2
     process.send_signal(signal.SIGKILL)

@@ -3,7 +3,11 @@
 __init__.py      the contract, and `open_engine`
 mapping.py       map: results in order, a bounded number under way; on every engine the same
 gang.py          gang: the driver's watch over its ranks, and which failure came first
+causes.py        which failure of a gang is the cause of the others
+environment.py   the environment variables of ranks and data work
 rank_process.py  one rank's process, started and watched by the worker it runs on
+forked.py        fork servers from outside: started once, asked for a process at a time
+fork_server.py   their program: imports PyTorch once, forks ranks and data workers from there
 pool.py          worker processes of this machine, for the local engine's map
 local.py         engine local: processes on this machine
 on_worker.py     what a cluster's worker knows of the gangs that have a rank on it
@@ -42,6 +46,9 @@ class GangJob:
         env: environment variables on top of the worker's.
         python_path: folders put in front of each rank's ``PYTHONPATH``.
         start_timeout_s: how long every rank has for its first event.
+        preload: modules that a fork server imports once for the ranks of all gangs in one
+            environment; they must not start threads, use a device or be the user's. None: each
+            rank is a fresh interpreter.
         silence_s: how long a rank's ``beat`` events may stay away before it counts as hung; 0: as
             long as they like. Silence counts from a rank's first beat on. A beat with ``stuck:
             true`` says that the rank's own work stands still.
@@ -55,6 +62,7 @@ class GangJob:
     python_path: tuple[str, ...]
     start_timeout_s: float
     silence_s: float = 0.0
+    preload: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,12 @@ class Engine(Protocol):
 
     def available(self) -> int:
         """Ranks that could start at this moment; less than ``slots`` while workers are away."""
+
+    def warm(self, threads: int, modules: tuple[str, ...]) -> None:
+        """Begin to import what ranks of that many threads will need; returns at once.
+
+        A gang whose job has them as ``preload`` starts in a fraction of a second then.
+        """
 
     def ask(self, function: Callable[[], Result]) -> list[Result]:
         """What a top-level function gives on each worker; where all are on this machine, here.

@@ -15,6 +15,8 @@ from distributed.scheduler import KilledWorker
 
 from ddlflow.engines import GangJob, GangResult, Item, OnEvent, Result, ignore, on_worker
 from ddlflow.engines.dask_ranks import Cluster, DaskRanks, one_line
+from ddlflow.engines.environment import rank_environment
+from ddlflow.engines.forked import ForkServers
 from ddlflow.engines.gang import Ended, Heard, Inbox, watch_gang
 from ddlflow.engines.mapping import ITEMS_PER_SLOT, Outcome, call, in_order
 from ddlflow.engines.rank_process import SECRET_BYTES, RankEnd
@@ -55,6 +57,7 @@ class DaskEngine:
         # One topic for all gangs: the scheduler keeps each topic's last events for ever.
         self._topic = f"ddlflow-{uuid.uuid4().hex}"
         self._inboxes: dict[str, Inbox] = {}
+        self._servers = ForkServers()
         client.subscribe_topic(self._topic, self._receive)
 
     def describe(self) -> str:
@@ -64,6 +67,13 @@ class DaskEngine:
     def available(self) -> int:
         """See `Engine.available`."""
         return len(self._answering(self.slots))
+
+    def warm(self, threads: int, modules: tuple[str, ...]) -> None:
+        """See `Engine.warm`. Workers on this host share one fork server, the driver's."""
+        if self._is_here:
+            self._servers.offer(rank_environment(threads), modules)
+        else:
+            self._cluster.run(on_worker.warm, self._cluster.workers(), threads, modules)
 
     def ask(self, function: Callable[[], Result]) -> list[Result]:
         """See `Engine.ask`."""
@@ -142,8 +152,12 @@ class DaskEngine:
         hosts = [get_address_host(address) for address in pids]
         gang = uuid.uuid4().hex
         secret = secrets.token_hex(SECRET_BYTES)
+        offered = None
+        if self._is_here:
+            environment = rank_environment(job.threads, job.env, job.python_path)
+            offered = self._servers.offer(environment, job.preload)
         orders = {
-            address: on_worker.RankOrder(gang, job, rank, world, hosts[rank], pid, secret)
+            address: on_worker.RankOrder(gang, job, rank, world, hosts[rank], pid, offered, secret)
             for rank, (address, pid) in enumerate(pids.items())
         }
         inbox = self._inboxes[gang] = Inbox()
@@ -158,6 +172,7 @@ class DaskEngine:
         try:
             self._client.close()
         finally:
+            self._servers.close()
             self._on_close()
 
     def __enter__(self) -> Self:

@@ -16,8 +16,8 @@ from distributed import Client, LocalCluster, WorkerPlugin
 
 from ddlflow.engines.dask import DaskEngine
 from ddlflow.engines.dask_ranks import one_line
+from ddlflow.engines.environment import thread_variables
 from ddlflow.engines.mapping import RETRIES
-from ddlflow.engines.rank_process import thread_variables
 from ddlflow.errors import EngineError
 
 _STUCK_S = 8.0

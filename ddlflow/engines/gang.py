@@ -8,7 +8,6 @@ given a moment after its first failure, since the true cause may still be under 
 
 import json
 import queue
-import re
 import signal
 import threading
 import time
@@ -17,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ddlflow.engines import Failure, GangJob, GangResult, OnEvent
-from ddlflow.engines.rank_process import Lines, RankEnd, log_path
+from ddlflow.engines.causes import BARE_EXIT, OWN, PEER, severity_of, signal_text
+from ddlflow.engines.rank_process import IMPORTING, Lines, RankEnd, log_path
 
 STOP_S = 20.0  # from SIGTERM to SIGKILL: a step and a checkpoint
 _FOLLOW_S = 5.0  # the other ranks' time to end after rank 0 has stopped
@@ -28,19 +28,6 @@ _TICK_S = 0.2
 _LOST_EVERY_S = 0.5
 _SLEPT_S = 2.0  # between two looks: longer, and it is the watcher who was away
 _TRACEBACK_CHARACTERS = 4000
-
-# Severities of a cause: the lowest wins, then the earliest.
-_OWN, _BARE_EXIT, _PEER = range(3)
-
-# What torch.distributed, gloo, NCCL and sockets say when a peer is gone.
-_PEER_KIND = re.compile(
-    r"torch\.distributed|(^|\.)Dist\w*Error$|Connection\w*Error$|BrokenPipe|EOFError"
-)
-_PEER_MESSAGE = re.compile(
-    r"gloo|nccl|connection (closed|reset|refused|was)|broken pipe|remote peer|by peer"
-    r"|socket timeout|wait timeout after",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +89,7 @@ class _Gang:
     causes: list[tuple[int, float, Failure]] = field(default_factory=list)
     settle_at: float = float("inf")  # when the first cause is taken as found, monotonic
     end_by: float = float("inf")  # when a gang that stops is killed, monotonic
+    start_by: float = float("inf")  # when ranks that were not heard of count as lost, monotonic
     asked: bool = False  # SIGTERM was sent
     looked: float = field(default_factory=time.monotonic)  # for silence
 
@@ -116,7 +104,6 @@ class _Gang:
 
     def heard(self, message: Heard) -> None:
         member = self.members[message.rank]
-        member.heard = True
         for at, line in message.lines:
             try:
                 event = json.loads(line)
@@ -124,7 +111,12 @@ class _Gang:
             except (ValueError, TypeError, KeyError):
                 text = f"The rank wrote a line that is no event: {line[:200]!r}."
                 self.blame(member, "BadEvent", text, at=at)
+                member.heard = True
                 continue
+            if name == IMPORTING:
+                self.start_by = time.monotonic() + self.job.start_timeout_s
+                continue
+            member.heard = True
             self._take(member, name, event, at)
             if name != "beat":
                 self.on_event({**event, "rank": member.rank, "host": member.host})
@@ -138,7 +130,7 @@ class _Gang:
             if event.get("stuck") and not member.failed:
                 # It waits for a peer more often than it is the one that hangs.
                 text = f"its work has stood still for {event['idle_s']:.0f} s"
-                self.blame(member, "Hung", text, severity=_PEER)
+                self.blame(member, "Hung", text, severity=PEER)
         elif name == "store":
             self.ranks.meet(member.host, event["port"])
         elif name == "result":
@@ -148,7 +140,7 @@ class _Gang:
         elif name == "error":
             kind, message = event.get("kind", "Error"), event.get("message", "")
             trace = event.get("traceback", "")
-            self.blame(member, kind, message, trace, at=at, severity=_severity(kind, message))
+            self.blame(member, kind, message, trace, at=at, severity=severity_of(kind, message))
 
     def ended(self, message: Ended) -> None:
         member, end = self.members[message.rank], message.end
@@ -161,11 +153,11 @@ class _Gang:
         if member.failed or (self.asked and end.returncode == -signal.SIGTERM):
             return
         if end.returncode < 0:
-            self.blame(member, "Killed", _signal_text(-end.returncode), end.log_end, at=end.time)
+            self.blame(member, "Killed", signal_text(-end.returncode), end.log_end, at=end.time)
         else:
             text = f"exited with status {end.returncode}"
             text += "" if end.returncode else " without a result"
-            self.blame(member, "Exited", text, end.log_end, at=end.time, severity=_BARE_EXIT)
+            self.blame(member, "Exited", text, end.log_end, at=end.time, severity=BARE_EXIT)
 
     def lost(self, rank: int, reason: str) -> None:
         member = self.members[rank]
@@ -206,7 +198,7 @@ class _Gang:
         trace: str = "",
         *,
         at: float | None = None,
-        severity: int = _OWN,
+        severity: int = OWN,
     ) -> None:
         member.failed = True
         failure = Failure(
@@ -219,7 +211,7 @@ class _Gang:
             log=str(log_path(self.job, member.rank)),
         )
         self.causes.append((severity, time.time() if at is None else at, failure))
-        settle_s = _SETTLE_OWN_S if severity == _OWN else _SETTLE_PEER_S
+        settle_s = _SETTLE_OWN_S if severity == OWN else _SETTLE_PEER_S
         self.settle_at = min(self.settle_at, time.monotonic() + settle_s)
 
     def result(self) -> GangResult:
@@ -229,7 +221,7 @@ class _Gang:
         causes = sorted(self.causes, key=lambda cause: cause[:2])
         if stopped:
             # Ranks that lose a stopping peer fail as they must; a failure of their own counts.
-            causes = [cause for cause in causes if cause[0] == _OWN]
+            causes = [cause for cause in causes if cause[0] == OWN]
         return GangResult(None, causes[0][2] if causes else None, stopped)
 
 
@@ -254,7 +246,7 @@ def watch_gang(
     """
     members = [_Member(rank, host) for rank, host in enumerate(hosts)]
     gang = _Gang(job, members, ranks, on_event)
-    start_by = time.monotonic() + job.start_timeout_s
+    gang.start_by = time.monotonic() + job.start_timeout_s
     look_at = time.monotonic() + _LOST_EVERY_S
     try:
         while not gang.over():
@@ -270,8 +262,8 @@ def watch_gang(
                 else:
                     gang.ended(message)
             now = time.monotonic()
-            if now >= start_by:
-                start_by = float("inf")
+            if now >= gang.start_by:
+                gang.start_by = float("inf")
                 gang.never_started()
             if now >= look_at:
                 look_at = now + _LOST_EVERY_S
@@ -281,17 +273,3 @@ def watch_gang(
     finally:
         ranks.kill()
     return gang.result()
-
-
-def _severity(kind: str, message: str) -> int:
-    peer = _PEER_KIND.search(kind) or _PEER_MESSAGE.search(message)
-    return _PEER if peer else _OWN
-
-
-def _signal_text(number: int) -> str:
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = "unnamed"
-    hint = "; out of memory?" if number == signal.SIGKILL else ""
-    return f"killed by signal {number} ({name}){hint}"

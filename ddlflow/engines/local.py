@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Self
 
 from ddlflow.engines import GangJob, GangResult, Item, OnEvent, Result, ignore
+from ddlflow.engines.environment import rank_environment
+from ddlflow.engines.forked import ForkServers
 from ddlflow.engines.gang import Ended, Heard, Inbox, watch_gang
 from ddlflow.engines.mapping import ITEMS_PER_SLOT, in_order
 from ddlflow.engines.pool import Pool, Worker
@@ -26,6 +28,7 @@ class LocalEngine:
         self.slots = slots
         self._threads = threads
         self._idle: list[Worker] = []  # kept from one map to the next
+        self._servers = ForkServers()
         self._pools: set[Pool] = set()  # of maps that were begun and not closed
 
     def describe(self) -> str:
@@ -35,6 +38,10 @@ class LocalEngine:
     def available(self) -> int:
         """See `Engine.available`."""
         return self.slots
+
+    def warm(self, threads: int, modules: tuple[str, ...]) -> None:
+        """See `Engine.warm`."""
+        self._servers.offer(rank_environment(threads), modules)
 
     def ask(self, function: Callable[[], Result]) -> list[Result]:
         """See `Engine.ask`."""
@@ -78,7 +85,7 @@ class LocalEngine:
         if stop is not None and stop.is_set():
             return GangResult(None, None, stopped=True)
         inbox: Inbox = Inbox()
-        ranks = _LocalRanks(job, world, inbox)
+        ranks = _LocalRanks(job, world, inbox, self._servers)
         return watch_gang(job, [_HOST] * world, ranks, inbox, on_event=on_event, stop=stop)
 
     def close(self) -> None:
@@ -87,6 +94,7 @@ class LocalEngine:
             self._pools.pop().close()
         while self._idle:
             self._idle.pop().end()
+        self._servers.close()
 
     def __enter__(self) -> Self:
         return self
@@ -103,9 +111,12 @@ class LocalEngine:
 class _LocalRanks:
     """Ranks that are the driver's own children, each with a thread that watches it."""
 
-    def __init__(self, job: GangJob, world: int, inbox: Inbox) -> None:
+    def __init__(self, job: GangJob, world: int, inbox: Inbox, servers: ForkServers) -> None:
         secret = secrets.token_hex(SECRET_BYTES)
-        self._processes = [RankProcess(job, rank, world, _HOST, secret) for rank in range(world)]
+        self._processes = [
+            RankProcess(job, rank, world, host=_HOST, secret=secret, servers=servers)
+            for rank in range(world)
+        ]
         self._threads = [
             threading.Thread(target=_watch, args=(rank, process, inbox), daemon=True)
             for rank, process in enumerate(self._processes)

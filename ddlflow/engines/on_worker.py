@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ddlflow.engines import GangJob
+from ddlflow.engines.environment import rank_environment
+from ddlflow.engines.forked import ForkServers, Offer
 from ddlflow.engines.rank_process import Lines, RankEnd, RankProcess, not_started
 from ddlflow.errors import EngineError
 
@@ -24,6 +26,7 @@ class RankOrder:
         world: how many there are.
         host: this worker's address as the cluster sees it.
         pid: the worker process that is meant, not one restarted in its place.
+        offered: the driver's fork server, where it is on this host.
         secret: of the gang; in no representation, as Dask logs a task that failed.
     """
 
@@ -33,6 +36,7 @@ class RankOrder:
     world: int
     host: str
     pid: int
+    offered: Offer | None
     secret: str = field(repr=False)
 
 
@@ -45,6 +49,7 @@ class _Gang:
     over: bool = False
 
 
+_servers = ForkServers()  # of this worker; they end with its process
 _gangs: dict[str, _Gang] = {}
 _lock = threading.Lock()
 
@@ -59,7 +64,15 @@ def run_rank(
     """
     if os.getpid() != order.pid:
         raise EngineError("its worker's process died and was started again")
-    process = RankProcess(order.job, order.rank, order.world, order.host, order.secret)
+    process = RankProcess(
+        order.job,
+        order.rank,
+        order.world,
+        host=order.host,
+        secret=order.secret,
+        servers=_servers,
+        offered=order.offered,
+    )
     with _lock:
         gang = _gangs.setdefault(order.gang, _Gang())
         if gang.over:
@@ -97,6 +110,11 @@ def kill(gang: str) -> None:
         if here.process is not None:
             here.process.kill()
             here.process = None
+
+
+def warm(threads: int, modules: tuple[str, ...]) -> None:
+    """Begin to import what ranks on this worker will need."""
+    _servers.offer(rank_environment(threads), modules)
 
 
 def process_id() -> int:

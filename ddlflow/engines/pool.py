@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ddlflow.engines.environment import thread_variables
 from ddlflow.engines.mapping import RETRIES, Outcome, call, failed
-from ddlflow.engines.rank_process import thread_variables
 from ddlflow.errors import EngineError
 
 _AHEAD = 2  # items sent to a worker: the one at work and the next

@@ -1,7 +1,11 @@
 """One rank's process: started and watched by the worker that it runs on, on every engine.
 
+It is forked from a process that has its modules imported (`forked`), or a fresh interpreter where
+there is none.
+
 The protocol, as the worker sees it. Standard input: one JSON line with rank, world, payload, the
-address of its own that others reach it by and the gang's secret; for a world above 1 a second line
+address of its own that others reach it by, the worker's process and the gang's secret; for a world
+above 1 a second line
 with the store's address and how long to try; then it stays open, and its end tells the rank that
 its worker is dead. The events pipe: JSON lines from the rank.
 Standard output and error: only log.
@@ -16,19 +20,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from ddlflow.engines import GangJob
+from ddlflow.engines.environment import rank_environment
+from ddlflow.engines.fork_server import Order
+from ddlflow.engines.forked import Forked, ForkServers, Offer, key_of
 
+EVENTS_OPTION = "--events-fd"
+# Said for a rank that cannot be there yet: the process that it is forked from still imports.
+IMPORTING = "importing"
 SECRET_BYTES = 16  # of a gang; nobody guesses it
 # Lines as they were read, each with this host's clock at that moment.
 Lines = list[tuple[float, str]]
 
 _BATCH_S = 0.02  # events are read at most this often: thousands a second travel in few messages
+_FORK_POLL_S = 0.005  # a fork takes 20 ms
+_IMPORTING_EVERY_S = 0.5
+_IMPORT_S = 120.0  # for what a rank imports, on a busy machine with a cold disk
 _POLL_S = 0.1  # how soon an exit is seen where a child of the rank keeps the pipe open
 _FEEDER_S = 5.0  # a feeder only hangs on a pipe kept open by a process that left the group
 _LOG_END_BYTES = 4000
@@ -51,16 +64,38 @@ def not_started() -> RankEnd:
 class RankProcess:
     """A rank's process. `run` blocks in one thread; the other methods may be called from any."""
 
-    def __init__(self, job: GangJob, rank: int, world: int, host: str, secret: str) -> None:
+    def __init__(
+        self,
+        job: GangJob,
+        rank: int,
+        world: int,
+        *,
+        host: str,
+        secret: str,
+        servers: ForkServers,
+        offered: Offer | None = None,
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            job: what it runs.
+            rank: its number.
+            world: how many there are.
+            host: the address that others reach it by.
+            secret: of the gang.
+            servers: this process's own, to fork it from.
+            offered: another process's server on this host; it comes first where it fits.
+        """
         self._job = job
         self._log = log_path(job, rank)
         self._log_start = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._servers, self._offered = servers, offered
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._killed = False
         self._lock = threading.Lock()
         self._input: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         told = {"rank": rank, "world": world, "host": host, "secret": secret}
-        self._say({**told, "payload": job.payload})
+        self._say({**told, "worker_pid": os.getpid(), "payload": job.payload})
 
     def run(self, emit: Callable[[Lines], None], wanted: Callable[[], bool]) -> RankEnd:
         """Start the process and watch it to its end. Nothing that it started in turn outlives it.
@@ -70,17 +105,20 @@ class RankProcess:
             wanted: asked several times a second; the rank is killed once it says no.
         """
         events, events_of_rank = os.pipe()
+        stdin_of_rank, stdin = os.pipe()
+        pipe = os.fdopen(stdin, "wb")
         try:
             try:
-                self._start(events_of_rank)
+                self._start(stdin_of_rank, events_of_rank, emit, wanted)
             except OSError as error:
                 emit([(time.time(), _as_event(error))])
                 return RankEnd(time.time(), 1, "")
             finally:
                 os.close(events_of_rank)
+                os.close(stdin_of_rank)
             if self._process is None:  # ended before it was started
                 return not_started()
-            feeder = threading.Thread(target=self._feed, args=(self._process,), daemon=True)
+            feeder = threading.Thread(target=self._feed, args=(pipe,), daemon=True)
             feeder.start()
             try:
                 self._read(events, self._process, emit, wanted)
@@ -93,6 +131,8 @@ class RankProcess:
                 feeder.join(_FEEDER_S)
         finally:
             os.close(events)
+            if self._process is None:
+                pipe.close()
 
     def meet(self, store_host: str, store_port: int) -> None:
         """Tell the rank where rank 0's store is."""
@@ -116,25 +156,74 @@ class RankProcess:
         """Kill the rank and all that it started; if it has not been started, it will not be."""
         with self._lock:
             self._killed = True
-            if self._process is not None:
+            if isinstance(self._process, Forked):
+                self._process.kill_group()
+            elif self._process is not None:
                 # The group of an exited rank lives on in its children; without any it is gone.
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _start(self, events_of_rank: int) -> None:
-        with self._lock, self._open_log() as log:
+    def _start(
+        self,
+        stdin: int,
+        events: int,
+        emit: Callable[[Lines], None],
+        wanted: Callable[[], bool],
+    ) -> None:
+        job = self._job
+        environment = rank_environment(job.threads, job.env, job.python_path)
+        with self._open_log() as log:
             self._log_start = log.tell()
-            if self._killed:
+            descriptors = (stdin, log.fileno(), events)
+            if self._fork(environment, descriptors, emit, wanted):
                 return
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", self._job.module, "--events-fd", str(events_of_rank)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=rank_environment(self._job),
-                pass_fds=(events_of_rank,),
-                start_new_session=True,  # a group of its own to kill; no Ctrl-C from the terminal
-            )
+            with self._lock:
+                if self._killed:
+                    return
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", self._job.module, EVENTS_OPTION, str(events)],
+                    stdin=stdin,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    pass_fds=(events,),
+                    start_new_session=True,  # a group to kill; no Ctrl-C from the terminal
+                )
+
+    def _fork(
+        self,
+        environment: dict[str, str],
+        descriptors: Sequence[int],
+        emit: Callable[[Lines], None],
+        wanted: Callable[[], bool],
+    ) -> bool:
+        """Have it forked where there is a server; False where it has to be started afresh."""
+        offer = self._offered
+        if offer is None or offer.key != key_of(environment, self._job.preload):
+            offer = self._servers.offer(environment, self._job.preload)
+        if offer is None:
+            return False
+        order = Order(self._job.module, (), EVENTS_OPTION, str(Path.cwd()))
+        with self._lock:
+            if self._killed:
+                return True
+            try:
+                forked = Forked(offer, order, descriptors)
+            except OSError:
+                return False
+            self._process = forked
+        began = said = time.monotonic()
+        while forked.pid is None and forked.returncode is None:
+            now = time.monotonic()
+            if now - said > _IMPORTING_EVERY_S and now - began < _IMPORT_S:
+                said = now
+                emit([(time.time(), json.dumps({"event": IMPORTING}))])
+            if not wanted():
+                self.kill()
+            time.sleep(_FORK_POLL_S)
+        if forked.lost:
+            self._process = None
+        return not forked.lost
 
     def _open_log(self) -> BinaryIO:
         try:
@@ -146,7 +235,7 @@ class RankProcess:
     def _read(
         self,
         events: int,
-        process: subprocess.Popen[bytes],
+        process: subprocess.Popen[bytes] | Forked,
         emit: Callable[[Lines], None],
         wanted: Callable[[], bool],
     ) -> None:
@@ -173,11 +262,10 @@ class RankProcess:
     def _say(self, line: dict[str, object]) -> None:
         self._input.put(json.dumps(line).encode() + b"\n")
 
-    def _feed(self, process: subprocess.Popen[bytes]) -> None:
+    def _feed(self, pipe: BinaryIO) -> None:
         """Write what was said to standard input; in a thread, as a rank may be slow to read."""
-        assert process.stdin is not None
         # A rank that ended needs no input; why it ended is told by its exit.
-        with suppress(BrokenPipeError), process.stdin as pipe:
+        with suppress(BrokenPipeError), pipe:
             while (line := self._input.get()) is not None:
                 pipe.write(line)
                 pipe.flush()
@@ -193,25 +281,6 @@ class RankProcess:
 def log_path(job: GangJob, rank: int) -> Path:
     """Where a rank's standard output and error go."""
     return Path(job.log_folder) / f"rank-{rank}.log"
-
-
-def thread_variables(threads: int) -> dict[str, str]:
-    """What tells numeric libraries how many threads to use."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return dict.fromkeys(names, str(threads))
-
-
-def rank_environment(job: GangJob) -> dict[str, str]:
-    """The worker's environment, made the same for ranks on every engine."""
-    environment = dict(os.environ)
-    # Dask's nannies set this for their workers; in a training loop glibc would hand memory back
-    # to the system and fault it in again at every step.
-    environment.pop("MALLOC_TRIM_THRESHOLD_", None)
-    environment |= job.env | thread_variables(job.threads)
-    path = [*job.python_path, *filter(None, [environment.get("PYTHONPATH")])]
-    if path:
-        environment["PYTHONPATH"] = os.pathsep.join(path)
-    return environment
 
 
 def _as_event(error: OSError) -> str:

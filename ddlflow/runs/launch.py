@@ -20,6 +20,7 @@ from ddlflow.store.site_storage import write_json
 from ddlflow.train.auto import resolve, said
 from ddlflow.train.job import Job
 from ddlflow.train.parallel.world import fitting_world
+from ddlflow.train.rank import PRELOAD
 from ddlflow.train.tasks.weights import weighting
 
 Tell = Callable[[dict[str, Any]], None]
@@ -207,6 +208,7 @@ def _gang_job(job: Job, site: EngineSection) -> GangJob:
         python_path=(),
         start_timeout_s=site.start_timeout_s,
         silence_s=job.silence_s,
+        preload=PRELOAD,
     )
 
 

@@ -32,6 +32,7 @@ from ddlflow.store.folder import FolderStore
 from ddlflow.store.lease import Lease, held
 from ddlflow.store.owner import beating, this_owner
 from ddlflow.store.site_storage import remove_empty, storage_errors, storage_of
+from ddlflow.train.rank import PRELOAD
 
 if TYPE_CHECKING:
     from ddlflow.train.facts import Facts  # which imports PyTorch
@@ -118,6 +119,10 @@ class Session:
             self._engine = open_engine(self.request.site, **sizes)
             self.screen.say(f"engine: {self._engine.describe()}")
         return self._engine
+
+    def warm_ranks(self) -> None:
+        """Has the workers import what a training's ranks need, while other work goes on."""
+        self.engine.warm(self.resources.threads, PRELOAD)
 
     def map_over(
         self, function: Callable[[Any], Any], items: Sequence[Any], name: str

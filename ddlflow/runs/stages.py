@@ -37,6 +37,7 @@ def made(session: Session, wanted: Made) -> Stage:
     from ddlflow.data.samples.made import SOURCES, plan, write_part
 
     def work(folder: Path) -> dict[str, Any]:
+        session.warm_ranks()
         parts = plan(wanted.use, wanted.rows, folder, wanted.seed)
         written = list(session.map_over(write_part, parts, wanted.use))
         return {"rows": wanted.rows, "files": len(written)}
@@ -77,6 +78,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
         settings["cv"] = cv.dealing(pipeline.labels)
 
     def work(folder: Path) -> dict[str, Any]:
+        session.warm_ranks()
         manifest = prepare_data(
             spec,
             pipeline.labels,

@@ -1,11 +1,15 @@
 """One rank: a process that an engine's worker starts as ``python -m ddlflow.train.rank``.
 
+Where it can, it is forked instead from a process that has imported `ddlflow.train.preload`; all
+else is the same. Lists of processes show it as `NAME`.
+
 It reads its job from standard input and writes events to a pipe of their own, so what user code
 prints is only log. When standard input ends, the worker is dead and so is the rank: none outlives
 the command that started it.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -16,8 +20,11 @@ import threading
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+NAME = "ddlflow-rank"
+PRELOAD = ("ddlflow.train.preload",)
 Emit = Callable[[dict[str, Any]], None]
 COLLECTIVE_TIMEOUT_S = 600.0  # a rank that hangs for longer fails the gang
 
@@ -25,6 +32,8 @@ COLLECTIVE_TIMEOUT_S = 600.0  # a rank that hangs for longer fails the gang
 def main() -> int:
     """Runs one rank; the exit status is 0 when it was done or asked to stop."""
     sys.stdout, sys.stderr = _log(1), _log(2)
+    with contextlib.suppress(OSError):  # another system than Linux
+        Path("/proc/self/comm").write_text(NAME)
     parser = argparse.ArgumentParser(prog="ddlflow.train.rank")
     parser.add_argument("--events-fd", type=int, required=True)
     events = os.fdopen(parser.parse_args().events_fd, "w", encoding="utf-8")

@@ -31,6 +31,7 @@ from ddlflow.report.screen import Screen
 from ddlflow.runs import launch, stages
 from ddlflow.runs.session import Session, Stage
 from ddlflow.spec.load import load
+from ddlflow.train.rank import NAME as RANK
 
 ROWS = 2_000
 PIPELINE = {
@@ -197,7 +198,7 @@ class Watch:
         found = []
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if "ddlflow.train.rank" in child.cmdline():
+                if child.name() == RANK:
                     found.append(child)
         return found
 
@@ -392,9 +393,10 @@ def test_a_dask_worker_is_killed_and_started_again(
 
     def disturb(watch: Watch) -> None:
         watch.wait_for_checkpoint()
-        parents = [rank.parent() for rank in watch.ranks()]
-        worker = min((p for p in parents if p is not None), key=lambda p: p.pid)
-        watch.hit(worker, signal.SIGKILL)
+        # Of two workers each has a rank. Nannies start them by multiprocessing.
+        children = psutil.Process().children(recursive=True)
+        workers = [p for p in children if any("spawn_main" in word for word in p.cmdline())]
+        watch.hit(min(workers, key=lambda p: p.pid), signal.SIGKILL)
 
     ended = bench.train(disturb=disturb, use="dask")
     assert ended.error is None

@@ -31,7 +31,7 @@ def tell(event: dict[str, Any]) -> None:
 
 
 def job(module: str, **payload: Any) -> GangJob:
-    return GangJob(module, payload, 1, folder, {}, (ranks,), 60.0)
+    return GangJob(module, payload, 1, folder, {}, (ranks,), 60.0, preload=("json",))
 
 
 place = {"use": "dask", "address": use, "workers": 2} if "://" in use else {"use": use}

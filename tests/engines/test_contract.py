@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from ddlflow.engines import Engine, Failure, GangJob, GangResult, gang, open_engine
+from ddlflow.engines.forked import SWITCH
 from ddlflow.errors import DataError, EngineError
 from ddlflow.spec.site import Site
 
@@ -22,11 +23,16 @@ import data_work  # noqa: E402 - it is on the path only now
 SLOTS = 3
 
 
-@pytest.fixture(scope="module", params=["local", "dask", "dask address"])
+@pytest.fixture(scope="module", params=["local", "dask", "dask address", "local, no fork"])
 def engine(
     request: pytest.FixtureRequest, tmp_path_factory: Any, dask_by_command_line: Any
 ) -> Iterator[Engine]:
-    if request.param == "dask address":
+    if request.param == "local, no fork":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(SWITCH, "0")
+            with open_engine(Site(engine={"use": "local"}), slots=SLOTS, threads=1) as opened:
+                yield opened
+    elif request.param == "dask address":
         with dask_by_command_line(tmp_path_factory.mktemp("dask"), SLOTS) as (address, _):
             site = Site(engine={"use": "dask", "address": address, "workers": SLOTS})
             with open_engine(site, slots=1, threads=1) as opened:
@@ -47,6 +53,7 @@ def job(tmp_path: Path) -> Any:
             env={"GIVEN": "by the job"},
             python_path=(RANKS,),
             start_timeout_s=start_timeout_s,
+            preload=("json",),
         )
 
     return make

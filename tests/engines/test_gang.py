@@ -36,3 +36,13 @@ def test_a_driver_that_slept_itself_has_watched_nobody(monkeypatch: pytest.Monke
     assert watched(Clock(monkeypatch), looks=1, every_s=60.0) == []
     assert watched(Clock(monkeypatch), looks=2, every_s=60.0) == []
     assert watched(Clock(monkeypatch), looks=3, every_s=60.0) == ["Hung"]  # 2 s of each count
+
+
+def test_the_start_is_timed_from_the_end_of_the_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    here = gang._Gang(JOB, [gang._Member(0, "here")], SimpleNamespace(), ignore, start_by=160.0)
+    clock.now = 150.0
+    here.heard(gang.Heard(0, [(150.0, '{"event": "importing"}')]))
+    assert here.start_by == 210.0
+    here.never_started()
+    assert [failure.kind for _, _, failure in here.causes] == ["StartTimeout"]

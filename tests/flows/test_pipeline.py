@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from ddlflow.store.owner import this_owner
+from ddlflow.train.rank import NAME as RANK
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings(
@@ -310,7 +311,7 @@ def ranks_of(project: Path) -> list[int]:
     """Rank processes whose log lies in this project."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if "ddlflow.train.rank" in (process.info["cmdline"] or []):
+        if process.info["name"] == RANK:
             try:
                 if any(str(project) in file.path for file in process.open_files()):
                     found.append(process.pid)

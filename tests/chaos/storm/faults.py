@@ -104,10 +104,18 @@ def _pick(fault: Fault, among: list[psutil.Process]) -> psutil.Process:
 def _pick_nanny(fault: Fault, place: Place) -> Nanny:
     """One that has a worker; those with a rank are likelier, as they are what matters."""
     alive = [n for n in place.nannies if n.process.poll() is None and n.worker is not None]
-    ranks = {rank.ppid() for rank in place.ranks()}
-    busy = [nanny for nanny in alive if nanny.worker is not None and nanny.worker.pid in ranks]
+    with_rank = {parent.pid for rank in place.ranks() for parent in _parents(rank)}
+    busy = [nanny for nanny in alive if nanny.worker and nanny.worker.pid in with_rank]
     among = busy if busy and fault.pick < 0.8 else alive
     return among[int(fault.pick * 97) % len(among)]
+
+
+def _parents(process: psutil.Process) -> list[psutil.Process]:
+    """A rank's worker is its parent, or that of the fork server that its parent is."""
+    try:
+        return process.parents()[:2]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _worker(nanny: Nanny) -> psutil.Process:

@@ -28,6 +28,7 @@ from distributed import Client
 
 from ddlflow.engines.dask_ranks import Cluster
 from ddlflow.errors import EngineError
+from ddlflow.train.rank import NAME as RANK
 
 HUB = "10.77.0.1"
 SPACE = "64m"  # of the small disk
@@ -206,9 +207,7 @@ class Place:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if "ddlflow.train.rank" in process.cmdline() and (
-                    process.environ().get(MARK) == mine
-                ):
+                if process.name() == RANK and (process.environ().get(MARK) == mine):
                     found.append(process)
         return sorted(found, key=lambda process: process.pid)
 

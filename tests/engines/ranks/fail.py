@@ -11,7 +11,7 @@ import talk
 talk.end_with_the_worker()
 if talk.PAYLOAD.get("silent_rank") == talk.RANK:
     time.sleep(600)
-talk.emit("ready", pid=os.getpid(), worker_pid=os.getppid())
+talk.emit("ready", pid=os.getpid(), worker_pid=talk.WORKER_PID)
 how = talk.PAYLOAD.get("how") if talk.PAYLOAD.get("rank", 0) == talk.RANK else None
 talk.emit("progress", step=3)
 
@@ -37,7 +37,7 @@ if how == "no_result":
     sys.exit(0)
 if how == "kill_worker":
     time.sleep(0.5)  # its events are on their way
-    os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(talk.WORKER_PID, signal.SIGKILL)
 if how == "garbage":
     os.write(int(sys.argv[2]), b"this is no event\n")
 if "peer_error_rank" in talk.PAYLOAD and talk.PAYLOAD["peer_error_rank"] == talk.RANK:

@@ -10,6 +10,7 @@ _pipe = int(sys.argv[sys.argv.index("--events-fd") + 1])
 _first = json.loads(sys.stdin.buffer.readline())
 RANK: int = _first["rank"]
 WORLD: int = _first["world"]
+WORKER_PID: int = _first["worker_pid"]
 PAYLOAD: dict[str, Any] = _first["payload"]
 
 
