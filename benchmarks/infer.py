@@ -100,7 +100,7 @@ def trained() -> Path:
     )
     device = torch.device("cpu")
     run(job, 0, 1, None, device, emit=lambda event: None, must_stop=lambda: False)
-    return job.model_folder
+    return Path(job.model_folder.location)
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ project's older flow gets one line on what to do (``ddlflow.flow.load``).
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.flow.artifacts import publish, search_progress
@@ -76,5 +75,5 @@ def check_prepared(session: Session, prepared: Stage) -> None:
     Raises:
         SpecError: with all errors found, a line each.
     """
-    for note in recheck(session.request, Manifest.load(Path(prepared.folder))):
+    for note in recheck(session.request, Manifest.load(prepared.folder)):
         session.screen.say(f"note: {note}")

@@ -18,7 +18,7 @@ from hosts import OpenHosts, open_hosts
 from hypothesis import HealthCheck, settings
 from object_server import ObjectServer, serving
 
-from ddlflow.store.objects import forget_clients
+from ddlflow.store.object_client import forget_clients
 from ddlflow.store.store import open_store
 
 # A busy machine is no error of an example's. `make test-long` looks further than `make test`.

@@ -110,7 +110,7 @@ ONLY_IN = {
     "pyspark": ("engines/spark",),
     "torchmetrics": ("train/",),
     "matplotlib": ("report/",),
-    "obstore": ("store/objects.py",),  # where it is asked for: a folder needs none
+    "obstore": ("store/object",),  # where it is asked for: a folder needs none
     "optuna": ("sweep/",),
     "rich": ("report/screen.py",),
     "typer": ("cli/",),

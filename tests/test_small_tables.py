@@ -87,7 +87,7 @@ def trained(root: Path, frame: pd.DataFrame, labels: Any, seed: int) -> tuple[fl
         job, 0, 1, None, torch.device("cpu"), emit=lambda event: None, must_stop=lambda: False
     )
     scored = evaluate(
-        job.model_folder,
+        Path(job.model_folder.location),
         root / "d",
         "test",
         spec=train,

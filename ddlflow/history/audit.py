@@ -21,7 +21,7 @@ from ddlflow.report.screen import Screen
 from ddlflow.runs.finished import STAGE_FILE
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import load_site, request_of_site
-from ddlflow.store.files import load_json
+from ddlflow.store import documents
 from ddlflow.store.site_storage import storage_of
 from ddlflow.tracking.read import Reader
 from ddlflow.train.saved.ledger import Entry, read
@@ -102,13 +102,15 @@ def audit(run_id: str, *, on: str = "local") -> Audit:
 
 def _shards(session: Session, digest: str) -> tuple[int | None, list[str]]:
     """Reads the shards of the data set of this digest: how many, and what is wrong with them."""
-    for folder in sorted(path.parent for path in session.storage.glob(f"prepare/*/{STAGE_FILE}")):
-        stage = load_json(folder / STAGE_FILE) or {}
+    prepared = session.store.at("prepare")
+    for key in prepared.parts():
+        folder = prepared.at(key)
+        stage = documents.load(folder, STAGE_FILE) or {}
         if stage.get("value", {}).get("digest") != digest:
             continue
         if session.keep(folder):
-            shards = Manifest.load(folder).shards
-            return len(shards), list(_damaged(folder, shards))
+            shards = Manifest.load(Path(folder.location)).shards
+            return len(shards), list(_damaged(Path(folder.location), shards))
     return None, []
 
 

@@ -16,6 +16,7 @@ from ddlflow.runs.ranks import together
 from ddlflow.runs.record import flat
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import Request
+from ddlflow.store.store import open_store
 from ddlflow.tracking.read import Reader, Recorded
 
 SHOWN = 3  # ranges that a sentence names
@@ -86,7 +87,7 @@ def data(
     if recorded.tags.get("data_digest") == prepared.value["digest"]:
         return []
     before = reader.json(recorded.run_id, "data/manifest.json", place)
-    now = json.loads((Path(prepared.folder) / "manifest.json").read_text())
+    now = json.loads(open_store(prepared.folder).read("manifest.json"))
     found = [
         Difference("data", f"the data changed: {name} was {was}, now {is_}")
         for name, (was, is_) in of_manifests([before, now]).items()

@@ -14,7 +14,6 @@ the length of the Newton step that is left, in standard errors.
 
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from ddlflow.infer.estimate import Errors, compared, errors_of, layout_of, to_so
 from ddlflow.infer.model import load_model
 from ddlflow.infer.predict import Map
 from ddlflow.spec.pipeline import LinearSection, Model, Train
+from ddlflow.store.store import Place, store_of
 
 MOST = 2_000  # coefficients whose errors are computed: a matrix of 32 MB a shard
 
@@ -60,7 +60,7 @@ def has_coefficients(spec: Model) -> bool:
 
 
 def coefficients(
-    model_folder: Path, dataset: Path, *, spec: Train, threads: int, map_over: Map
+    model_folder: Place, dataset: Place, *, spec: Train, threads: int, map_over: Map
 ) -> dict[str, Any]:
     """The table of a linear model.
 
@@ -84,9 +84,8 @@ def coefficients(
         why = f"there are more than {MOST:,} coefficients"
     else:
         shards = manifest.shards_of("train")
-        tasks = [
-            ShardToDescribe(str(model_folder), str(dataset), shard, threads) for shard in shards
-        ]
+        where = (store_of(model_folder).location, store_of(dataset).location)
+        tasks = [ShardToDescribe(*where, shard, threads) for shard in shards]
         found = empty(model)
         for one in map_over(of_shard, tasks, "coefficients"):
             found.add(one)

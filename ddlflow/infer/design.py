@@ -6,7 +6,6 @@ sums of products of columns.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,10 +105,10 @@ def weights_of(model: TrainedModel) -> Float64:
 def of_shard(task: ShardToDescribe) -> Information:
     """What one shard says, piece by piece."""
     torch.set_num_threads(task.threads)
-    model = load_model(Path(task.model), trust_code=True)  # it is this pipeline's own
+    model = load_model(task.model, trust_code=True)  # it is this pipeline's own
     weights = weights_of(model)
     found = empty(model)
-    (path,) = verified(Path(task.dataset), [task.shard])
+    (path,) = verified(task.dataset, [task.shard])
     columns = map_shard(path)
     rows = len(columns["label"])
     step = max(1, PIECE_NUMBERS // len(weights))

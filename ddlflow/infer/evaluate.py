@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from ddlflow.infer.baseline import of_names, repeated, training_labels
 from ddlflow.infer.model import PASS_ROWS, load_model
 from ddlflow.infer.predict import Map
 from ddlflow.spec.pipeline import Train
+from ddlflow.store.store import Place, store_of
 from ddlflow.train.tasks.histogram import FeatureHistogram, histogram_edges, histogram_range
 from ddlflow.train.tasks.table import BUILT_IN
 from ddlflow.train.tasks.target import LabelTarget, label_target
@@ -37,8 +37,8 @@ class ShardToScore:
 
 
 def evaluate(
-    model_folder: Path,
-    dataset: Path,
+    model_folder: Place,
+    dataset: Place,
     split: SplitName,
     *,
     spec: Train,
@@ -62,8 +62,9 @@ def evaluate(
         predicted, and ``curves`` and ``histogram`` for the report.
     """
     manifest = Manifest.load(dataset)
-    known = training_labels(manifest, _weighted_mean(manifest, dataset, map_over))
-    where = (str(model_folder), str(dataset), manifest.digest)
+    location = store_of(dataset).location
+    known = training_labels(manifest, _weighted_mean(manifest, location, map_over))
+    where = (store_of(model_folder).location, location, manifest.digest)
     label = label_target(spec, manifest)
     task = BUILT_IN[spec.labels](label=label)
     tasks = [
@@ -88,13 +89,13 @@ def evaluate(
     }
 
 
-def _weighted_mean(manifest: Manifest, dataset: Path, map_over: Map) -> float | None:
+def _weighted_mean(manifest: Manifest, dataset: str, map_over: Map) -> float | None:
     """A regression's mean label by the training rows' weights; None where a row is a row."""
     if manifest.label.classes or not manifest.has_weights:
         return None
     # By distance from the plain mean, which may be great beside what the labels are apart.
     plain = float(manifest.label_statistics("train").mean[0])
-    tasks = [(str(dataset), shard, plain) for shard in manifest.shards_of("train")]
+    tasks = [(dataset, shard, plain) for shard in manifest.shards_of("train")]
     distance: float = sum(map_over(_weighted_distance, tasks, "evaluate"))
     return plain + distance / sum(manifest.weights("train")[0])
 
@@ -102,7 +103,7 @@ def _weighted_mean(manifest: Manifest, dataset: Path, map_over: Map) -> float | 
 def _weighted_distance(task: tuple[str, Shard, float]) -> float:
     """The labels' distances from a number, times the rows' weights, summed over a shard."""
     dataset, shard, number = task
-    (path,) = verified(Path(dataset), [shard])
+    (path,) = verified(dataset, [shard])
     columns = map_shard(path)
     distances = columns["label"].astype(np.float64) - number
     return float(distances @ columns["weight"].astype(np.float64))
@@ -123,14 +124,13 @@ def _shifted(drawn: dict[str, Any], offset: Number) -> dict[str, Any]:
 def score_shard(task: ShardToScore) -> dict[str, Any]:
     """The packed scores of one shard, and its histogram's counts."""
     torch.set_num_threads(task.threads)
-    dataset = Path(task.dataset)
     manifest = _manifest(task.dataset, task.digest)
-    model = load_model(Path(task.model), trust_code=True)  # it is this pipeline's own
+    model = load_model(task.model, trust_code=True)  # it is this pipeline's own
     # The model's own way to learn the label, and the rows' weights.
     of_model = replace(model.task, label=replace(task.label, scale=model.predictor.label))
     scores, baseline = of_model.empty_scores(), of_model.empty_scores()
     constant = model.predictor.label.of_labels(of_model.baseline(task.known).float())
-    (path,) = verified(dataset, [task.shard])
+    (path,) = verified(task.dataset, [task.shard])
     columns = map_shard(path)
     rows = len(columns["label"])
     with torch.inference_mode():
@@ -156,7 +156,7 @@ def score_shard(task: ShardToScore) -> dict[str, Any]:
 @lru_cache(maxsize=2)
 def _manifest(dataset: str, digest: str) -> Manifest:
     """A worker reads a manifest once, and again where the data was prepared anew."""
-    return Manifest.load(Path(dataset))
+    return Manifest.load(dataset)
 
 
 def _histogram(manifest: Manifest, feature: str) -> FeatureHistogram:

@@ -33,6 +33,7 @@ from ddlflow.redact import redacted
 from ddlflow.spec.code import check_trusted, resolve
 from ddlflow.spec.explain import nearest
 from ddlflow.spec.pipeline import Data, Model, ObjectiveName, UserCode, UserObjective
+from ddlflow.store.store import Place, store_of
 from ddlflow.train.saved.export import FORMAT, SEAL, sealed
 from ddlflow.train.tasks.table import LabelTask, resolved_task
 from ddlflow.train.tasks.target import LabelTarget
@@ -198,11 +199,11 @@ def _pass_rows(encoded: Encoded, tensors: Sequence[Field]) -> int:
     return max(1, min(PASS_ROWS, PASS_BYTES // a_row))
 
 
-def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
+def load_model(place: Place, *, trust_code: bool = False) -> TrainedModel:
     """Loads a model's folder, as a training wrote it.
 
     Args:
-        folder: of the model.
+        place: of the model's folder.
         trust_code: run the Python code that the model brings or names, if it does. Without it
             nothing of a model is run: it is tensors and plain values.
 
@@ -210,8 +211,10 @@ def load_model(folder: Path, *, trust_code: bool = False) -> TrainedModel:
         SpecError: not such a folder, or one of a newer ddlflow; user code that cannot be bound, is
             not the recorded one, or is not trusted.
     """
-    folder = Path(folder)
+    folder = Path(str(place))
     try:
+        if not isinstance(place, Path):
+            folder = store_of(place).local_folder()
         described = json.loads((folder / "model.json").read_text())
         written_in = described["format"]
         weights = torch.load(folder / "weights.pt", weights_only=True, map_location="cpu")

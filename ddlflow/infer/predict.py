@@ -5,8 +5,8 @@ is written last; without it the predictions are not complete. Row order is the s
 """
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +23,9 @@ from ddlflow.infer.as_written import as_written
 from ddlflow.infer.model import TrainedModel, load_model
 from ddlflow.redact import redacted
 from ddlflow.spec.explain import nearest
-from ddlflow.store.files import is_temporary, remove_leftovers, temporary_for
+from ddlflow.store.files import remove_leftovers
+from ddlflow.store.folder import FolderStore
+from ddlflow.store.store import Place, Store, open_store, store_of
 
 FORMAT = 2  # of the predictions: those of another are not gone on with
 JOB, SUCCESS = "_job.json", "_SUCCESS"
@@ -46,7 +48,7 @@ class PreparedSource:
         is_test: the source is its ``data.test_source``.
     """
 
-    dataset: Path
+    dataset: str | Path
     is_test: bool
 
 
@@ -76,9 +78,9 @@ class RangeToPredict:
 
 
 def infer(
-    model_folder: Path,
+    model_folder: Place,
     location: str,
-    out: Path,
+    out: Place,
     *,
     keys: Sequence[str],
     data_root: Path,
@@ -127,17 +129,17 @@ def infer(
         "keys": keys,
         "split": next((split.digest for split in splits if split is not None), None),
     }
-    is_new = not out.exists()
-    _claim(out, job, fresh)
+    out = store_of(out)
+    is_new = _claim(out, job, fresh)
     tasks = [
         RangeToPredict(
-            str(model_folder),
+            store_of(model_folder).location,
             model.identity,
             source.only(part),
             part,
             tuple(keys),
             split,
-            str(out),
+            out.location,
             threads,
         )
         for part, split in zip(parts, splits, strict=True)
@@ -146,7 +148,8 @@ def infer(
         files = list(map_over(predict_range, tasks, "infer"))
     except InputError:
         if is_new:  # else it holds what an earlier command finished
-            shutil.rmtree(out, ignore_errors=True)
+            with suppress(OSError):
+                out.remove_all()
         raise
     rows = sum(file["rows"] for file in files)
     counts = unfamiliar.total(file.pop("counts") for file in files)
@@ -160,7 +163,7 @@ def infer(
         "notes": unfamiliar.notes(counts, rows, model.usual),
         "files": files,
     }
-    _write(out / SUCCESS, done)
+    _write(out, SUCCESS, done)
     return done
 
 
@@ -175,22 +178,21 @@ def _check_keys(model: TrainedModel, keys: Sequence[str]) -> None:
 
 def predict_range(task: RangeToPredict) -> dict[str, Any]:
     """Predicts one range, unless its file is there; returns its name, rows and counts."""
-    path = Path(task.out) / f"part-{task.part.index:06d}.parquet"
-    if not path.exists() and not _write_range(task, path):
-        return {"file": None, "rows": 0, "counts": {}}
-    written = pq.read_metadata(path)
+    out, name = open_store(task.out), f"part-{task.part.index:06d}.parquet"
+    if not out.exists(name):
+        return _write_range(task, out, name)
+    written = pq.read_metadata(out.local(name))
     counts = json.loads(written.metadata[COUNTS])
-    return {"file": path.name, "rows": written.num_rows, "counts": counts}
+    return {"file": name, "rows": written.num_rows, "counts": counts}
 
 
-def _write_range(task: RangeToPredict, path: Path) -> bool:
-    """Writes a range's file, its counts among the file's own facts; False: the range has no row."""
+def _write_range(task: RangeToPredict, out: Store, name: str) -> dict[str, Any]:
+    """Writes a range's file, its counts among the file's own facts; of no rows there is none."""
     model = _loaded(task.model, task.identity, task.threads)
-    temporary = temporary_for(path)
     counts: unfamiliar.Counts = {}
     rows = 0
-    writer: pq.ParquetWriter | None = None
-    try:
+    with ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
         for piece, (columns, batch) in enumerate(
             as_written(task.source, task.part, task.keys, model)
         ):
@@ -202,10 +204,13 @@ def _write_range(task: RangeToPredict, path: Path) -> bool:
             columns |= dict(zip(predicted.schema.names, predicted.columns, strict=True))
             table = pa.table(columns)
             if writer is None:
+                temporary = stack.enter_context(out.writing(name))
                 # Predictions are dense floats: a dictionary would be built in vain, and
                 # snappy saves little; measured 4 times as fast without both.
-                writer = pq.ParquetWriter(
-                    temporary, table.schema, compression="none", use_dictionary=texts
+                writer = stack.enter_context(
+                    pq.ParquetWriter(
+                        temporary, table.schema, compression="none", use_dictionary=texts
+                    )
                 )
             writer.write_table(table)
             counts = unfamiliar.total([counts, unfamiliar.counts_of(encoded)])
@@ -213,15 +218,9 @@ def _write_range(task: RangeToPredict, path: Path) -> bool:
         if task.splits is not None:
             task.splits.check(rows)
         if writer is None:
-            return False
+            return {"file": None, "rows": 0, "counts": {}}
         writer.add_key_value_metadata({COUNTS: json.dumps(counts)})
-        writer.close()
-        temporary.replace(path)
-    finally:
-        if writer is not None:
-            writer.close()
-        temporary.unlink(missing_ok=True)
-    return True
+    return {"file": name, "rows": rows, "counts": counts}
 
 
 @lru_cache(maxsize=2)
@@ -230,37 +229,43 @@ def _loaded(folder: str, identity: str, threads: int) -> TrainedModel:
     import torch
 
     torch.set_num_threads(threads)
-    return load_model(Path(folder), trust_code=True)  # `infer` has asked
+    return load_model(folder, trust_code=True)  # `infer` has asked
 
 
-def _claim(out: Path, job: dict[str, Any], fresh: bool) -> None:
-    """Makes ``out`` this job's folder: what another job left there is refused, or cleared."""
+def _claim(out: Store, job: dict[str, Any], fresh: bool) -> bool:
+    """Makes ``out`` this job's place: what another job left there is refused, or cleared.
+
+    Returns:
+        Whether nothing was there.
+    """
+    is_new = out.make()
+    where = out.location
     try:
-        theirs = json.loads((out / JOB).read_text())
+        theirs = json.loads(out.read(JOB))
     except FileNotFoundError:
         theirs = None
-        # A command that was killed as it began leaves a temporary file.
-        if out.is_dir() and not all(is_temporary(path.name) for path in out.iterdir()):
+        # A command that was killed as it began leaves a temporary file, which is not listed.
+        if not is_new and (out.list() or out.parts()):
             raise SpecError(
-                f"--out {out} holds other files. Name a folder that is empty or does not exist."
+                f"--out {where} holds other files. Name a folder that is empty or does not exist."
             ) from None
     except ValueError:  # damaged: nobody knows whose
         theirs = {}
     if theirs is not None and (fresh or theirs != job):
         if not fresh:
             raise SpecError(
-                f"--out {out} holds the predictions of another model, source or keys. Name another "
-                "folder, or add --fresh to replace them."
+                f"--out {where} holds the predictions of another model, source or keys. Name "
+                "another folder, or add --fresh to replace them."
             )
-        for path in [*out.glob("*.parquet"), out / SUCCESS]:
-            path.unlink(missing_ok=True)
-    (out / SUCCESS).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(out)
-    _write(out / JOB, job)
+        for name in out.list():
+            if name.endswith(".parquet") and "/" not in name:
+                out.remove(name)
+    out.remove(SUCCESS)
+    if isinstance(out, FolderStore):
+        remove_leftovers(out.root)
+    _write(out, JOB, job)
+    return is_new
 
 
-def _write(path: Path, values: dict[str, Any]) -> None:
-    temporary = temporary_for(path)
-    temporary.write_text(json.dumps(values, indent=1))
-    temporary.replace(path)
+def _write(out: Store, name: str, values: dict[str, Any]) -> None:
+    out.write(name, json.dumps(values, indent=1).encode())

@@ -95,9 +95,9 @@ def predict(
             location = str(Path(given).absolute()) if Path(given).exists() else given
         fetched = stack.enter_context(session.scratch())
         folder = fetch_model(_place_of(model), request.site.tracking.uri, fetched)
-        session.keep_of(folder)
+        session.keep_of(str(folder.absolute()))
         # Two commands may be given one folder, and --fresh empties it.
-        lock = session.storage / "predictions" / hashed(str(Path(out).absolute()))
+        lock = session.store.at(f"predictions/{hashed(str(Path(out).absolute()))}")
         with session.lease(lock, f"the predictions in {out}"):
             done = infer(
                 folder,

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ddlflow.data.shards.shard import sha256
-from ddlflow.store.files import load_json
-from ddlflow.store.site_storage import write_json
+from fsspec.utils import glob_translate
+
+from ddlflow.store import documents
+from ddlflow.store.store import Store, is_url, open_store
 
 STAGE_FILE = "stage.json"
 DIGEST = "digest"  # of all else that it holds
@@ -45,46 +46,60 @@ def hashed(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _facts(path: Path) -> list[Any]:
-    """A result's size and, unless it is large, SHA-256."""
-    size = path.stat().st_size
-    if size > HASHED_BYTES:
+def _facts(folder: Store, key: str, size: int) -> list[Any]:
+    """A result's size and, unless it is large, SHA-256: an object is whole by itself."""
+    if size > HASHED_BYTES or is_url(folder.location):
         return [size]
-    return [size, sha256(path)]
+    return [size, hashlib.sha256(folder.read(key)).hexdigest()]
 
 
-def told(folder: Path, patterns: Sequence[str]) -> dict[str, list[Any]]:
+def told(folder: Store, patterns: Sequence[str]) -> dict[str, list[Any]]:
     """What ``results`` of a stage holds: the files in its folder that fit some patterns."""
-    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-    return {
-        str(path.relative_to(folder)): _facts(path)
-        for path in paths
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+    found: dict[str, list[Any]] = {}
+    for pattern in patterns:
+        if not any(sign in pattern for sign in "*?["):
+            sizes = {pattern: folder.size(pattern)} if folder.exists(pattern) else {}
+        else:
+            fits = re.compile(glob_translate(pattern)).match
+            fixed = pattern.rpartition("/")[0].partition("*")[0].strip("/")
+            sizes = {key: size for key, size in folder.sizes(fixed).items() if fits(key)}
+        found |= {
+            key: _facts(folder, key, size)
+            for key, size in sizes.items()
+            if "__pycache__" not in key.split("/")
+        }
+    return found
 
 
 def save(stage: Stage) -> None:
     """Writes a stage's file: from now on the stage is done."""
     known = asdict(stage)
-    write_json(Path(stage.folder) / STAGE_FILE, known | {DIGEST: hashed(known)})
+    documents.save(open_store(stage.folder), STAGE_FILE, known | {DIGEST: hashed(known)}, indent=1)
 
 
-def load(folder: Path) -> Stage:
+def load(folder: Store) -> Stage:
     """The finished stage of a folder, wherever the folder lies now."""
-    known = json.loads((folder / STAGE_FILE).read_text())
+    known = json.loads(folder.read(STAGE_FILE))
     known.pop(DIGEST, None)
-    return Stage(**{**known, "cached": True, "folder": str(folder)})
+    return Stage(**{**known, "cached": True, "folder": folder.location})
 
 
-def damaged(folder: Path) -> list[Path]:
+def damaged(folder: Store) -> list[str]:
     """The files of a finished stage that are not as they were written."""
-    known = load_json(folder / STAGE_FILE)
+    known = documents.load(folder, STAGE_FILE)
     if not isinstance(known, dict):
-        return [folder / STAGE_FILE]
+        return [STAGE_FILE]
     if {*known} == {"name", "key", "folder", "seconds", "cached", "value"}:
         return []  # of an earlier ddlflow
     rest = {name: value for name, value in known.items() if name != DIGEST}
     if known.get(DIGEST) != hashed(rest):
-        return [folder / STAGE_FILE]
-    written = {folder / name: facts for name, facts in known["results"].items()}
-    return [path for path, facts in written.items() if not path.is_file() or _facts(path) != facts]
+        return [STAGE_FILE]
+    return [key for key, facts in known["results"].items() if not _is_as(folder, key, facts)]
+
+
+def _is_as(folder: Store, key: str, facts: list[Any]) -> bool:
+    try:
+        size = folder.size(key)
+        return size == facts[0] and _facts(folder, key, size) == facts
+    except FileNotFoundError:
+        return False

@@ -10,7 +10,6 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Set
-from pathlib import Path
 
 from ddlflow.errors import DdlflowError
 from ddlflow.store import lease
@@ -18,11 +17,11 @@ from ddlflow.store.claims import Claims
 from ddlflow.store.entries import Entry, Watch, tokens
 from ddlflow.store.lease import Lease
 from ddlflow.store.owner import this_owner
-from ddlflow.store.store import Store, store_of
+from ddlflow.store.store import Place, Store, store_of
 
 
 @contextlib.contextmanager
-def using(folder: Store | Path, on_lost: Callable[[DdlflowError], None]) -> Iterator[str]:
+def using(folder: Place, on_lost: Callable[[DdlflowError], None]) -> Iterator[str]:
     """Uses a folder, whose lease this process has as it begins; yields the token of the use.
 
     Args:
@@ -83,7 +82,7 @@ class Uses:
 
 
 def wait_for_users(
-    folder: Store | Path,
+    folder: Place,
     ours: Set[str],
     say: Callable[[str], None],
     stale_s: float = lease.STALE_S,

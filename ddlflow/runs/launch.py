@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ddlflow.data.shards.manifest import Manifest
@@ -15,8 +14,8 @@ from ddlflow.runs.ranks import Gathering
 from ddlflow.runs.session import Session
 from ddlflow.spec.pipeline import Training
 from ddlflow.spec.site import EngineSection
-from ddlflow.store.files import load_json
-from ddlflow.store.site_storage import write_json
+from ddlflow.store import documents
+from ddlflow.store.store import Store, open_store
 from ddlflow.train.auto import resolve, said
 from ddlflow.train.job import Job
 from ddlflow.train.parallel.world import fitting_world
@@ -24,6 +23,7 @@ from ddlflow.train.rank import PRELOAD
 from ddlflow.train.tasks.weights import weighting
 
 Tell = Callable[[dict[str, Any]], None]
+KEPT = "setup.json"
 COME_BACK_S = 4.0  # a nanny starts a worker again in 1 to 3 s; waiting for it keeps the world
 
 
@@ -53,7 +53,7 @@ def settled(session: Session, prepared: Stage) -> Training:
     pipeline, rows = session.request.pipeline, prepared.value["rows"]
     found = resolve(pipeline.train, rows["train"], rows["validation"])
     if found.class_weights is not None:
-        weighting(found, Manifest.load(Path(prepared.folder)))
+        weighting(found, Manifest.load(prepared.folder))
     line = said(pipeline.train, found)
     if line is not None:
         session.screen.say(line)
@@ -61,7 +61,7 @@ def settled(session: Session, prepared: Stage) -> Training:
     return found
 
 
-def setup(session: Session, spec: Training, folder: Path, rows: int, num_parameters: int) -> Setup:
+def setup(session: Session, spec: Training, folder: Store, rows: int, num_parameters: int) -> Setup:
     """Decides how a training is spread.
 
     Args:
@@ -79,19 +79,17 @@ def setup(session: Session, spec: Training, folder: Path, rows: int, num_paramet
         choice = fitting_world(cores=session.engine.slots, **size)
         world, why = choice.world, choice.why
         most = fitting_world(cores=batch_rows, **size).world
-    kept = folder / "setup.json"
-    if not kept.exists():
+    if not folder.exists(KEPT):
         virtual_ranks = spec.virtual_ranks
         if virtual_ranks == "auto":
             # In elastic mode a slice is what is in memory at once: more slices, smaller pieces.
             micro = spec.micro_batch_rows if spec.determinism == "elastic" else None
             virtual_ranks = max(world, -(-batch_rows // micro) if micro else 1)
-        write_json(
-            kept, {"virtual_ranks": min(virtual_ranks, batch_rows), "threads": found.threads}
-        )
-    known = load_json(kept)
+        chosen = {"virtual_ranks": min(virtual_ranks, batch_rows), "threads": found.threads}
+        documents.save(folder, KEPT, chosen, indent=1)
+    known = documents.load(folder, KEPT)
     if known is None:
-        raise DdlflowError(f"{kept} is damaged. Train again with --fresh.")
+        raise DdlflowError(f"{folder.location}/{KEPT} is damaged. Train again with --fresh.")
     virtual_ranks, threads = known["virtual_ranks"], known["threads"]
     world = min(world, virtual_ranks, session.engine.slots)
     words = [plural(world, "rank"), plural(threads, "thread")]
@@ -145,7 +143,7 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: Tell) -> 
             result = _attempt(session, job, attempt, tell, show)
             if result.values is not None:
                 return {**result.values[0], "attempts": attempts}
-            failure = result.failure or _asked_to_stop(job, ranks)
+            failure = result.failure or _asked_to_stop(_logs(session, job), ranks)
             # The rank may have raised before it told of a step of this attempt.
             failure = replace(failure, step=max(failure.step or 0, attempt["from_step"]))
             attempt["ended_by"] = cause = describe(failure)
@@ -172,9 +170,9 @@ def _attempt(
     named = replace(job, attempt=f"{time.time_ns():020d}")  # names sort as times do
     if job.train_spec.determinism != "elastic":
         named = replace(named, virtual_ranks=attempt["world"])
-    gang_job = _gang_job(named, session.request.site.engine)
+    gang_job = _gang_job(named, session.request.site.engine, _logs(session, job))
     ranks = Gathering(
-        Path(job.folder),
+        open_store(job.folder),
         attempt["world"],
         job.device,
         must_be_alike=job.train_spec.determinism == "elastic",
@@ -191,19 +189,25 @@ def _attempt(
         return GangResult(None, failure, stopped=False)
 
 
-def _asked_to_stop(job: Job, world: int) -> Failure:
+def _asked_to_stop(logs: str, world: int) -> Failure:
     """A rank was sent SIGTERM by someone else, as when its machine is emptied."""
     ranks = plural(world, "rank")
     message = f"one of {ranks} was asked to stop from outside (SIGTERM)"
-    return Failure(0, "its worker", None, "Stopped", message, "", str(Path(job.folder) / "logs"))
+    return Failure(0, "its worker", None, "Stopped", message, "", logs)
 
 
-def _gang_job(job: Job, site: EngineSection) -> GangJob:
+def _logs(session: Session, job: Job) -> str:
+    """Where each worker writes what its ranks print: by the checkpoints, if it can."""
+    inside = job.folder.removeprefix(f"{session.store.location}/")
+    return str(session.storage / inside / "logs")
+
+
+def _gang_job(job: Job, site: EngineSection, logs: str) -> GangJob:
     return GangJob(
         module="ddlflow.train.rank",
         payload=job.to_json(),
         threads=job.threads,
-        log_folder=str(Path(job.folder) / "logs"),
+        log_folder=logs,
         env={},
         python_path=(),
         start_timeout_s=site.start_timeout_s,

@@ -6,11 +6,11 @@ training that went on elsewhere after a command was killed has those of both pla
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ddlflow.errors import TrainingError
-from ddlflow.store.site_storage import write_json
+from ddlflow.store import documents
+from ddlflow.store.store import Store
 from ddlflow.train.facts import Facts, deciding, unlike
 
 FILE = "ranks.json"
@@ -29,7 +29,7 @@ class Gathering:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Store,
         world: int,
         device: str,
         *,
@@ -72,16 +72,16 @@ class Gathering:
             if changed:
                 what = "; ".join(changed)
                 self._say(f"goes on where last bits may differ: {what}")
-        write_json(self._folder / FILE, [*earlier, {"attempt": len(earlier) + 1, "ranks": now}])
+        entry = {"attempt": len(earlier) + 1, "ranks": now}
+        documents.save(self._folder, FILE, [*earlier, entry], indent=1)
 
 
-def kept(folder: Path) -> list[dict[str, Any]]:
+def kept(folder: Store) -> list[dict[str, Any]]:
     """The entries of a training's attempts, oldest first."""
-    path = folder / FILE
-    return list(json.loads(path.read_text())) if path.exists() else []
+    return list(json.loads(folder.read(FILE))) if folder.exists(FILE) else []
 
 
-def said(folder: Path) -> dict[str, str]:
+def said(folder: Store) -> dict[str, str]:
     """Of all a training's ranks: versions, processor, hosts, GPUs; unlike values side by side."""
     return together([Facts(**rank) for entry in kept(folder) for rank in entry["ranks"]])
 

@@ -1,6 +1,7 @@
 """What a pipeline run leaves in MLflow and in its report folder."""
 
 import json
+import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -18,8 +19,9 @@ from ddlflow.runs.installed import PACKAGES, git_commit, requirements, versions,
 from ddlflow.runs.session import Session
 from ddlflow.runs.stages import COEFFICIENTS, inferred_source, key_of
 from ddlflow.spec import code
-from ddlflow.store.files import load_json
+from ddlflow.store import documents
 from ddlflow.store.site_storage import storage_errors, write_json
+from ddlflow.store.store import is_url, open_store
 from ddlflow.tracking.run import Run
 
 EXAMPLE_ROWS = 5
@@ -67,7 +69,7 @@ class RunRecord:
             }
         )
         self._surroundings(ranks.together(self.session.workers))
-        manifest = Path(prepared.folder) / "manifest.json"
+        manifest = self.here(prepared.folder, "manifest.json")
         self.run.log_file(manifest, "data")
         shipped = code.gather(request, self.folder / "code")
         if shipped is not None:
@@ -119,10 +121,10 @@ class RunRecord:
         self.run.log_metrics(
             {"train_seconds": trained.value["seconds"], "train_rows_per_s": rows_per_s(trained)}, 0
         )
-        self.run.log_file(Path(trained.value["model"]) / "train.json", "training")
-        self.run.log_file(Path(trained.folder) / "ledger", "training/ledger")
-        self.run.log_file(Path(trained.folder) / ranks.FILE, "training")
-        self._surroundings(ranks.said(Path(trained.folder)))
+        self.run.log_file(self.here(trained.value["model"], "train.json"), "training")
+        self.run.log_file(self.here(trained.folder, "ledger"), "training/ledger")
+        self.run.log_file(self.here(trained.folder, ranks.FILE), "training")
+        self._surroundings(ranks.said(open_store(trained.folder)))
 
     def evaluated(self, prepared: Stage, trained: Stage, evaluated: Stage) -> Path:
         """The metrics and the plots; returns the report's folder."""
@@ -130,13 +132,13 @@ class RunRecord:
         from ddlflow.train.tasks.table import measures_of
 
         pipeline = self.session.request.pipeline
-        scored = json.loads((Path(evaluated.folder) / "scores.json").read_text())
+        scored = json.loads(open_store(evaluated.folder).read("scores.json"))
         split = evaluated.value["split"]
         metrics = {f"{split}_{k}": v for k, v in scored["metrics"].items()}
         metrics |= {f"baseline_{k}": v for k, v in scored["baseline"].items()}
         self.run.log_metrics(metrics, step=trained.value["epochs"])
         report = self.folder / "report"
-        table = load_json(Path(evaluated.folder) / COEFFICIENTS)  # of a linear model
+        table = documents.load(open_store(evaluated.folder), COEFFICIENTS)  # of a linear model
         stopping = pipeline.train.early_stopping
         write_report(
             report,
@@ -161,7 +163,7 @@ class RunRecord:
         from ddlflow.infer.model import load_model
         from ddlflow.tracking.log_model import log_model
 
-        folder = Path(trained.value["model"])
+        folder = self.here(trained.folder, "model")
         model = load_model(folder, trust_code=True)  # it was trained a moment ago
         location = inferred_source(self.session, prepared)
         found = model.open(location, self.session.data_root)
@@ -174,11 +176,26 @@ class RunRecord:
             predictions=model.predict_frame(example),
             digest=model.digest,
             wheel=wheel(self.folder / "wheels"),
-            pip_requirements=requirements(ranks.said(Path(trained.folder))),
+            pip_requirements=requirements(ranks.said(open_store(trained.folder))),
             register_as=self.session.request.pipeline.register_as,
             tags={"ddlflow.data_digest": str(trained.value.get("data", ""))},
         )
-        return uri or str(folder)
+        return uri or str(trained.value["model"])
+
+    def here(self, location: str, name: str) -> Path:
+        """A file or folder of the storage, which stays where it is until MLflow has taken it.
+
+        Of an object store that is a copy in the run's own folder: the cache may lose its own.
+        """
+        if not is_url(location):
+            return Path(location) / name
+        store, copy = open_store(location), self.folder / "stored" / name
+        if store.exists(name):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(store.local(name), copy)
+        else:
+            shutil.copytree(store.local_folder(name), copy, dirs_exist_ok=True)
+        return copy
 
 
 @contextmanager
@@ -195,15 +212,17 @@ def recorded(session: Session, prepared: Stage) -> Iterator[RunRecord]:
 
     request = session.request
     root = session.storage / "tracking"
-    mark = session.storage / "unfinished" / f"{key_of(session, prepared)}.json"
+    marks, mark = session.store.at("unfinished"), f"{key_of(session, prepared)}.json"
     spool = (
         root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}-{request.pipeline.name}"
     )
     with (
-        storage_errors(session.storage, of_work=True),
-        session.lease(mark, f"this run of {request.pipeline.name} in {session.storage}") as lease,
+        storage_errors(session.store.location, of_work=True),
+        session.lease(
+            marks.at(mark), f"this run of {request.pipeline.name} in {session.store.location}"
+        ) as lease,
     ):
-        marked = load_json(mark)
+        marked = documents.load(marks, mark)
         if isinstance(marked, dict) and "spool" in marked and not session.fresh:
             known = Path(marked["spool"])
             spool = known if known.exists() and not is_held(known) else spool
@@ -217,13 +236,13 @@ def recorded(session: Session, prepared: Stage) -> Iterator[RunRecord]:
             tags={"ddlflow.pipeline": request.pipeline.name},
             say=session.screen.say,
         ) as run:
-            write_json(mark, {"spool": str(spool)})
+            documents.save(marks, mark, {"spool": str(spool)}, indent=1)
             record = RunRecord(session, run)
             record.settings(prepared)
             with system_metrics(run):
                 yield record
             lease.confirm()
-            mark.unlink(missing_ok=True)
+            marks.remove(mark)
 
 
 def _counts(prepared: Stage) -> dict[str, str]:
@@ -281,7 +300,7 @@ def summary(
         "report": str(record.folder / "report"),
         "tracking_uri": redacted_site(record.session)["tracking"]["uri"],
         "page": record.run.page,
-        "coefficients": load_json(Path(evaluated.folder) / COEFFICIENTS),
+        "coefficients": documents.load(open_store(evaluated.folder), COEFFICIENTS),
         **swept(stages),
     }
     write_json(record.folder / "summary.json", result)
@@ -315,7 +334,7 @@ def swept(stages: list[Stage]) -> dict[str, Any]:
                 "best_trial": best["number"],
                 "best": best["values"],
                 "statuses": stage.value["statuses"],
-                "trials": json.loads((Path(stage.folder) / "trials.json").read_text())["trials"],
+                "trials": json.loads(open_store(stage.folder).read("trials.json"))["trials"],
             }
         elif stage.name == "cross_validate":
             found["cross_validation"] = dict(stage.value)

@@ -17,7 +17,7 @@ from ddlflow.runs.launch import Tell
 from ddlflow.runs.record import RunRecord, flat
 from ddlflow.runs.search import TABLE
 from ddlflow.spec.search import Search
-from ddlflow.store.files import load_json
+from ddlflow.store.store import open_store
 
 Json = dict[str, Any]
 ASK_AGAIN_S = 60.0  # a server that did not answer
@@ -159,9 +159,9 @@ def log_search(record: RunRecord, searched: Stage) -> list[Path]:
     spec = pipeline.search
     assert spec is not None
     value = searched.value
-    table = load_json(Path(searched.folder) / TABLE)
+    table = json.loads(open_store(searched.folder).read(TABLE))
     best, metric = value["best"], value["metric"]
-    record.run.log_file(Path(searched.folder) / TABLE, "search")
+    record.run.log_file(record.here(searched.folder, TABLE), "search")
     record.run.log_metrics({f"search_{metric}": best["score"]}, step=0)
     statuses = {f"ddlflow.trials.{k}": v for k, v in value["statuses"].items()}
     record.run.log_tags({"ddlflow.best_trial": best["number"], **statuses})

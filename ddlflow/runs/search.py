@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ddlflow.errors import SpecError, TrainingError
@@ -13,7 +12,8 @@ from ddlflow.runs.finished import Stage
 from ddlflow.runs.launch import Tell
 from ddlflow.runs.session import Session
 from ddlflow.spec.pipeline import Pipeline, Training
-from ddlflow.store.files import load_json, save_json
+from ddlflow.store import documents
+from ddlflow.store.store import Store, open_store
 from ddlflow.sweep.choose.halving import Better, Group, groups, keep
 from ddlflow.sweep.choose.sampler import Trial, sampler_of
 from ddlflow.sweep.choose.space import metric_of, settings
@@ -25,6 +25,7 @@ from ddlflow.train.auto import resolve
 
 Json = dict[str, Any]
 Key = tuple[int, str]  # (repeat of the folds, member): a training
+CLOCK = "clock.json"  # seconds that earlier commands took
 TABLE = "trials.json"
 
 
@@ -47,7 +48,7 @@ class Searching:
     """
 
     session: Session
-    folder: Path
+    folder: Store
     where: list[Where]
     data: list[Stage]
     tell: Tell
@@ -64,10 +65,10 @@ class Searching:
         spec = pipeline.search
         assert spec is not None
         metric, better = metric_of(pipeline)
-        self.before_s = (load_json(self.folder / "clock.json") or {"seconds": 0.0})["seconds"]
+        self.before_s = (documents.load(self.folder, CLOCK) or {"seconds": 0.0})["seconds"]
         sampler = sampler_of(spec, better)
         for group in groups(spec, sampler.num_trials, self._settled(pipeline).epochs):
-            if not self._in_time() and not self._folder(group).exists():
+            if not self._in_time() and not self._is_begun(group):
                 break
             trials = sampler.ask(group.size)
             if not trials:
@@ -84,7 +85,7 @@ class Searching:
         winner = best(self.outcomes.values(), better)
         if winner is None:
             raise TrainingError(self._nothing())
-        save_json(self.folder / TABLE, {"trials": table, "metric": metric, "better": better})
+        documents.save(self.folder, TABLE, {"trials": table, "metric": metric, "better": better})
         row = next(row for row in table if row["number"] == winner.number)
         return {
             "metric": metric,
@@ -120,7 +121,7 @@ class Searching:
         cut = [
             spread.cut(
                 self.session,
-                self._folder(group) / f"repeat-{repeat}",
+                self._folder(group).at(f"repeat-{repeat}"),
                 place,
                 self._members(trials, stage),
                 pipeline.sweep,
@@ -135,7 +136,7 @@ class Searching:
             number
             for one in cut
             for task in one.tasks
-            if Path(task.folder).exists()
+            if open_store(task.folder).list()
             for number in _trials_of(task)
         }
         alone = self._alone(group, metric, better)
@@ -171,7 +172,7 @@ class Searching:
         """One repeat's pieces to the rung: what came of the members that were still going."""
 
         def heard(results: list[Json]) -> None:
-            save_json(self.folder / "clock.json", {"seconds": self._elapsed()})
+            documents.save(self.folder, CLOCK, {"seconds": self._elapsed()})
             on_results(results)
 
         ids = (m["id"] for task in cut.tasks for m in task.members)
@@ -269,11 +270,14 @@ class Searching:
         assert spec is not None
         if spec.pruning is None or spec.pruning.use != "async_halving":
             return None
-        folder = str(self.folder / "rungs")
+        folder = self.folder.at("rungs").location
         return Asynchronous(folder, group.rungs, spec.pruning.factor, metric, better)
 
-    def _folder(self, group: Group) -> Path:
-        return self.folder / f"trials-{group.first:05d}"
+    def _folder(self, group: Group) -> Store:
+        return self.folder.at(f"trials-{group.first:05d}")
+
+    def _is_begun(self, group: Group) -> bool:
+        return self._folder(group).exists("repeat-0/plan.json")
 
     def _elapsed(self) -> float:
         return self.before_s + time.monotonic() - self.began

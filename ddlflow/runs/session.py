@@ -28,10 +28,15 @@ from ddlflow.runs.holds import Uses
 from ddlflow.runs.workers import count_gpus, gpus_of, least_cores
 from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Pipeline
-from ddlflow.store.folder import FolderStore
 from ddlflow.store.lease import Lease, held
 from ddlflow.store.owner import beating, this_owner
-from ddlflow.store.site_storage import remove_empty, storage_errors, storage_of
+from ddlflow.store.site_storage import (
+    remove_empty,
+    storage_errors,
+    storage_of,
+    store_of_site,
+)
+from ddlflow.store.store import Store
 from ddlflow.train.rank import PRELOAD
 
 if TYPE_CHECKING:
@@ -67,7 +72,13 @@ class Session:
 
     @property
     def storage(self) -> Path:
+        """The site's storage; of an object store, the folder of what is this machine's alone."""
         return storage_of(self.request.site)
+
+    @cached_property
+    def store(self) -> Store:
+        """The site's storage, as every worker sees it."""
+        return store_of_site(self.request.site)
 
     @property
     def data_root(self) -> Path:
@@ -157,7 +168,7 @@ class Session:
         self,
         name: str,
         settings: Mapping[str, Any],
-        work: Callable[[Path], dict[str, Any]],
+        work: Callable[[Store], dict[str, Any]],
         *,
         results: Sequence[str] = (),
         fresh: bool = False,
@@ -184,92 +195,89 @@ class Session:
                 in the folder is kept.
         """
         key = hashed({"stage": name, **settings})
-        folder = self.storage / name / key
-        done = folder / STAGE_FILE
-        if FolderStore(folder) in self._uses:
+        folder = self.store.at(f"{name}/{key}")
+        if folder in self._uses:
             return self._found(folder)
-        of_work = storage_errors(self.storage, of_work=True)
-        with of_work, self.lease(folder, str(folder)) as lease:
-            if (fresh or self.fresh) and folder.exists():
-                self._uses.wait_for_others(FolderStore(folder), self.screen.say)
-                shutil.rmtree(folder)
-            if done.exists():
+        of_work = storage_errors(self.store.location, of_work=True)
+        with of_work, self.lease(folder, folder.location) as lease:
+            if fresh or self.fresh:
+                self._uses.wait_for_others(folder, self.screen.say)
+                folder.remove_all()
+            if folder.exists(STAGE_FILE):
                 bad = damaged(folder)
                 if not bad:
                     self._use(folder)
                     return self._found(folder)
-                names = ", ".join(path.name for path in bad)
-                self.screen.say(f"{name}: {folder} is damaged ({names}): it is done again")
-                self._uses.wait_for_others(FolderStore(folder), self.screen.say)
-                for path in {*bad, done}:
-                    path.unlink(missing_ok=True)
-            is_new = not folder.exists()
-            folder.mkdir(parents=True, exist_ok=True)
+                names = ", ".join(key.rpartition("/")[2] for key in bad)
+                self.screen.say(f"{name}: {folder.location} is damaged ({names}): it is done again")
+                self._uses.wait_for_others(folder, self.screen.say)
+                for file in {*bad, STAGE_FILE}:
+                    folder.remove(file)
+            is_new = folder.make()
             began = time.monotonic()
             try:
                 value = work(folder)
             except InputError:
                 if is_new:  # else it holds what an earlier run finished
                     lease.confirm()
-                    shutil.rmtree(folder, ignore_errors=True)
+                    with contextlib.suppress(OSError):
+                        folder.remove_all()
                 raise
             seconds = time.monotonic() - began
-            stage = Stage(name, key, str(folder), seconds, False, value, told(folder, results))
+            stage = Stage(name, key, folder.location, seconds, False, value, told(folder, results))
             lease.confirm()
             save(stage)
             self._use(folder)
         self.screen.done(name, seconds, cached=False)
         return stage
 
-    def _found(self, folder: Path) -> Stage:
+    def _found(self, folder: Store) -> Stage:
         stage = load(folder)
         self.screen.done(stage.name, stage.seconds, cached=True)
         return stage
 
-    def keep(self, folder: Path) -> bool:
+    def keep(self, folder: Store) -> bool:
         """Keeps a finished stage's folder until the session ends; whether there is one."""
-        if FolderStore(folder) in self._uses:
+        if folder in self._uses:
             return True
-        if not folder.exists():
+        if not folder.exists(STAGE_FILE):
             return False
-        with storage_errors(self.storage), self.lease(folder, str(folder)):
-            is_there = (folder / STAGE_FILE).exists()
+        with storage_errors(self.store.location), self.lease(folder, folder.location):
+            is_there = folder.exists(STAGE_FILE)
             if is_there:
                 self._use(folder)
         return is_there
 
-    def keep_of(self, path: Path) -> None:
-        """Keeps the finished stage that a path of the storage lies in, if it is one's."""
-        path = path.absolute()
-        if path.is_relative_to(self.storage) and len(path.relative_to(self.storage).parts) > 2:
-            name, key = path.relative_to(self.storage).parts[:2]
-            self.keep(self.storage / name / key)
+    def keep_of(self, location: str) -> None:
+        """Keeps the finished stage that a path or URL of the storage lies in, if it is one's."""
+        inside = location.removeprefix(f"{self.store.location}/")
+        if inside != location and len(parts := inside.split("/")) > 2:
+            self.keep(self.store.at("/".join(parts[:2])))
 
-    def _use(self, folder: Path) -> None:
+    def _use(self, folder: Store) -> None:
         """From now on it is kept; called with its lease."""
         if self._is_entered:
-            self._uses.add(FolderStore(folder))
+            self._uses.add(folder)
 
     @contextlib.contextmanager
-    def lease(self, path: Path, what: str) -> Iterator[Lease]:
-        """Holds a path for this command alone; says who has it where another command does.
+    def lease(self, place: Store, what: str) -> Iterator[Lease]:
+        """Holds a place for this command alone; says who has it where another command does.
 
         Args:
-            path: a file or folder of the storage, there or not.
+            place: a file or folder of the storage, there or not.
             what: is worked on, for people.
 
         Raises:
             DdlflowError: another command has taken it over; the work was ended at once.
         """
-        folder = path.with_name(f".{path.name}.lease")
         try:
             with contextlib.ExitStack() as stack:
-                with storage_errors(self.storage):
+                with storage_errors(self.store.location):
                     if not self.storage.exists():
                         self.storage.mkdir(parents=True)
                         self._made_storage = True
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    lease = held(folder, what, say=self.screen.say, on_lost=self._on_lost)
+                    claims = place.claims("lease")
+                    lease = held(claims, what, say=self.screen.say, on_lost=self._on_lost)
                     opened = stack.enter_context(lease)
                 yield opened
         except Interrupted:

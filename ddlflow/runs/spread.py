@@ -14,17 +14,17 @@ import math
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ddlflow.errors import EngineError
 from ddlflow.runs.session import Session
 from ddlflow.spec.search import Sweep
-from ddlflow.store.files import load_json, save_json
+from ddlflow.store import documents
+from ddlflow.store.store import Store
 from ddlflow.sweep.cutting import CutTask, cut_members
 from ddlflow.sweep.member import Member
 from ddlflow.sweep.place import Where, plain
-from ddlflow.sweep.task import Asynchronous, PieceTask, apart, train_piece
+from ddlflow.sweep.task import END, Asynchronous, PieceTask, apart, train_piece
 
 Json = dict[str, Any]
 OnResults = Callable[[list[Json]], None]
@@ -39,7 +39,7 @@ class Pieces:
         tasks: each a piece.
     """
 
-    folder: Path
+    folder: Store
     tasks: tuple[PieceTask, ...]
 
     @property
@@ -49,7 +49,7 @@ class Pieces:
 
 
 def cut(
-    session: Session, folder: Path, where: Where, members: Sequence[Member], sweep: Sweep
+    session: Session, folder: Store, where: Where, members: Sequence[Member], sweep: Sweep
 ) -> Pieces:
     """Cuts members into pieces, or reads how they were cut.
 
@@ -63,7 +63,7 @@ def cut(
     Raises:
         SpecError: ``sweep.fuse`` is always, and a member has to be trained apart.
     """
-    known = load_json(folder / "plan.json")
+    known = documents.load(folder, "plan.json")
     if not known:
         task = CutTask(where, tuple(map(plain, members)), sweep.fuse, session.engine.slots)
         try:
@@ -73,7 +73,7 @@ def cut(
             why = "the worker that measured them died"
             pieces = [{"ids": [member.id], "fused": False, "why": why} for member in members]
         known = {"pieces": pieces}
-        save_json(folder / "plan.json", known)
+        documents.save(folder, "plan.json", known)
         for why in dict.fromkeys(p["why"] for p in pieces if not p["fused"]):
             number = sum(len(p["ids"]) for p in pieces if p["why"] == why)
             session.screen.say(f"sweep: {number} trainings apart: {why}")
@@ -81,7 +81,7 @@ def cut(
     tasks = [
         PieceTask(
             where=where,
-            folder=str(folder / f"{number:05d}"),
+            folder=folder.at(f"{number:05d}").location,
             number=number,
             members=tuple(by_id[id_] for id_ in piece["ids"]),
             fused=piece["fused"],
@@ -164,11 +164,13 @@ def train(
     return found
 
 
-def forget_failed(folder: Path) -> None:
+def forget_failed(folder: Store) -> None:
     """What failed under a folder is trained again, by the next command."""
-    for path in folder.rglob("end.json"):
-        if any(result["status"] == "failed" for result in load_json(path)["results"]):
-            path.unlink()
+    for key in folder.list():
+        if key.rpartition("/")[2] != END:
+            continue
+        if any(one["status"] == "failed" for one in documents.load(folder, key)["results"]):
+            folder.remove(key)
 
 
 def counted_row(result: Json) -> Json:

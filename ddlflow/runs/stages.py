@@ -14,8 +14,10 @@ from ddlflow.runs.finished import Stage, hashed
 from ddlflow.runs.launch import Tell, launch, settled, setup
 from ddlflow.runs.session import Session
 from ddlflow.spec import code
+from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Made
-from ddlflow.store.site_storage import write_json
+from ddlflow.store import documents
+from ddlflow.store.store import Store
 
 COEFFICIENTS = "coefficients.json"  # of a linear model, in the folder of its evaluate stage
 # A stage's own version: raised when its result changes for the same settings.
@@ -36,9 +38,9 @@ def made(session: Session, wanted: Made) -> Stage:
     """Makes a source's rows under the storage."""
     from ddlflow.data.samples.made import SOURCES, plan, write_part
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Store) -> dict[str, Any]:
         session.warm_ranks()
-        parts = plan(wanted.use, wanted.rows, folder, wanted.seed)
+        parts = plan(wanted.use, wanted.rows, folder.location, wanted.seed)
         written = list(session.map_over(write_part, parts, wanted.use))
         return {"rows": wanted.rows, "files": len(written)}
 
@@ -77,13 +79,13 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
     if cv is not None:
         settings["cv"] = cv.dealing(pipeline.labels)
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Store) -> dict[str, Any]:
         session.warm_ranks()
         manifest = prepare_data(
             spec,
             pipeline.labels,
             data_root=session.data_root,
-            folder=folder,
+            folder=Path(folder.location),
             map=session.map_over,
             cv=cv,
         )
@@ -154,11 +156,10 @@ def train(
         "device": device,
     }
 
-    def work(folder: Path) -> dict[str, Any]:
-        shipped = code.gather(request, folder / "code")
+    def work(folder: Store) -> dict[str, Any]:
         job = Job(
             dataset=prepared.folder,
-            folder=str(folder),
+            folder=folder.location,
             model=pipeline.model.model_dump(mode="json"),
             train=spec.model_dump(mode="json"),
             data=redacted_values(pipeline.data.model_dump(mode="json")),
@@ -166,7 +167,7 @@ def train(
             virtual_ranks=1,
             threads=1,
             device=device,
-            code=str(shipped) if shipped else None,
+            code=ship(request, folder),
             silence_s=request.site.engine.silence_s,
         )
         spread = setup(session, spec, folder, rows["train"], num_parameters(job))
@@ -175,7 +176,7 @@ def train(
         trained = {key: result[key] for key in result if key != "trail"}
         trained["ranks"] = kept(folder)
         return trained | {
-            "model": str(job.model_folder),
+            "model": job.model_folder.location,
             "world": spread.world,
             "virtual_ranks": spread.virtual_ranks,
             "threads": spread.threads,
@@ -191,6 +192,14 @@ def train(
     for note in kept_notes(done.value):
         session.screen.say(f"note: {note}")
     return done
+
+
+def ship(request: Request, folder: Store) -> str | None:
+    """Puts the code that travels into a stage's folder; where it is, or None: there is none."""
+    found = code.files(request)
+    for name, path in found.items():
+        folder.write(f"code/{name}", path.read_bytes())
+    return folder.at("code").location if found else None
 
 
 def _check_train(session: Session, rows: dict[str, int]) -> None:
@@ -224,14 +233,14 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
         "histogram": pipeline.report.histogram,
     }
 
-    def work(folder: Path) -> dict[str, Any]:
-        where = Path(trained.value["model"]), Path(prepared.folder)
+    def work(folder: Store) -> dict[str, Any]:
+        where = trained.value["model"], prepared.folder
         how: dict[str, Any] = {"spec": spec, "threads": session.resources.threads}
         how["map_over"] = session.map_over
         scored = score(*where, split, feature=pipeline.report.histogram, **how)
-        write_json(folder / "scores.json", scored)
+        documents.save(folder, "scores.json", scored, indent=1)
         if has_coefficients(pipeline.model):
-            write_json(folder / COEFFICIENTS, coefficients(*where, **how))
+            documents.save(folder, COEFFICIENTS, coefficients(*where, **how), indent=1)
         kept = {name: scored[name] for name in ("metrics", "baseline", "predicted_classes")}
         return {
             "split": split,
@@ -248,14 +257,13 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
 def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
     """The model over the pipeline's inference source (by default its test or whole source)."""
     from ddlflow.infer.model import load_model
-    from ddlflow.infer.predict import PreparedSource
     from ddlflow.infer.predict import infer as predict
 
     spec = session.request.pipeline
     location = inferred_source(session, prepared)
     is_test = location == spec.data.test_source
     is_own = is_test or redacted(location) == prepared.value["location"]
-    model = load_model(Path(trained.value["model"]), trust_code=True)  # it is this pipeline's own
+    model = load_model(trained.value["model"], trust_code=True)  # it is this pipeline's own
     found = model.open(location, session.data_root)
     settings = {
         "version": VERSION["infer"],
@@ -267,10 +275,10 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
         "splits": prepared.value["digest"] if is_own else None,
     }
 
-    def work(folder: Path) -> dict[str, Any]:
-        predictions = folder / "predictions"
+    def work(folder: Store) -> dict[str, Any]:
+        predictions = folder.at("predictions")
         done = predict(
-            Path(trained.value["model"]),
+            trained.value["model"],
             location,
             predictions,
             keys=spec.infer.keys,
@@ -278,10 +286,10 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
             threads=session.resources.threads,
             map_over=session.map_over,
             trust_code=True,
-            prepared=PreparedSource(Path(prepared.folder), is_test) if is_own else None,
+            prepared=(prepared.folder, is_test) if is_own else None,
         )
         kept = {name: done[name] for name in ("rows", "columns", "notes")}
-        return {"predictions": str(predictions), "location": redacted(location), **kept}
+        return {"predictions": predictions.location, "location": redacted(location), **kept}
 
     inferred = session.stage("infer", settings, work, results=["predictions/*.parquet"])
     for note in inferred.value["notes"]:

@@ -1,8 +1,10 @@
 """The stages cross_validate and search: many trainings over the workers, and what they tell."""
 
+import json
 import math
+import shutil
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ddlflow.data.shards.manifest import Manifest
@@ -15,8 +17,8 @@ from ddlflow.runs.launch import Tell, settled
 from ddlflow.runs.search import TABLE, Searching
 from ddlflow.runs.session import Session
 from ddlflow.spec import code
-from ddlflow.store.files import load_json, replacing
-from ddlflow.store.site_storage import write_json
+from ddlflow.store import documents
+from ddlflow.store.store import Store, open_store
 from ddlflow.sweep.choose.space import settings
 from ddlflow.sweep.choose.table import spread
 from ddlflow.sweep.member import Member
@@ -46,7 +48,7 @@ def cross_validate(session: Session, prepared: Stage) -> Stage:
     data = _repeats(session, prepared)
     depends_on = _depends_on(session, data, "cross_validate") | {"predictions": wants_rows}
 
-    def work(folder: Path) -> Json:
+    def work(folder: Store) -> Json:
         where = _where(session, data, folder)
         found: list[Json] = []
         for repeat, (place, stage) in enumerate(zip(where, data, strict=True)):
@@ -54,7 +56,7 @@ def cross_validate(session: Session, prepared: Stage) -> Stage:
                 Member(str(fold), pipeline.model, train, fold)
                 for fold in range(stage.value["folds"])
             ]
-            cut = pieces.cut(session, folder / f"repeat-{repeat}", place, members, pipeline.sweep)
+            cut = pieces.cut(session, folder.at(f"repeat-{repeat}"), place, members, pipeline.sweep)
             done = pieces.train(session, cut, lambda results: None, predictions=wants_rows)
             found += [{"repeat": repeat, **_fold_of(done[member.id])} for member in members]
         for fold in found:
@@ -90,13 +92,13 @@ def search(session: Session, prepared: Stage, tell: Tell = lambda event: None) -
     section = spec.model_dump(mode="json") | {"order": list(spec.space)}
     depends_on = _depends_on(session, data, "search") | {"search": section}
 
-    def work(folder: Path) -> Json:
+    def work(folder: Store) -> Json:
         under_way = Searching(session, folder, _where(session, data, folder), data, tell)
         return under_way.run()
 
     done = session.stage("search", depends_on, work, results=[TABLE])
     if done.cached:
-        for row in load_json(Path(done.folder) / TABLE)["trials"]:
+        for row in json.loads(open_store(done.folder).read(TABLE))["trials"]:
             tell({"event": "trial", **row})
     return done
 
@@ -131,12 +133,12 @@ def _depends_on(session: Session, data: Sequence[Stage], name: str) -> Json:
     }
 
 
-def _where(session: Session, data: Sequence[Stage], folder: Path) -> list[Where]:
-    shipped = code.gather(session.request, folder / "code")
+def _where(session: Session, data: Sequence[Stage], folder: Store) -> list[Where]:
+    shipped = stages.ship(session.request, folder)
     return [
         Where(
             dataset=stage.folder,
-            code=str(shipped) if shipped else None,
+            code=shipped,
             device="cuda" if session.num_gpus else "cpu",
             threads=session.resources.threads,
         )
@@ -171,30 +173,33 @@ def _summary(folds: Sequence[Json]) -> dict[str, Json]:
     return found
 
 
-def _predictions(folder: Path, prepared: Stage, repeats: int) -> Json:
-    """Gathers the folds' predictions in one folder, a Parquet file a fold (and repeat)."""
-    made = folder / "predictions"
-    made.mkdir(exist_ok=True)
-    for path in sorted(folder.glob("repeat-*/**/predictions-*.parquet")):
-        repeat = path.relative_to(folder).parts[0]
-        if repeats > 1:  # the folder is read as one table, in which folds of two repeats are two
-            _with_repeat(path, int(repeat.removeprefix("repeat-")))
-        path.replace(made / f"{repeat}-{path.name.removeprefix('predictions-')}")
-    files = sorted(path.name for path in made.glob("*.parquet"))
-    label = Manifest.load(Path(prepared.folder)).label
+def _predictions(folder: Store, prepared: Stage, repeats: int) -> Json:
+    """Gathers the folds' predictions in one place, a Parquet file a fold (and repeat)."""
+    made = folder.at("predictions")
+    for key in folder.list():
+        path = PurePosixPath(key)
+        if not (path.parts[0].startswith("repeat-") and path.match("predictions-*.parquet")):
+            continue
+        name = f"{path.parts[0]}-{path.name.removeprefix('predictions-')}"
+        with made.writing(name) as temporary:
+            if repeats > 1:  # they are read as one table, in which folds of two repeats are two
+                repeat = int(path.parts[0].removeprefix("repeat-"))
+                _with_repeat(folder.local(key), temporary, repeat)
+            else:
+                shutil.copyfile(folder.local(key), temporary)
+        folder.remove(key)
+    files = [name for name in made.list() if name.endswith(".parquet")]
+    label = Manifest.load(prepared.folder).label
     task = BUILT_IN[label.kind](label=LabelTarget(classes=label.classes))
-    write_json(made / "_SUCCESS", {"files": files} | task.described())
-    return {"predictions": str(made)}
+    documents.save(made, "_SUCCESS", {"files": files} | task.described(), indent=1)
+    return {"predictions": made.location}
 
 
-def _with_repeat(path: Path, repeat: int) -> None:
-    """Puts the column ``repeat`` beside ``fold``, once."""
+def _with_repeat(path: Path, to: Path, repeat: int) -> None:
+    """Puts the column ``repeat`` beside ``fold``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    if "repeat" in table.column_names:
-        return
     column = pa.repeat(pa.scalar(repeat, pa.int32()), table.num_rows)
-    with replacing(path) as temporary:
-        pq.write_table(table.add_column(1, "repeat", column), temporary)
+    pq.write_table(table.add_column(1, "repeat", column), to)

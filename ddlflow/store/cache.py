@@ -4,9 +4,10 @@ One folder serves all processes of a host (and user). A copy is written under a 
 hash is checked, and then it is renamed: what is there is whole. One process fetches a file, the
 others wait for it. A copy that is removed while a process has it mapped stays for that process.
 
-    files/NAME      copies; NAME is of the SHA-256 or version, the time of change that of last use
-    folders/NAME/   copies of whole folders, such as a model
-    locks/ab        held while a file whose name begins so is fetched
+    copies/NAME/    a file or a few, by their own names; NAME is of their hash or version, and its
+                    time of change is that of the last use
+    locks/ab        held while a copy whose NAME begins so is fetched
+    kept/NAME/      what a host keeps of a place of the store until it is put there
     scratch/        what is being written to the store
 
 The folder is that of DDLFLOW_CACHE, else one in the user's cache folder; its bound is
@@ -29,6 +30,7 @@ from ddlflow.errors import DataError, DdlflowError, SpecError
 from ddlflow.store.files import is_temporary, remove_leftovers, temporary_for
 
 FOLDER, SIZE_GB = "DDLFLOW_CACHE", "DDLFLOW_CACHE_GB"
+LOOK = 4  # processes that may fill up what is free between two looks at it
 AHEAD = 2  # files that are fetched at once before they are asked for
 Parts = Callable[[], Iterable[bytes]]
 
@@ -68,7 +70,7 @@ class Cache:
     def __init__(self, folder: Path, bound: int = 0) -> None:
         self._root = folder
         try:
-            for name in ("files", "folders", "locks", "scratch"):
+            for name in ("copies", "locks", "scratch"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DdlflowError(
@@ -77,6 +79,7 @@ class Cache:
             ) from error
         own = sum(size for _, size, _ in self._kept())
         self.bound = bound or (shutil.disk_usage(folder).free + own) // 2
+        self._unseen = 0  # bytes that may be written before what all processes hold is looked at
         self._pool: ThreadPoolExecutor | None = None
         self._coming: dict[str, Future[Path]] = {}
         self._mutex = threading.Lock()
@@ -84,6 +87,12 @@ class Cache:
     def scratch(self) -> Path:
         """A folder for files that are on their way to the store."""
         return self._root / "scratch"
+
+    def kept(self, location: str) -> Path:
+        """A folder for what a host keeps of a place of the store until it can be put there."""
+        path = self._root / "kept" / _name(location)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
 
     def file(self, tag: str, parts: Parts, *, name: str, sha256: str | None = None) -> Path:
         """A file's copy, fetched if it is not here.
@@ -99,32 +108,52 @@ class Cache:
             DdlflowError: the disk is full.
             OSError: as ``parts``.
         """
-        path = self._root / "files" / _name(tag)
-        while not self._use(path):
-            with self._lock(path.name):
-                if not path.exists():
-                    self._fetch(path, parts, name, sha256)
-        return path
+        file = name.rpartition("/")[2]
 
-    def folder(self, tag: str, names: Iterable[str], read: Callable[[str], bytes]) -> Path:
-        """A folder's copy: small files, fetched if it is not here.
+        def fill(folder: Path) -> None:
+            self._fetch(folder / file, parts, name, sha256)
+
+        return self._copy(tag, name, fill) / file
+
+    def folder(
+        self, tag: str, names: Iterable[str], parts: Callable[[str], Iterable[bytes]]
+    ) -> Path:
+        """A folder's copy, fetched if it is not here.
 
         Args:
             tag: what tells this version of the folder from all others.
             names: of its files.
-            read: gives the bytes of one.
+            parts: gives the bytes of one.
         """
-        path = self._root / "folders" / _name(tag)
+
+        def fill(folder: Path) -> None:
+            for name in names:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                self._fetch(folder / name, lambda name=name: parts(name), name, None)  # type: ignore[misc]
+
+        return self._copy(tag, tag.partition(" ")[0], fill)
+
+    def _copy(self, tag: str, what: str, fill: Callable[[Path], None]) -> Path:
+        """The folder of a copy, made whole by its name if it is not here."""
+        path = self._root / "copies" / _name(tag)
         while not self._use(path):
-            with self._lock(path.name), contextlib.ExitStack() as stack:
+            with self._lock(path.name):
                 if path.exists():
                     continue
                 making = temporary_for(path)
-                stack.callback(shutil.rmtree, making, ignore_errors=True)
-                for name in names:
-                    (making / name).parent.mkdir(parents=True, exist_ok=True)
-                    (making / name).write_bytes(read(name))
-                making.rename(path)
+                try:
+                    making.mkdir()
+                    fill(making)
+                    making.rename(path)
+                except OSError as error:
+                    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                        raise
+                    raise DdlflowError(
+                        f"The cache of the object store, {self._root}, has no room for {what}: "
+                        f"{error.strerror}. Free space there, or name another folder in {FOLDER}."
+                    ) from error
+                finally:
+                    shutil.rmtree(making, ignore_errors=True)
         return path
 
     def ahead(self, sha256: str, parts: Parts, *, name: str) -> None:
@@ -132,7 +161,7 @@ class Cache:
 
         An error comes again to who asks.
         """
-        if (self._root / "files" / _name(sha256)).exists():
+        if (self._root / "copies" / _name(sha256)).exists():
             return
         with self._mutex:
             if self._pool is None:
@@ -144,10 +173,6 @@ class Cache:
                 self.file, sha256, parts, name=name, sha256=sha256
             )
 
-    def forget(self, path: Path) -> None:
-        """Removes a copy that is not what it should be."""
-        path.unlink(missing_ok=True)
-
     def _use(self, path: Path) -> bool:
         """Notes that a copy is used now; False where there is none."""
         try:
@@ -157,58 +182,42 @@ class Cache:
         return True
 
     def _fetch(self, path: Path, parts: Parts, name: str, sha256: str | None) -> None:
-        temporary = temporary_for(path)
-        seen, held = hashlib.sha256(), 0
-        try:
-            with temporary.open("wb") as file:
-                for part in parts():
-                    self._make_room(held + len(part), temporary)
-                    file.write(part)
-                    held += len(part)
-                    if sha256 is not None:
-                        seen.update(part)
-            if sha256 is not None and seen.hexdigest() != sha256:
-                raise DataError(
-                    f"{name} is damaged: its bytes have the SHA-256 {seen.hexdigest()[:16]}..., "
-                    f"and those that were written had {sha256[:16]}.... Prepare the data again "
-                    "with --fresh."
-                )
-            temporary.replace(path)
-        except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                raise
-            raise DdlflowError(
-                f"The cache of the object store, {self._root}, has no room for {name}: "
-                f"{error.strerror}. Free space there, or name another folder in {FOLDER}."
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _make_room(self, size: int, own: Path) -> None:
-        """Removes what was used least recently until a file of so many bytes fits."""
-        kept = [entry for entry in self._kept() if entry[2] != own]
-        total = size + sum(each for _, each, _ in kept)
-        if total <= self.bound:
-            return
-        remove_leftovers(self._root / "files")
-        for _, each, path in sorted(kept):
-            if total <= self.bound:
-                return
-            if is_temporary(path.name):  # of a process that fetches just now
-                continue
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(
-                missing_ok=True
+        seen = hashlib.sha256()
+        with path.open("wb") as file:
+            for part in parts():
+                self._make_room(len(part))
+                file.write(part)
+                if sha256 is not None:
+                    seen.update(part)
+        if sha256 is not None and seen.hexdigest() != sha256:
+            raise DataError(
+                f"{name} is damaged: its bytes have the SHA-256 {seen.hexdigest()[:16]}..., and "
+                f"those that were written had {sha256[:16]}.... Prepare the data again with "
+                "--fresh."
             )
-            total -= each
+
+    def _make_room(self, size: int) -> None:
+        """Removes what was used least recently until so many bytes more fit."""
+        with self._mutex:
+            self._unseen -= size
+            if self._unseen >= 0:
+                return
+            remove_leftovers(self._root / "copies")
+            kept = sorted(self._kept())
+            total = size + sum(each for _, each, _ in kept)
+            for _, each, path in kept:
+                if total <= self.bound:
+                    break
+                if not is_temporary(path.name):  # else a process fetches it just now
+                    shutil.rmtree(path, ignore_errors=True)
+                    total -= each
+            self._unseen = max(0, self.bound - total) // LOOK
 
     def _kept(self) -> Iterator[tuple[float, int, Path]]:
         """(time of last use, bytes, path) of each copy."""
-        for kind in ("files", "folders"):
-            for entry in os.scandir(self._root / kind):
-                with contextlib.suppress(FileNotFoundError):  # removed in this moment
-                    found = entry.stat()
-                    size = _size(Path(entry.path)) if entry.is_dir() else found.st_size
-                    yield found.st_mtime, size, Path(entry.path)
+        for entry in os.scandir(self._root / "copies"):
+            with contextlib.suppress(FileNotFoundError):  # removed in this moment
+                yield entry.stat().st_mtime, _size(entry.path), Path(entry.path)
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
@@ -218,8 +227,12 @@ class Cache:
             yield
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _size(folder: str) -> int:
+    return sum(
+        os.lstat(os.path.join(at, name)).st_size  # noqa: PTH118 # fast for many small ones
+        for at, _, names in os.walk(folder)
+        for name in names
+    )
 
 
 def _name(tag: str) -> str:

@@ -48,7 +48,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path | str) -> Iterator[None]:
     """Turns an OSError of writing ``path`` into one clear sentence.
 
     Raises:

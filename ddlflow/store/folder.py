@@ -31,7 +31,7 @@ class FolderStore:
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
 
-    def write(self, key: str, data: bytes, *, durable: bool = False) -> None:
+    def write(self, key: str, data: bytes | memoryview, *, durable: bool = False) -> None:
         with self.writing(key) as temporary, temporary.open("wb") as file:
             file.write(data)
             if durable:
@@ -81,14 +81,26 @@ class FolderStore:
         making.rename(folder)
 
     def list(self, prefix: str = "") -> list[str]:
-        top = self.root / prefix
         found = [
             Path(folder, name).relative_to(self.root).as_posix()
-            for folder, _, names in os.walk(top)
+            for folder, _, names in os.walk(self.root / prefix)
             for name in names
             if not is_temporary(name)
         ]
         return sorted(found)
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        return {key: self.size(key) for key in self.list(prefix)}
+
+    def parts(self) -> "Sequence[str]":
+        with suppress(FileNotFoundError):
+            return sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
+        return []
+
+    def make(self) -> bool:
+        is_new = not self.root.exists()
+        self.root.mkdir(parents=True, exist_ok=True)
+        return is_new
 
     def exists(self, key: str) -> bool:
         return (self.root / key).is_file()

@@ -1,19 +1,15 @@
 """A store that is a part of a bucket: S3 and what speaks like it, Google's and Azure's.
 
-The client is obstore (the object_store of Apache Arrow), whose conditional writes are alike in all
-of them: "only where there is none", and "only over this very version". It takes credentials from
-the environment or from the machine's role; no URL holds any.
+The client's conditional writes are alike in all of them: "only where there is none", and "only over
+this very version".
 """
 
 import errno
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,18 +20,12 @@ from ddlflow.redact import redacted
 from ddlflow.store.cache import Cache, cache_here
 from ddlflow.store.claims import Claims
 from ddlflow.store.object_claims import ObjectClaims, UserObjects, Version
+from ddlflow.store.object_client import NO_BUCKET, SCHEMES, client_of, telling
 
 if TYPE_CHECKING:
     from obstore import GetOptions
-    from obstore.store import ClientConfig, RetryConfig
 
-SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
-RETRY_S = 60.0  # how long a request is tried anew while the service is away or busy
-TRIES = 8
-REQUEST_S = 60  # of one try; no request is for more than a part of a file
 PART_BYTES = 32 << 20  # read in one request
-_CODE = re.compile(r"<Code>(\w+)</Code>|\"error\"\s*:\s*\"(\w+)\"")
-_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +87,7 @@ class ObjectStore:
             tag: Version = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
             return bytes(found.bytes()), tag
 
-    def write(self, key: str, data: bytes, *, durable: bool = False) -> None:
+    def write(self, key: str, data: bytes | memoryview, *, durable: bool = False) -> None:
         import obstore
 
         with self._telling(key):
@@ -121,7 +111,7 @@ class ObjectStore:
             try:
                 done = obstore.put(self._client, self._path(key), data, mode=mode)
             except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
-                if any(sign in str(error) for sign in _NO_BUCKET):
+                if any(sign in str(error) for sign in NO_BUCKET):
                     raise
                 return None
         return {"e_tag": done["e_tag"], "version": done["version"]}
@@ -153,13 +143,35 @@ class ObjectStore:
             obstore.put(self._client, self._path(key), path)
 
     def list(self, prefix: str = "") -> list[str]:
+        return [*self.sizes(prefix)]
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        start = len(self.prefix) + 1 if self.prefix else 0
+        return {found["path"][start:]: int(found["size"]) for found in self._listed(prefix)}
+
+    def parts(self) -> Sequence[str]:
+        import obstore
+
+        with self._telling(""):
+            inside = f"{self.prefix}/" if self.prefix else None
+            found = obstore.list_with_delimiter(self._client, inside)["common_prefixes"]
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    def make(self) -> bool:
+        import obstore
+
+        with self._telling(""):
+            pages = obstore.list(self._client, f"{self.prefix}/" if self.prefix else None)
+            return next(iter(pages), None) is None
+
+    def _listed(self, prefix: str) -> Sequence[Any]:
+        """What the service says of the objects below a prefix, by path."""
         import obstore
 
         inside = self._path(prefix.strip("/")) if prefix else self.prefix
-        start = len(self.prefix) + 1 if self.prefix else 0
         with self._telling(prefix):
             pages = obstore.list(self._client, f"{inside}/" if inside else None)
-            return sorted(found["path"][start:] for page in pages for found in page)
+            return sorted((one for page in pages for one in page), key=lambda one: one["path"])
 
     def exists(self, key: str) -> bool:
         try:
@@ -193,17 +205,13 @@ class ObjectStore:
         return self._cache.file(tag, lambda: self._parts(key), name=key)
 
     def local_folder(self, prefix: str = "") -> Path:
-        import obstore
-
         inside = self.at(prefix) if prefix else self
-        with self._telling(prefix):
-            pages = obstore.list(self._client, f"{inside.prefix}/" if inside.prefix else None)
-            found = {meta["path"]: meta for page in pages for meta in page}
+        found = inside._listed("")
         if not found:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), inside.location)
         start = len(inside.prefix) + 1 if inside.prefix else 0
-        names = {path[start:]: found[path]["e_tag"] for path in sorted(found)}
-        return self._cache.folder(f"{inside.location} {names}", names, inside.read)
+        tags = {one["path"][start:]: one["e_tag"] for one in found}
+        return self._cache.folder(f"{inside.location} {tags}", tags, inside._parts)
 
     def ahead(self, files: Sequence[tuple[str, str]]) -> None:
         for key, sha256 in files:
@@ -238,75 +246,11 @@ class ObjectStore:
 
     @property
     def _client(self) -> Any:
-        return _client_of(self.bucket, os.getpid())
+        return client_of(self.bucket, os.getpid())
 
     @property
     def _cache(self) -> Cache:
         return cache_here()
 
-    @contextmanager
-    def _telling(self, key: str) -> Iterator[None]:
-        """Turns what the client raises into an OSError that says where and why, and no more.
-
-        Its own text may hold a request's signature or the key's id.
-        """
-        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-
-        try:
-            yield
-        except (BaseError, FileNotFoundError) as error:
-            text, where = str(error), f"{self.location}/{key}" if key else self.location
-            if any(sign in text for sign in _NO_BUCKET):
-                raise OSError(errno.ENODEV, "there is no such bucket", self.bucket) from None
-            if isinstance(error, FileNotFoundError):
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from None
-            code = next((a or b for a, b in _CODE.findall(text)), "")
-            if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
-                why = f"access is denied ({code})" if code else "access is denied"
-                raise PermissionError(errno.EACCES, why, where) from None
-            raise OSError(errno.EIO, _reason(text, code), where) from None
-
-
-def _reason(text: str, code: str) -> str:
-    """Why a request failed, in a few words of this project's own."""
-    if code:
-        return f"the service refused it ({code})"
-    if "credential" in text.lower():
-        return "no credentials were found"
-    status = re.search(r"status code: (\d+)", text)
-    return f"the service answered {status[1]}" if status else "the service does not answer"
-
-
-@lru_cache(maxsize=8)
-def _client_of(bucket: str, pid: int) -> Any:
-    """The client of a bucket; a process that was forked has its own."""
-    from obstore.store import from_url
-
-    options: ClientConfig = {
-        "timeout": timedelta(seconds=REQUEST_S),
-        "connect_timeout": timedelta(seconds=5),
-    }
-    retry: RetryConfig = {
-        "max_retries": TRIES,
-        "retry_timeout": timedelta(seconds=RETRY_S),
-        "backoff": {
-            "init_backoff": timedelta(seconds=0.1),
-            "max_backoff": timedelta(seconds=10),
-            "base": 2,
-        },
-    }
-    own: dict[str, Any] = {}
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if bucket.startswith("s3://") and endpoint:
-        own["endpoint"] = endpoint
-        options["allow_http"] = endpoint.startswith("http://")
-    if bucket.startswith("s3://") and "AWS_ACCESS_KEY_ID" not in os.environ and find_spec("boto3"):
-        from obstore.auth.boto3 import Boto3CredentialProvider  # profiles and single sign-on
-
-        own["credential_provider"] = Boto3CredentialProvider()
-    return from_url(bucket, client_options=options, retry_config=retry, **own)
-
-
-def forget_clients() -> None:
-    """The next request is made with the credentials of now."""
-    _client_of.cache_clear()
+    def _telling(self, key: str) -> AbstractContextManager[None]:
+        return telling(f"{self.location}/{key}" if key else self.location, self.bucket)

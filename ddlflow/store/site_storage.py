@@ -12,36 +12,54 @@ from typing import Any
 from ddlflow.errors import DdlflowError, SpecError
 from ddlflow.spec.site import Site
 from ddlflow.store.files import temporary_for
+from ddlflow.store.store import Store, is_url, open_store
 
+# Until all that a run keeps goes through the store.
+TAKES_OBJECT_STORES = False
 FULL_BYTES = 64 << 20  # a disk with less is one on which a write may have failed
 
 
 def storage_of(site: Site) -> Path:
     """The site's storage as an absolute path.
 
+    Of an object store: the folder of this machine that keeps what is this machine's alone, such as
+    metrics that MLflow did not take yet.
+
     Raises:
-        SpecError: it is a URL.
+        SpecError: a URL that names no object store.
     """
     storage = site.storage
-    if "://" in storage:
-        raise SpecError(
-            f"storage is {storage}; expected a folder that every worker sees. "
-            "Shards are memory-mapped, so mount the bucket or choose a shared folder."
-        )
+    if is_url(storage):
+        if not TAKES_OBJECT_STORES:
+            raise SpecError(
+                f"storage is {storage}; expected a folder that every worker sees. "
+                "Shards are memory-mapped, so mount the bucket or choose a shared folder."
+            )
+        store = open_store(storage)
+        return Path(".ddlflow", *store.location.partition("://")[2].split("/")).absolute()
     return Path(storage).expanduser().absolute()
 
 
+def store_of_site(site: Site) -> Store:
+    """The site's storage.
+
+    Raises:
+        SpecError: a URL that names no object store.
+    """
+    return open_store(site.storage if is_url(site.storage) else storage_of(site))
+
+
 @contextlib.contextmanager
-def storage_errors(storage: Path, *, of_work: bool = False) -> Iterator[None]:
+def storage_errors(storage: Path | str, *, of_work: bool = False) -> Iterator[None]:
     """Says what to do about a storage that cannot be written.
 
     Args:
-        storage: the folder.
+        storage: the folder, or the URL of an object store.
         of_work: what is done inside may touch other places as well (a source, a server, a user's
             code): only what is plainly of the storage is said to be.
 
     Raises:
-        SpecError: it is not this user's to write.
+        SpecError: it is not this user's to write, or there is no such bucket.
         DdlflowError: it is full, or fails.
     """
     try:
@@ -50,14 +68,27 @@ def storage_errors(storage: Path, *, of_work: bool = False) -> Iterator[None]:
         if of_work and not _is_of(error, storage):
             raise
         place = error.filename or storage
-        raise (SpecError if isinstance(error, PermissionError) else DdlflowError)(
-            f"storage {storage}: {place} cannot be written: {error.strerror}. Free space "
-            "or permissions there, or set storage in the site file."
+        is_input = isinstance(error, PermissionError) or error.errno == errno.ENODEV
+        raise (SpecError if is_input else DdlflowError)(
+            f"storage {storage}: {place} cannot be written: {error.strerror}. {_advice(storage)}"
         ) from error
 
 
-def _is_of(error: OSError, storage: Path) -> bool:
+def _advice(storage: Path | str) -> str:
+    if is_url(str(storage)):
+        return (
+            "Look at the bucket's name and region, at the credentials and at their rights to list, "
+            "read, write and delete there (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, "
+            "AWS_ENDPOINT_URL), or set storage in the site file."
+        )
+    return "Free space or permissions there, or set storage in the site file."
+
+
+def _is_of(error: OSError, storage: Path | str) -> bool:
     """Whether an error names a file of the storage, or names none and the storage is full."""
+    if is_url(str(storage)):
+        named = error.filename if isinstance(error.filename, str) else ""
+        return named.startswith(f"{storage}/") or (bool(named) and str(storage).startswith(named))
     if isinstance(error.filename, (str, bytes)):
         return Path(os.fsdecode(error.filename)).absolute().is_relative_to(storage)
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -30,7 +30,7 @@ class Store(Protocol):
     def read(self, key: str) -> bytes:
         """The bytes of a file."""
 
-    def write(self, key: str, data: bytes, *, durable: bool = False) -> None:
+    def write(self, key: str, data: bytes | memoryview, *, durable: bool = False) -> None:
         """Writes a file whole, over one that is there.
 
         Args:
@@ -58,6 +58,15 @@ class Store(Protocol):
 
     def list(self, prefix: str = "") -> list[str]:
         """The keys of all files below a prefix, relative to the store, sorted."""
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """As `list`, with the bytes of each file."""
+
+    def parts(self) -> Sequence[str]:
+        """The names of the parts right below that hold files (`at`), sorted; hidden ones too."""
+
+    def make(self) -> bool:
+        """Makes the store's own folder, where there is such a thing; whether nothing was there."""
 
     def exists(self, key: str) -> bool:
         """Whether there is such a file."""
@@ -100,13 +109,16 @@ class Store(Protocol):
         """
 
 
+Place = Store | str | Path  # a store, or its location: what `store_of` opens
+
+
 def open_store(location: str | Path) -> Store:
     """The store at a location: an absolute path, or a URL that `is_url` knows.
 
     Raises:
         SpecError: a URL of no known kind.
     """
-    if isinstance(location, str) and "://" in location:
+    if isinstance(location, str) and is_url(location):
         from ddlflow.store.objects import ObjectStore  # which needs the package of the extra
 
         return ObjectStore.of(location)
@@ -115,6 +127,11 @@ def open_store(location: str | Path) -> Store:
     return FolderStore(Path(location).absolute())
 
 
-def store_of(place: Store | str | Path) -> Store:
+def is_url(location: str) -> bool:
+    """Whether a location is an object store's, and no folder's."""
+    return "://" in location
+
+
+def store_of(place: Place) -> Store:
     """A store as it is, or the one at a location."""
     return open_store(place) if isinstance(place, (str, Path)) else place

@@ -1,6 +1,5 @@
 """Out-of-fold predictions: what each fold's model says to the rows that it has not seen."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from ddlflow.data.columns import Label
 from ddlflow.data.shards.rows import Rows
 from ddlflow.models.call import call
-from ddlflow.store.files import replacing
+from ddlflow.store.store import Place, store_of
 from ddlflow.sweep.member import Member, Prepared, first_net, task_of
 from ddlflow.train.saved.state import Tensors
 from ddlflow.train.tasks.task import Task
@@ -19,7 +18,7 @@ from ddlflow.train.tasks.task import Task
 PASS_ROWS = 2_048  # a pass whose activations stay in the cache
 
 
-def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, folder: Path) -> Path:
+def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, place: Place) -> str:
     """Writes ``predictions-<fold>.parquet``: a row for each held-out row of the member's fold.
 
     Columns: ``row``, its number in the source; ``fold``; ``label``; and those of
@@ -29,7 +28,10 @@ def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, fold
         member: which.
         tensors: its trained state.
         prepared: the data set.
-        folder: where to write.
+        place: where to write.
+
+    Returns:
+        Its name.
     """
     assert member.fold is not None
     fold = prepared.folds[member.fold]
@@ -53,10 +55,10 @@ def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, fold
                 # A copy: a model may give a view of its inputs, which the next pass overwrites.
                 found.setdefault(name, []).append(values.cpu().numpy().copy())
     table = _table(found, task, prepared.manifest.label, member.fold)
-    path = folder / f"predictions-{member.fold}.parquet"
-    with replacing(path) as temporary:
+    name = f"predictions-{member.fold}.parquet"
+    with store_of(place).writing(name) as temporary:
         pq.write_table(table, temporary)
-    return path
+    return name
 
 
 def _table(found: dict[str, list[Any]], task: Task, label: Label, fold: int) -> pa.Table:

@@ -16,6 +16,7 @@ from ddlflow.errors import TrainingError
 from ddlflow.models import build
 from ddlflow.spec.code import resolve
 from ddlflow.spec.pipeline import Model, Training, UserCode
+from ddlflow.store.store import Place
 from ddlflow.train.parallel.gradients import seed_random
 from ddlflow.train.tasks.table import LabelTask, resolved_task
 from ddlflow.train.tasks.target import LabelTarget, label_target
@@ -73,7 +74,7 @@ class Prepared:
         device: where to compute.
     """
 
-    folder: Path
+    folder: Place
     manifest: Manifest
     folds: Mapping[int | None, FoldRows]
     code: Path | None = None
@@ -118,7 +119,7 @@ class Result:
         return {k.removeprefix("val_"): v for k, v in row.items() if k.startswith("val_")}
 
 
-def whole(folder: Path, manifest: Manifest) -> FoldRows:
+def whole(folder: Place, manifest: Manifest) -> FoldRows:
     """All training rows against the validation split: the rows of a member without a fold."""
     return FoldRows(
         train=tuple(verified(folder, manifest.shards_of("train"))),

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,6 +10,7 @@ from pydantic import TypeAdapter
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.data.shards.verified import verified
 from ddlflow.spec.pipeline import Model, Training
+from ddlflow.store.store import Place, open_store
 from ddlflow.sweep.member import FoldRows, Member, Prepared, whole
 from ddlflow.train.training import standardisation_by
 
@@ -24,8 +24,8 @@ class Where:
     """Where a sweep trains.
 
     Attributes:
-        dataset: the folder of the manifest.
-        code: the folder of the user's modules, or None.
+        dataset: where the manifest lies.
+        code: where the user's modules lie, or None.
         device: the kind of device.
         threads: of one piece.
     """
@@ -58,23 +58,22 @@ def member_of(values: Json) -> Member:
 
 def prepared_at(where: Where, members: Iterable[Member], number: int) -> Prepared:
     """The data set of these members, on this worker; its GPU goes by a piece's number."""
-    folder = Path(where.dataset)
-    manifest = Manifest.load(folder)
+    manifest = Manifest.load(where.dataset)
     device = torch.device("cpu")
     if where.device == "cuda":
         device = torch.device("cuda", number % torch.cuda.device_count())
         torch.cuda.set_device(device)
     folds = {member.fold for member in members}
     return Prepared(
-        folder=folder,
+        folder=where.dataset,
         manifest=manifest,
-        folds={fold: _rows_of(folder, manifest, fold) for fold in folds},
-        code=Path(where.code) if where.code else None,
+        folds={fold: _rows_of(where.dataset, manifest, fold) for fold in folds},
+        code=open_store(where.code).local_folder() if where.code else None,
         device=device,
     )
 
 
-def _rows_of(folder: Path, manifest: Manifest, fold: int | None) -> FoldRows:
+def _rows_of(folder: Place, manifest: Manifest, fold: int | None) -> FoldRows:
     if fold is None:
         return whole(folder, manifest)
     train, validation = manifest.shards_of_fold(fold)

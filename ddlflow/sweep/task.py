@@ -8,18 +8,17 @@ is done is not done again.
 import gc
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from ddlflow.errors import CheckpointError, DdlflowError
 from ddlflow.models.user import one_line
-from ddlflow.store.files import load_json, save_json
+from ddlflow.store import documents
+from ddlflow.store.store import Store, open_store
 from ddlflow.sweep.choose.halving import Better, goes_on
 from ddlflow.sweep.held_out import write_predictions
 from ddlflow.sweep.member import Prepared, Result
@@ -34,6 +33,7 @@ Json = dict[str, Any]
 TRIES = 3
 STACK_TRIES = 2  # then its members are tried apart: one of them may do it, or all are too large
 SAVE_EVERY_S = 5.0  # a shorter piece of work is done again faster than it is written
+END = "end.json"  # what came of a piece's members
 APART = "apart.json"  # in the folder of a stack that failed, and why
 log = logging.getLogger(__name__)
 
@@ -99,30 +99,28 @@ def train_piece(task: PieceTask) -> list[Json]:
     Raises:
         CheckpointError: the storage is full: no fault of the members'.
     """
-    folder = Path(task.folder)
-    end = folder / "end.json"
-    rung = end if task.until is None else folder / f"epoch-{task.until}.json"
+    folder = open_store(task.folder)
+    rung = END if task.until is None else f"epoch-{task.until}.json"
     # The rung's own first: a search that goes on decides by what it decided by before.
-    known = load_json(rung) or load_json(end)
+    known = documents.load(folder, rung) or documents.load(folder, END)
     if known:
         return list(known["results"])
-    folder.mkdir(parents=True, exist_ok=True)
-    apart = load_json(folder / APART)
+    apart = documents.load(folder, APART)
     if apart:
         return [_failed(values["id"], apart["why"], "apart") for values in task.members]
-    tries = folder / f"{rung.stem}.tries"
+    tries = f"{rung.removesuffix('.json')}.tries"
     allowed = TRIES if len(task.members) == 1 else STACK_TRIES
-    if _count(tries, task.driver) <= allowed:
+    if _count(folder, tries, task.driver) <= allowed:
         results = _sound(_trained(task))
     else:
         reason = f"Its worker died {allowed} times while it was trained: out of memory?"
         results = _all_failed(task, reason)
     if not any(result["status"] == "apart" for result in results):
         is_over = all(result["status"] != "going" for result in results)
-        save_json(end if is_over else rung, {"results": results})
+        documents.save(folder, END if is_over else rung, {"results": results})
         if is_over:
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    tries.unlink(missing_ok=True)
+            folder.at("checkpoints").remove_all()
+    folder.remove(tries)
     _free()
     return results
 
@@ -144,7 +142,9 @@ def _trained(task: PieceTask) -> list[Json]:
     prepared = prepared_at(task.where, members, task.number)
     torch.set_flush_denormal(task.fused)  # numbers too small to matter take many times as long
     try:
-        return _to_rung(task, Piece(members, task.fused, task.why), prepared, Path(task.folder))
+        return _to_rung(
+            task, Piece(members, task.fused, task.why), prepared, open_store(task.folder)
+        )
     except CheckpointError:
         raise
     except Exception as error:
@@ -161,14 +161,15 @@ def _all_failed(task: PieceTask, reason: str) -> list[Json]:
     """
     if len(task.members) == 1:
         return [_failed(task.members[0]["id"], reason)]
-    save_json(Path(task.folder) / APART, {"why": reason})
+    documents.save(open_store(task.folder), APART, {"why": reason})
     return [_failed(values["id"], reason, "apart") for values in task.members]
 
 
-def _to_rung(task: PieceTask, piece: Piece, prepared: Prepared, folder: Path) -> list[Json]:
+def _to_rung(task: PieceTask, piece: Piece, prepared: Prepared, folder: Store) -> list[Json]:
     """Trains from the last checkpoint to the rung, or to the end."""
     trained = start(piece, prepared)
-    saved = checkpoint.latest(folder / "checkpoints")
+    checkpoints = folder.at("checkpoints")
+    saved = checkpoint.latest(checkpoints)
     if saved is not None:
         trained.restore(saved)
     trained.drop(set(task.dropped) & set(trained.alive), "it was not among the best of its rung")
@@ -179,11 +180,11 @@ def _to_rung(task: PieceTask, piece: Piece, prepared: Prepared, folder: Path) ->
             _decide(trained, task.alone)
         if time.monotonic() - last_save >= SAVE_EVERY_S:
             last_save = time.monotonic()
-            checkpoint.write(folder / "checkpoints", trained.epoch, trained.snapshot())
+            checkpoint.write(checkpoints, trained.epoch, trained.snapshot())
     going: list[Json] = []
     if trained.alive:  # at a rung: the next task goes on from here, perhaps elsewhere
         snapshot = trained.snapshot()
-        checkpoint.write(folder / "checkpoints", trained.epoch, snapshot)
+        checkpoint.write(checkpoints, trained.epoch, snapshot)
         seconds = {plain["id"]: plain["seconds"] for plain in snapshot["standings"]}
         going = list(_going(trained, piece, seconds))
     if task.predictions and task.until is None:
@@ -213,15 +214,14 @@ def _decide(trained: Trained, rule: Asynchronous) -> None:
     """At a rung, ends the trials that are not among the best of those that came before."""
     if trained.epoch not in rule.rungs[:-1]:
         return
-    folder = Path(rule.folder) / str(trained.epoch)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = open_store(rule.folder).at(str(trained.epoch))
     for id_ in trained.alive:
         value = trained.histories[id_][-1][f"val_{rule.metric}"]
         score = value if math.isfinite(value) else None
-        mine = folder / f"{_slug(id_)}.json"
-        others = [load_json(path) for path in folder.glob("*.json") if path != mine]
+        mine = f"{_slug(id_)}.json"
+        others = [documents.load(folder, name) for name in folder.list() if name != mine]
         earlier = [one["score"] for one in others if one and one["score"] is not None]
-        save_json(mine, {"score": score})
+        documents.save(folder, mine, {"score": score})
         if not goes_on(score, earlier, rule.factor, rule.better):
             trained.drop([id_], f"it was not among the best at epoch {trained.epoch}")
 
@@ -265,14 +265,14 @@ def _failed(id_: str, reason: str, status: Literal["failed", "apart"] = "failed"
     }
 
 
-def _count(path: Path, driver: str) -> int:
+def _count(folder: Store, key: str, driver: str) -> int:
     """How often one driver has had the work begun, kept in a file before it is.
 
     A worker that ended because its driver did says nothing against the piece.
     """
-    known = load_json(path) or {}
+    known = documents.load(folder, key) or {}
     tried: int = 1 + (known["tried"] if known.get("driver") == driver else 0)
-    save_json(path, {"driver": driver, "tried": tried})
+    documents.save(folder, key, {"driver": driver, "tried": tried})
     return tried
 
 
@@ -284,7 +284,7 @@ def apart(task: PieceTask, id_: str) -> PieceTask:
     """One member of a stack that failed, as a piece of its own."""
     return replace(
         task,
-        folder=str(Path(task.folder) / f"apart-{_slug(id_)}"),
+        folder=f"{task.folder}/apart-{_slug(id_)}",
         members=tuple(values for values in task.members if values["id"] == id_),
         fused=False,
         why="its stack failed",

@@ -1,12 +1,12 @@
 """What a rank is told: one training, as small JSON values."""
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from ddlflow.spec.pipeline import Model, ObjectiveName, Training
+from ddlflow.store.store import Store, open_store
 
 _MODEL: TypeAdapter[Model] = TypeAdapter(Model)
 
@@ -16,8 +16,8 @@ class Job:
     """One training.
 
     Attributes:
-        dataset: the folder of the manifest; its ``train`` split is trained on.
-        folder: the training's own folder: ``checkpoints/`` and, at the end, ``model/``.
+        dataset: where the manifest lies; its ``train`` split is trained on.
+        folder: the training's own place: ``checkpoints/`` and, at the end, ``model/``.
         model: the pipeline's ``model`` section.
         train: the pipeline's ``train`` section, with a number for every ``auto``.
         data: the pipeline's ``data`` section: the model keeps it, to read further sources alike.
@@ -26,7 +26,7 @@ class Job:
             elastic the world itself.
         threads: of each rank.
         device: where to compute.
-        code: the folder of the user's modules, or None.
+        code: where the user's modules lie, or None.
         attempt: the name of this attempt's ledgers; later ones sort behind.
         saved_step: of the last checkpoint that an earlier attempt of this command told of; 0: none.
         silence_s: how long a rank's work may stand still before it counts as hung; 0: for ever.
@@ -53,6 +53,10 @@ class Job:
     def from_json(cls, values: dict[str, Any]) -> "Job":
         return cls(**values)
 
+    def here(self) -> "Job":
+        """The job with its code as a folder of this host."""
+        return replace(self, code=str(open_store(self.code).local_folder()) if self.code else None)
+
     @property
     def model_spec(self) -> Model:
         return _MODEL.validate_python(self.model)
@@ -62,13 +66,13 @@ class Job:
         return Training.model_validate(self.train)
 
     @property
-    def checkpoints(self) -> Path:
-        return Path(self.folder) / "checkpoints"
+    def checkpoints(self) -> Store:
+        return open_store(self.folder).at("checkpoints")
 
     @property
-    def ledgers(self) -> Path:
-        return Path(self.folder) / "ledger"
+    def ledgers(self) -> Store:
+        return open_store(self.folder).at("ledger")
 
     @property
-    def model_folder(self) -> Path:
-        return Path(self.folder) / "model"
+    def model_folder(self) -> Store:
+        return open_store(self.folder).at("model")

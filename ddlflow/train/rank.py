@@ -96,7 +96,7 @@ def _run(told: dict[str, Any], emit: Emit, stop: threading.Event) -> None:
     from ddlflow.train.loop import Stopped
     from ddlflow.train.training import run
 
-    job = Job.from_json(payload)
+    job = Job.from_json(payload).here()
     if job.code is not None:
         sys.path.insert(0, job.code)
     torch.set_num_threads(job.threads)

@@ -39,7 +39,7 @@ from ddlflow.train.saved import fence
 from ddlflow.train.saved.checkpoint import Say
 from ddlflow.train.saved.digests import digest
 from ddlflow.train.saved.export import save_model
-from ddlflow.train.saved.ledger import Ledger
+from ddlflow.train.saved.ledger import Ledger, publish
 from ddlflow.train.saved.space import wait_for_space
 from ddlflow.train.saved.state import State
 from ddlflow.train.saved.writer import Writer
@@ -85,7 +85,7 @@ def run(
     optimizer = optimizer_of(spec.optimizer, net, device=device)
     state = State(net, optimizer)
     ranks = Ranks(rank, world, group, device)
-    attempt = patiently(lambda: fence.claim(job.checkpoints)) if rank == 0 else 0
+    attempt = patiently(lambda: _begin(job)) if rank == 0 else 0
     saved = resumed(job.checkpoints, ranks, say, at_least=job.saved_step)
     if saved is not None:
         _same_training(saved, job)
@@ -147,13 +147,19 @@ def run(
         else:
             train(state, spec, around)
     except BaseException as error:
-        _close(writer, pulse, say, must_be_saved=isinstance(error, Stopped))
+        _close(job, writer, pulse, say, must_be_saved=isinstance(error, Stopped))
         raise
-    _close(writer, pulse, say, must_be_saved=False)  # the model is written now
+    _close(job, writer, pulse, say, must_be_saved=False)  # the model is written now
     if rank > 0:
         return {}
     fence.check(job.checkpoints, attempt)
     return patiently(lambda: save_model(job, manifest, rows, state, label))
+
+
+def _begin(job: Job) -> int:
+    """The number of this attempt, before which what earlier ones left on this host is put away."""
+    publish(job.ledgers)
+    return fence.claim(job.checkpoints)
 
 
 def _writer(job: Job, attempt: int, say: Say, emit: Callable[[dict[str, Any]], None]) -> Writer:
@@ -165,13 +171,17 @@ def _writer(job: Job, attempt: int, say: Say, emit: Callable[[dict[str, Any]], N
     return Writer(job.checkpoints, say, attempt=attempt, on_saved=on_saved)
 
 
-def _close(writer: Writer | None, pulse: Pulse, say: Say, *, must_be_saved: bool) -> None:
-    """Waits until the last checkpoint is on the disk.
+def _close(job: Job, writer: Writer | None, pulse: Pulse, say: Say, *, must_be_saved: bool) -> None:
+    """Waits until the last checkpoint is on the disk, and the ledger is where it belongs.
 
     Raises:
         CheckpointError: it cannot be put there, and ``must_be_saved``.
     """
     pulse.resting = True
+    try:
+        publish(job.ledgers)
+    except OSError as error:
+        say(f"The ledger of the training is not saved: {error.filename}: {error.strerror}.")
     if writer is None:
         return
     try:
@@ -231,7 +241,7 @@ def _same_training(saved: dict[str, Any], job: Job) -> None:
     ]
     if changed:
         raise TrainingError(
-            f"The checkpoint in {job.checkpoints} was made with other settings of "
+            f"The checkpoint in {job.checkpoints.location} was made with other settings of "
             f"{', '.join(changed)}; going on from it would give a model that no single setting "
             "gives. Use the same, or start anew with --fresh."
         )
@@ -262,7 +272,8 @@ def first_net(job: Job, manifest: Manifest, task: LabelTask) -> nn.Module:
 
 def num_parameters(job: Job) -> int:
     """How many numbers the job trains."""
-    manifest = Manifest.load(Path(job.dataset))
+    job = job.here()
+    manifest = Manifest.load(job.dataset)
     counted = LabelTarget(num_classes=len(manifest.label.classes) or None)
     net = first_net(job, manifest, task_of(job, counted))
     return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)

@@ -97,4 +97,4 @@ def fit(root: Path, source: pa.Table, spec: Data, labels: Any, epochs: int = 6) 
     result = training.run(
         job, 0, 1, None, torch.device("cpu"), emit=lambda event: None, must_stop=lambda: False
     )
-    return Trained(job.model_folder, root, folder, manifest, source, result)
+    return Trained(Path(job.model_folder.location), root, folder, manifest, source, result)

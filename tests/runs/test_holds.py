@@ -26,6 +26,7 @@ from ddlflow.spec.pipeline import Pipeline
 from ddlflow.spec.site import Site
 from ddlflow.store import lease
 from ddlflow.store.entries import entries
+from ddlflow.store.folder import FolderStore
 
 # argv: the project, and what is done: a word a stage, "wait" for a line of standard input.
 COMMAND = """
@@ -203,7 +204,7 @@ def test_predictions_into_one_folder_wait_for_each_other(project: Path, hosts: O
     )
     predict = [sys.executable, "-c", code.format(trained.value["model"])]
     place = project / "kept/predictions" / hashed(str(project / "out"))
-    with session_at(project) as session, session.lease(place, "it"):
+    with session_at(project) as session, session.lease(FolderStore(place), "it"):
         process = host.start(
             predict, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

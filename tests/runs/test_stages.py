@@ -18,6 +18,7 @@ from ddlflow.runs import stages
 from ddlflow.runs.record import recorded
 from ddlflow.runs.session import Session, Stage
 from ddlflow.spec.load import load
+from ddlflow.store.store import Store
 
 Prepare = Callable[..., Stage]
 
@@ -128,7 +129,8 @@ def test_results_that_are_not_as_they_were_written_are_made_again(
     prepare()
     made: list[str] = []
 
-    def work(folder: Path) -> dict[str, int]:
+    def work(store: Store) -> dict[str, int]:
+        folder = Path(store.location)
         (folder / "parts" / "__pycache__").mkdir(parents=True, exist_ok=True)
         (folder / "parts" / "__pycache__" / "a").write_text("any")
         for name in "abc":

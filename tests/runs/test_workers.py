@@ -24,6 +24,7 @@ from ddlflow.runs.record import recorded
 from ddlflow.runs.session import Session
 from ddlflow.runs.workers import gpus_of, least_cores
 from ddlflow.spec.load import load
+from ddlflow.store.folder import FolderStore
 from ddlflow.train.facts import Facts, facts_here, unlike
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -163,16 +164,16 @@ def test_only_what_decides_bits_has_to_be_alike() -> None:
 def test_a_training_that_goes_on_elsewhere_says_so_and_keeps_both(tmp_path: Path) -> None:
     heard: list[str] = []
     for processor in ("x86_64 AVX2", "x86_64 AVX2", "arm64 DEFAULT"):
-        gathering = Gathering(tmp_path, 2, "cpu", must_be_alike=True, say=heard.append)
+        gathering = Gathering(FolderStore(tmp_path), 2, "cpu", must_be_alike=True, say=heard.append)
         for rank in (1, 0):
             gathering.add(rank, facts(host=f"h{rank}", processor=processor).to_json())
     assert heard == [
         "goes on where last bits may differ: processor was x86_64 AVX2, now arm64 DEFAULT"
     ]
-    assert [entry["attempt"] for entry in kept(tmp_path)] == [1, 2, 3]
-    assert [rank["host"] for rank in kept(tmp_path)[0]["ranks"]] == ["h0", "h1"]
-    assert said(tmp_path)["machine"] == "x86_64 AVX2 and arm64 DEFAULT"
-    assert said(tmp_path)["hosts"] == "h0 and h1"
+    assert [entry["attempt"] for entry in kept(FolderStore(tmp_path))] == [1, 2, 3]
+    assert [rank["host"] for rank in kept(FolderStore(tmp_path))[0]["ranks"]] == ["h0", "h1"]
+    assert said(FolderStore(tmp_path))["machine"] == "x86_64 AVX2 and arm64 DEFAULT"
+    assert said(FolderStore(tmp_path))["hosts"] == "h0 and h1"
 
 
 def test_gpus_and_cores_are_the_workers() -> None:

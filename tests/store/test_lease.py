@@ -84,7 +84,8 @@ site = Site.model_validate(
 )
 
 
-def work(folder):
+def work(store):
+    folder = Path(store.location)
     if how == "gang":
         flag = {"flag": f"{folder}/checkpoint"}
         job = GangJob("stop", flag, 1, str(folder), {}, (ranks,), 60.0, 600.0)

@@ -12,6 +12,7 @@ from ddlflow.report.screen import Screen
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 from ddlflow.store.site_storage import storage_errors
+from ddlflow.store.store import Store
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_a_stage_that_reads_what_it_may_not_does_not_blame_the_storage(
     (tmp_path / "site.yaml").write_text("engine: {use: local, workers: 1}\n")
     monkeypatch.chdir(tmp_path)
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Store) -> dict[str, Any]:
         raise PermissionError(errno.EACCES, "Permission denied", "/etc/secret")
 
     request = load("p.yaml", "site.yaml", [])
@@ -66,7 +67,8 @@ def test_a_stage_that_reads_what_it_may_not_does_not_blame_the_storage(
         with pytest.raises(PermissionError, match="/etc/secret"):
             session.stage("prepare", {}, work)
 
-        def full(folder: Path) -> dict[str, Any]:
+        def full(store: Store) -> dict[str, Any]:
+            folder = Path(store.location)
             (folder / "file").write_text("")
             (folder / "file" / "x").mkdir()
             return {}

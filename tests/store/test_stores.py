@@ -8,12 +8,13 @@ import pickle
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ddlflow.errors import DataError, DdlflowError, SpecError
-from ddlflow.store import cache, lease
+from ddlflow.store import cache, lease, object_client
 from ddlflow.store.entries import Entry
 from ddlflow.store.owner import this_owner
 from ddlflow.store.store import Store, open_store
@@ -96,6 +97,9 @@ def test_files_are_written_read_listed_and_removed(store: Store) -> None:
     assert store.list("a") == ["a/b.json", "a/bc.json"]
     assert store.list("a/b") == []  # a prefix is a folder's
     assert store.at("a").list() == ["b.json", "bc.json"]
+    assert store.sizes() == {"a/b.json": 17, "a/bc.json": 0, "top": 3000001}
+    assert (store.parts(), store.at("a").parts(), store.at("b").parts()) == (["a"], [], [])
+    assert (store.at("a").make(), store.at("new").make()) == (False, True)
     assert store.at("a").read("b.json") == b"second and longer"
     store.remove("a/b.json")
     store.remove("a/b.json")  # gone is gone
@@ -275,9 +279,7 @@ def test_wrong_keys_and_a_bucket_that_is_not_there_are_no_missing_files(
         assert caught.value.strerror == "there is no such bucket"
         assert caught.value.filename == "s3://there-is-none"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
-    from ddlflow.store import objects
-
-    objects.forget_clients()
+    object_client.forget_clients()
     with pytest.raises(PermissionError) as denied:
         open_store(bucket).read("a")
     assert denied.value.filename == f"{bucket}/a"
@@ -288,8 +290,8 @@ def test_wrong_keys_and_a_bucket_that_is_not_there_are_no_missing_files(
     assert denied.value.__cause__ is None
     assert denied.value.__suppress_context__
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    monkeypatch.setattr(objects, "RETRY_S", 0.5)
-    objects.forget_clients()
+    monkeypatch.setattr(object_client, "RETRY_S", 0.5)
+    object_client.forget_clients()
     with pytest.raises(OSError, match="the service does not answer") as away:
         open_store(bucket).read("a")
     assert away.value.filename == f"{bucket}/a"
@@ -310,7 +312,7 @@ def test_a_cache_holds_no_more_than_its_bound_and_keeps_what_was_used_last(tmp_p
     fetched: list[str] = []
 
     def parts(name: str, size: int = 300) -> cache.Parts:
-        def fetch():
+        def fetch() -> Iterator[bytes]:
             fetched.append(name)
             yield name.encode().ljust(size - 100, b".")
             yield bytes(100)
@@ -319,21 +321,23 @@ def test_a_cache_holds_no_more_than_its_bound_and_keeps_what_was_used_last(tmp_p
 
     paths = {}
     for name in "abc":
-        paths[name] = kept.file(name, parts(name), name=name)
-        os.utime(paths[name], (ord(name), ord(name)))  # clocks of files are coarse
-    assert kept.file("a", parts("a"), name="a") == paths["a"]  # used last now
+        paths[name] = kept.file(name, parts(name), name=f"s/{name}.arrow")
+        os.utime(paths[name].parent, (ord(name), ord(name)))  # clocks of files are coarse
+    assert paths["a"].name == "a.arrow"
+    assert kept.file("a", parts("a"), name="s/a.arrow") == paths["a"]  # used last now
     opened = paths["b"].open("rb")
     paths["d"] = kept.file("d", parts("d"), name="d")
     assert fetched == ["a", "b", "c", "d"]
     assert sorted(name for name, path in paths.items() if path.exists()) == ["a", "c", "d"]
     with opened:  # whoever has it goes on
         assert len(opened.read()) == 300
-    kept.file("big", parts("big", 5000), name="big")  # alone if need be
-    assert [path.stat().st_size for path in (tmp_path / "c" / "files").iterdir()] == [5000]
+    big = kept.file("big", parts("big", 5000), name="big")  # alone if need be
+    assert big.stat().st_size == 5000
+    assert [*(tmp_path / "c" / "copies").iterdir()] == [big.parent]
 
 
 def fetch_slowly(folder: str, log: str, start: "multiprocessing.synchronize.Event") -> None:
-    def parts():
+    def parts() -> Iterator[bytes]:
         with Path(log).open("a") as file:
             file.write("fetched\n")
         for _ in range(20):
@@ -358,7 +362,7 @@ def test_of_a_hosts_processes_one_fetches_and_a_killed_one_leaves_nothing_half(
     start.set()
     while not log.read_text():
         time.sleep(0.001)
-    files = folder / "files"
+    files = folder / "copies"
     while not list(files.glob(".*.tmp")):
         time.sleep(0.001)
     owner = next(one for one in group if f".{one.pid}-" in next(files.glob(".*.tmp")).name)
@@ -367,8 +371,8 @@ def test_of_a_hosts_processes_one_fetches_and_a_killed_one_leaves_nothing_half(
         one.join()
     assert sorted(one.exitcode or 0 for one in group) == [-9, 0, 0, 0]
     assert log.read_text().count("fetched") == 2  # by the one that was killed, and by the next
-    cache.Cache(folder, 20_500).file("other", lambda: [bytes(1000)], name="other")
-    assert [path.stat().st_size for path in files.iterdir()] == [1000]
+    other = cache.Cache(folder, 20_500).file("other", lambda: [bytes(1000)], name="other")
+    assert [*files.iterdir()] == [other.parent]
 
 
 def test_what_comes_next_is_fetched_before_it_is_asked_for(bucket: str) -> None:
@@ -379,7 +383,7 @@ def test_what_comes_next_is_fetched_before_it_is_asked_for(bucket: str) -> None:
         store.write(key, value)
     store.ahead([(key, digests[key]) for key in data])
     give_up = time.monotonic() + 60
-    here = cache.cache_here().scratch().parent / "files"
+    here = cache.cache_here().scratch().parent / "copies"
     while len([p for p in here.iterdir() if not p.name.startswith(".")]) < 5:
         assert time.monotonic() < give_up
         time.sleep(0.01)

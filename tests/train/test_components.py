@@ -67,7 +67,7 @@ def test_as_scikit_learn(data: tuple[pa.Table, Job]) -> None:
     values = np.stack([table[f"x{k}"].to_numpy() for k in range(8)], 1)
     theirs = make_pipeline(StandardScaler(), PCA(3), LinearRegression())
     theirs.fit(values, table["y"].to_numpy())
-    model = load_model(job.model_folder)
+    model = load_model(Path(job.model_folder.location))
     mine = model.predictor.net.components.detach().numpy()
     expected = theirs["pca"].components_
     assert np.abs((mine * expected.T).sum(0)) == pytest.approx(1, abs=1e-6)

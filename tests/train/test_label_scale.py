@@ -101,7 +101,7 @@ def test_predictions_are_those_of_least_squares(place: Callable[[str], Place], n
     x = np.column_stack([here.table[c].to_numpy() for c in "abc"])
     near = here.table["near"].to_numpy()  # the label less its mean: float64 is exact there
     peer = LinearRegression().fit(x[here.rows("train")], near[here.rows("train")])
-    model = load_model(job.model_folder)
+    model = load_model(Path(job.model_folder.location))
     batch = here.table.combine_chunks().to_batches()[0]
     found = model.predict(batch)["prediction"]
     assert found.type == pa.float64()
@@ -111,7 +111,7 @@ def test_predictions_are_those_of_least_squares(place: Callable[[str], Place], n
 
     test = here.rows("test")
     how = {"spec": job.train_spec, "feature": "a", "threads": 1, "map_over": in_turn}
-    scored = evaluate(job.model_folder, here.folder, "test", **how)
+    scored = evaluate(Path(job.model_folder.location), here.folder, "test", **how)
     true, predicted = near[test], peer.predict(x[test])
     metrics = scored["metrics"]
     assert metrics["r2"] == pytest.approx(r2_score(true, predicted), abs=1e-3)
@@ -174,7 +174,7 @@ def test_a_loss_of_the_users_gets_labels_as_they_are(
     assert float(outputs.abs().max()) < 100  # untrained, and not moved to the label's mean
     loss = np.mean((outputs.numpy() - held_out) ** 2, dtype=np.float64)
     assert result["metrics"]["loss"] == pytest.approx(loss, rel=1e-4)
-    found = load_model(job.model_folder, trust_code=True).predict(
+    found = load_model(Path(job.model_folder.location), trust_code=True).predict(
         here.table.combine_chunks().to_batches()[0]
     )
     assert np.abs(found["prediction"].to_numpy()).max() < 100
@@ -188,7 +188,7 @@ def test_a_loss_of_the_users_gets_labels_as_they_are(
     learned, held_out = near[here.rows("train")], near[here.rows("validation")]
     expected = (held_out - learned.mean()) / learned.std()
     np.testing.assert_allclose(labels.numpy(), expected, atol=1e-5)
-    found = load_model(job.model_folder, trust_code=True).predict(
+    found = load_model(Path(job.model_folder.location), trust_code=True).predict(
         here.table.combine_chunks().to_batches()[0]
     )
     assert found["prediction"].to_numpy().mean() == pytest.approx(LABELS[name][0], rel=0.5)

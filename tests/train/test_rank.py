@@ -270,18 +270,19 @@ def test_a_rank_whose_host_does_not_see_the_newest_checkpoint_yet_waits_for_it(
     job = bench().job(tmp_path / "t", **more)
     with pytest.raises(Stopped):
         bench().train(tmp_path / "t", must_stop=lambda: next(asked), **more)
-    before, newest = (shutil.copy(path, tmp_path) for path in checkpoint.files(job.checkpoints))
+    place = Path(job.checkpoints.location)
+    before, newest = (shutil.copy(place / name, tmp_path) for name in checkpoint.files(place))
     (other,) = hosts("other")
-    mount_over(other, job.checkpoints)
-    assert other.run(["cp", before, str(job.checkpoints)]).returncode == 0
+    mount_over(other, place)
+    assert other.run(["cp", before, str(place)]).returncode == 0
     ranks = [Rank(job, 0, world=2), Rank(job, 1, world=2, start=other.start)]
     with started(*ranks):
         port = ranks[0].hear("store")["port"]
         for rank in ranks:
             rank.say({"store_host": "127.0.0.1", "store_port": port})
         step = ranks[0].hear("resumed")["step"]
-        assert step == checkpoint.step_of(Path(newest))
-        assert other.run(["cp", newest, str(job.checkpoints)]).returncode == 0
+        assert step == checkpoint.step_of(Path(newest).name)
+        assert other.run(["cp", newest, str(place)]).returncode == 0
         assert ranks[1].hear("resumed")["step"] == step
         value = ranks[0].hear("result")["value"]
     whole = bench().train(tmp_path / "whole", **more).result

@@ -261,7 +261,8 @@ def test_a_damaged_checkpoint_costs_steps_and_no_bits(
     made, asked = bench("binary", "all"), iter([False] * 16 + [True])
     with pytest.raises(Stopped):
         made.train(tmp_path, must_stop=lambda: next(asked), **RICH)
-    before, newest = checkpoint.files(tmp_path / "checkpoints")
+    before, last = checkpoint.files(tmp_path / "checkpoints")
+    newest = tmp_path / "checkpoints" / last
     newest.write_bytes(newest.read_bytes()[:-9])
     ended = made.train(tmp_path, **RICH)
     assert [event["step"] for event in ended.named("resumed")] == [checkpoint.step_of(before)]
@@ -395,8 +396,8 @@ def test_weights_that_are_not_finite_are_never_kept(
     with pytest.raises(TrainingError, match=r"at epoch 1, step \d+\. Of the batch's \d+ rows "):
         made.train(tmp_path / "t", **more)
     assert not (tmp_path / "t" / "model").exists()
-    for path in checkpoint.files(tmp_path / "t" / "checkpoints"):
-        net = checkpoint.read(path)["state"]["net"]
+    for name in checkpoint.files(tmp_path / "t" / "checkpoints"):
+        net = checkpoint.read(tmp_path / "t" / "checkpoints", name)["state"]["net"]
         assert all(tensor.isfinite().all() for tensor in net.values())
 
 

@@ -54,7 +54,7 @@ class RowSplits:
         """
         codes = np.full(rows, -1, np.int8)
         shards = _shards(self.dataset, self.digest)[self.number, piece]
-        for shard, path in zip(shards, verified(Path(self.dataset), shards), strict=True):
+        for shard, path in zip(shards, verified(self.dataset, shards), strict=True):
             at = map_shard(path)["row"] - (self.first_row + start)
             if len(at) and not (at.min() >= 0 and at.max() < rows):
                 raise DataError(_CHANGED)
@@ -77,7 +77,7 @@ _CHANGED = (
 )
 
 
-def row_splits(dataset: Path, num_ranges: int, *, is_test: bool) -> list[RowSplits]:
+def row_splits(dataset: str | Path, num_ranges: int, *, is_test: bool) -> list[RowSplits]:
     """The splits of a source's rows, range by range.
 
     Args:
@@ -104,7 +104,7 @@ def row_splits(dataset: Path, num_ranges: int, *, is_test: bool) -> list[RowSpli
 def _shards(dataset: str, digest: str) -> dict[tuple[int, int], list[Shard]]:
     """The shards of each (range, piece)."""
     found: dict[tuple[int, int], list[Shard]] = defaultdict(list)
-    for shard in Manifest.load(Path(dataset)).shards:
+    for shard in Manifest.load(dataset).shards:
         name = _SHARD.fullmatch(Path(shard.path).name)
         assert name is not None
         found[int(name[1]), int(name[2])].append(shard)

@@ -5,7 +5,7 @@ by a module for each source.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from ddlflow.data.samples import collider, particles
 from ddlflow.data.samples.parts import ROW_GROUP_ROWS, refuse_strangers, stands, write_part_file
 from ddlflow.errors import SpecError
 from ddlflow.spec.pipeline import MadeName
+from ddlflow.store.store import is_url, open_store
 
 
 class SampleModule(Protocol):
@@ -72,11 +73,10 @@ def plan(use: MadeName, rows: int, out: str | Path, seed: int = 1) -> list[Sampl
         raise SpecError(f"rows is {rows}; expected a whole number >= 1.")
     if not 0 <= seed < 2**64:
         raise SpecError(f"seed is {seed}; expected a whole number from 0 to 2^64 - 1.")
-    folder = Path(out)
     parts = [
         SamplePart(
             use=use,
-            path=str(folder / f"part-{first // PART_ROWS:06d}.parquet"),
+            path=f"{out}/part-{first // PART_ROWS:06d}.parquet",
             index=first // PART_ROWS,
             first_row=first,
             rows=min(PART_ROWS, rows - first),
@@ -84,7 +84,8 @@ def plan(use: MadeName, rows: int, out: str | Path, seed: int = 1) -> list[Sampl
         )
         for first in range(0, rows, PART_ROWS)
     ]
-    refuse_strangers(folder, {Path(part.path): part.identity for part in parts})
+    if not is_url(str(out)):  # there a folder is of these rows alone
+        refuse_strangers(Path(out), {Path(part.path): part.identity for part in parts})
     return parts
 
 
@@ -93,7 +94,16 @@ def write_part(part: SamplePart) -> PartResult:
 
     Raises:
         DataError: the folder cannot be written, or the disk is full.
+        OSError: the object store does not answer.
     """
+    if is_url(part.path):
+        folder, _, name = part.path.rpartition("/")
+        store = open_store(folder)
+        if cached := store.exists(name):
+            return PartResult(part.path, part.rows, store.size(name), cached)
+        with store.writing(name) as path:
+            written = write_part(replace(part, path=str(path)))
+        return replace(written, path=part.path)
     path, source = Path(part.path), SOURCES[part.use]
     cached = stands(path, part.identity)
     if not cached:

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from dataclasses import field as dataclass_field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,8 @@ from ddlflow.data.fields import Field, Transform
 from ddlflow.data.shards.statistics import Statistics, empty, merge
 from ddlflow.data.shards.tensor_statistics import TensorStatistics, merge_tensors, no_values
 from ddlflow.errors import DataError
-from ddlflow.store.files import load_json, save_json
+from ddlflow.store import documents
+from ddlflow.store.store import Place, store_of
 
 FORMAT = 2
 NAME = "manifest.json"
@@ -284,9 +284,9 @@ class Manifest:
         start = empty(len(self.columns.numeric), len(self.columns.label.classes))
         return merge((group.statistics for group in self.groups if wanted(group)), start)
 
-    def save(self, folder: Path) -> None:
+    def save(self, place: Place) -> None:
         """Writes the manifest: from now on the data set exists."""
-        save_json(folder / NAME, self._to_json() | {"digest": self.digest})
+        documents.save(store_of(place), NAME, self._to_json() | {"digest": self.digest})
 
     def _to_json(self) -> dict[str, Any]:
         """All of it but the digest."""
@@ -319,16 +319,18 @@ class Manifest:
         }
 
     @classmethod
-    def load(cls, folder: Path) -> "Manifest":
+    def load(cls, place: Place) -> "Manifest":
         """Reads the manifest of a data set.
 
         Raises:
             DataError: there is none, it is damaged, or a newer ddlflow wrote it.
         """
-        path = folder / NAME
-        if not path.exists():
-            raise DataError(f"{folder} holds no data set: {NAME} is missing. Prepare the data.")
-        value = load_json(path)
+        store = store_of(place)
+        path = f"{store.location}/{NAME}"
+        if not store.exists(NAME):
+            where = store.location
+            raise DataError(f"{where} holds no data set: {NAME} is missing. Prepare the data.")
+        value = documents.load(store, NAME)
         again = "Prepare the data again with --fresh."
         if not isinstance(value, dict) or not isinstance(value.get("format"), int):
             raise DataError(f"{path} is damaged. {again}")

@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
 from ddlflow.errors import DataError
+from ddlflow.store.object_client import SCHEMES, register_filesystems, telling
 
 EXTENSIONS = {
     ".parquet": "parquet",
@@ -41,6 +42,7 @@ _PERHAPS = (".json", ".json.gz")
 _STAMPS = (
     "ETag",
     "etag",
+    "e_tag",
     "md5Hash",
     "Content-MD5",
     "Digest",
@@ -108,9 +110,10 @@ def list_files(address: str, wanted: str) -> tuple[str, list[File]]:
         DataError: nothing there, no known extension, several formats at once, or no access.
     """
     try:
-        filesystem, path = fsspec.core.url_to_fs(address)
-        is_glob = any(sign in path for sign in "*?[") and not filesystem.exists(path)
-        root, found = _find(filesystem, path, is_glob)
+        with telling(address, client_alone=True):
+            filesystem, path = _filesystem(address)
+            is_glob = any(sign in path for sign in "*?[") and not filesystem.exists(path)
+            root, found = _find(filesystem, path, is_glob)
     except FileNotFoundError as error:
         cause = error.__cause__  # fsspec says so too of a web server that does not answer
         if cause is not None and getattr(cause, "status", None) != HTTPStatus.NOT_FOUND:
@@ -135,6 +138,14 @@ def list_files(address: str, wanted: str) -> tuple[str, list[File]]:
     return kind, sorted(
         (_file(address, p, info, root) for p, info in chosen), key=lambda file: file.name
     )
+
+
+def _filesystem(address: str) -> tuple[Any, str]:
+    """What reads an address, and its path there."""
+    if urlsplit(address).scheme in SCHEMES:
+        register_filesystems()
+    found: tuple[Any, str] = fsspec.core.url_to_fs(address)
+    return found
 
 
 def _find(filesystem: Any, path: str, is_glob: bool) -> tuple[str, list[tuple[str, Any]]]:
@@ -268,7 +279,7 @@ def open_file(address: str, file: File) -> pa.NativeFile:
     try:
         if "://" not in address:
             return pa.OSFile(file.path, "rb")
-        filesystem, _ = fsspec.core.url_to_fs(address)
+        filesystem, _ = _filesystem(address)
         return pa.PythonFile(filesystem.open(file.path, "rb"), mode="r")
     except OSError as error:
         reason = "it is gone" if error.errno == errno.ENOENT else str(error)
@@ -283,7 +294,8 @@ def reading(path: str) -> Iterator[None]:
         DataError: a damaged file; or no connection, no right, no time, under its own name.
     """
     try:
-        yield
+        with telling(path, client_alone=True):
+            yield
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         said = said.rstrip(".")

@@ -10,7 +10,6 @@ A message each time of a few numbers: nothing that a step would notice.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from ddlflow.errors import CheckpointError, TrainingError
+from ddlflow.store.store import Place, Store, store_of
 from ddlflow.train.saved import checkpoint
 from ddlflow.train.saved.checkpoint import Say
 from ddlflow.train.saved.state import State
@@ -61,12 +61,12 @@ class Ranks:
 
 
 def resumed(
-    folder: Path, ranks: Ranks, say: Say, *, at_least: int = 0, patience_s: float = PATIENCE_S
+    place: Place, ranks: Ranks, say: Say, *, at_least: int = 0, patience_s: float = PATIENCE_S
 ) -> dict[str, Any] | None:
     """The checkpoint that all ranks go on from, by rank 0's choice; None: from the start.
 
     Args:
-        folder: of the training's checkpoints.
+        place: of the training's checkpoints.
         ranks: all of them call this.
         say: gets a sentence about what is wrong.
         at_least: a step whose checkpoint is known to be written: rank 0 waits until it is seen.
@@ -75,19 +75,20 @@ def resumed(
     Raises:
         CheckpointError: this rank cannot read what rank 0 has read.
     """
+    folder = store_of(place)
     saved: dict[str, Any] | None = None
     told = [NONE, 0, *_numbers("")]
     if ranks.rank == 0:
         _wait_for(folder, at_least, say, patience_s)
         found = checkpoint.newest(folder, say)
         if found is not None:
-            path, saved, sha256 = found
-            told = [checkpoint.attempt_of(path), checkpoint.step_of(path), *_numbers(sha256)]
+            name, saved, sha256 = found
+            told = [checkpoint.attempt_of(name), checkpoint.step_of(name), *_numbers(sha256)]
     attempt, step, *digest = ranks.gathered(told)[0]
     if ranks.rank == 0 or attempt == NONE:
         return saved
-    path = folder / checkpoint.file_name(attempt, step)
-    return _exactly(path, digest, ranks.rank, patience_s)
+    name = checkpoint.file_name(attempt, step)
+    return _exactly(folder, name, digest, ranks.rank, patience_s)
 
 
 def compare(state: State, digest: str, *, ranks: Ranks, with_digests: bool = True) -> None:
@@ -127,20 +128,22 @@ def _words(entry: tuple[tuple[int, ...], list[int]]) -> str:
     return f"{who} at epoch {epoch + 1}, step {step} ({steps} in all){weights}"
 
 
-def _wait_for(folder: Path, step: int, say: Say, patience_s: float) -> None:
+def _wait_for(folder: Store, step: int, say: Say, patience_s: float) -> None:
     """Returns once a checkpoint of a step, or of a later one, is listed."""
 
     def seen() -> bool:
-        return any(checkpoint.step_of(path) >= step for path in checkpoint.files(folder))
+        return any(checkpoint.step_of(name) >= step for name in checkpoint.files(folder))
 
     if step and not _until(seen, patience_s):
         say(
-            f"The checkpoint of step {step} was written, and is not to be seen in {folder} after "
-            f"{patience_s:g} s. The newest that is seen there is used."
+            f"The checkpoint of step {step} was written, and is not to be seen in "
+            f"{folder.location} after {patience_s:g} s. The newest that is seen there is used."
         )
 
 
-def _exactly(path: Path, digest: list[int], rank: int, patience_s: float) -> dict[str, Any]:
+def _exactly(
+    folder: Store, name: str, digest: list[int], rank: int, patience_s: float
+) -> dict[str, Any]:
     """The state in a file, whose bytes have to be those that rank 0 read."""
     state: dict[str, Any] = {}
     problem = ""
@@ -148,10 +151,11 @@ def _exactly(path: Path, digest: list[int], rank: int, patience_s: float) -> dic
     def read() -> bool:
         nonlocal state, problem
         try:
-            state, sha256 = checkpoint.read_with_hash(path)
+            state, sha256 = checkpoint.read_with_hash(folder, name)
         except CheckpointError as error:
             problem = str(error)
             return False
+        path = f"{folder.location}/{name}"
         problem = f"checkpoint {path} holds something else than what rank 0 read."
         return _numbers(sha256) == digest
 

@@ -9,22 +9,24 @@ attempt and then by step. An attempt removes only what sorts before its own newe
 was cut off and goes on for a while never removes what a later attempt has written.
 """
 
-import contextlib
 import hashlib
 import io
 import logging
-import os
 import pickle
-import uuid
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
 
 from ddlflow.errors import CheckpointError
+from ddlflow.store.files import remove_leftovers
+from ddlflow.store.folder import FolderStore
+from ddlflow.store.store import Place, Store, store_of
 
 MAGIC = b"ddlflow checkpoint 1 sha256 "
+HEAD_BYTES = len(MAGIC) + 64 + 1
+SUFFIX = ".ckpt"
 KEPT = 2
 Say = Callable[[str], object]
 log = logging.getLogger(__name__)
@@ -32,73 +34,71 @@ log = logging.getLogger(__name__)
 
 def file_name(attempt: int, step: int) -> str:
     """The name of the checkpoint that an attempt wrote after a step."""
-    return f"attempt-{attempt:06d}-step-{step:012d}.ckpt"
+    return f"attempt-{attempt:06d}-step-{step:012d}{SUFFIX}"
 
 
-def attempt_of(path: Path) -> int:
+def attempt_of(name: str) -> int:
     """The attempt that wrote a file."""
-    return int(path.name.split("-")[1])
+    return int(name.split("-")[1])
 
 
-def step_of(path: Path) -> int:
+def step_of(name: str) -> int:
     """The step after which a file was written."""
-    return int(path.stem.rpartition("-")[2])
+    return int(name.removesuffix(SUFFIX).rpartition("-")[2])
 
 
-def files(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first."""
-    return sorted(folder.glob("attempt-*-step-*.ckpt"))
+def files(place: Place) -> list[str]:
+    """The names of the checkpoints of a training, oldest first."""
+    return [name for name in store_of(place).list() if fnmatch(name, f"attempt-*-step-*{SUFFIX}")]
 
 
-def write(folder: Path, step: int, state: Mapping[str, Any], attempt: int = 0) -> Path:
-    """Writes a checkpoint by a temporary name, fsync and rename; keeps the last two.
+def write(place: Place, step: int, state: Mapping[str, Any], attempt: int = 0) -> str:
+    """Writes a checkpoint whole; keeps the last two. Returns its name.
 
     Raises:
         CheckpointError: the file could not be written; what stood before stands still.
     """
-    buffer = io.BytesIO()
+    folder, name = store_of(place), file_name(attempt, step)
+    buffer = io.BytesIO(bytes(HEAD_BYTES))
+    buffer.seek(HEAD_BYTES)
     torch.save(dict(state), buffer)
-    payload = buffer.getbuffer()
-    path = folder / file_name(attempt, step)
-    temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
+    data = buffer.getbuffer()
+    sha256 = hashlib.sha256(data[HEAD_BYTES:]).hexdigest()
+    data[:HEAD_BYTES] = MAGIC + sha256.encode() + b"\n"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n")
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _remove_older(folder, path)
+        folder.write(name, data, durable=True)
+        _remove_older(folder, name)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"checkpoint {path} cannot be written: {error.strerror}.") from error
-    return path
+        where = f"{folder.location}/{name}"
+        raise CheckpointError(f"checkpoint {where} cannot be written: {error.strerror}.") from error
+    return name
 
 
-def _remove_older(folder: Path, path: Path) -> None:
-    """Keeps of what sorts up to ``path`` the last two; half-written files of then go too."""
+def _remove_older(folder: Store, name: str) -> None:
+    """Keeps of what sorts up to ``name`` the last two; what lost attempts left half goes too."""
     known = files(folder)
-    older = known[: known.index(path) + 1] if path in known else []
-    halves = [file for file in folder.glob("attempt-*.tmp") if file.name < path.name]
-    for old in [*older[:-KEPT], *halves]:
-        old.unlink(missing_ok=True)
+    older = known[: known.index(name) + 1] if name in known else []
+    for old in older[:-KEPT]:
+        folder.remove(old)
+    if isinstance(folder, FolderStore):
+        remove_leftovers(folder.root)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(place: Place, name: str) -> dict[str, Any]:
     """Reads a checkpoint after its hash is seen to be right.
 
     Raises:
         CheckpointError: not a checkpoint, or damaged.
     """
-    return read_with_hash(path)[0]
+    return read_with_hash(place, name)[0]
 
 
-def read_with_hash(path: Path) -> tuple[dict[str, Any], str]:
+def read_with_hash(place: Place, name: str) -> tuple[dict[str, Any], str]:
     """As `read`, with the SHA-256 of what was read."""
+    folder = store_of(place)
+    path = f"{folder.location}/{name}"
     try:
-        head, _, payload = path.read_bytes().partition(b"\n")
+        head, _, payload = folder.read(name).partition(b"\n")
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}.") from error
     if not head.startswith(MAGIC):
@@ -115,17 +115,17 @@ def read_with_hash(path: Path) -> tuple[dict[str, Any], str]:
     return dict(state), sha256
 
 
-def latest(folder: Path, say: Say = log.warning) -> dict[str, Any] | None:
+def latest(place: Place, say: Say = log.warning) -> dict[str, Any] | None:
     """The newest checkpoint that is whole; a damaged one is named and passed over."""
-    found = newest(folder, say)
+    found = newest(place, say)
     return found[1] if found else None
 
 
-def newest(folder: Path, say: Say = log.warning) -> tuple[Path, dict[str, Any], str] | None:
-    """As `latest`, with the file's path and its SHA-256."""
-    for path in reversed(files(folder)):
+def newest(place: Place, say: Say = log.warning) -> tuple[str, dict[str, Any], str] | None:
+    """As `latest`, with the file's name and its SHA-256."""
+    for name in reversed(files(place)):
         try:
-            return (path, *read_with_hash(path))
+            return (name, *read_with_hash(place, name))
         except CheckpointError as error:
             say(f"{error} The one before is used, if there is one.")
     return None

@@ -25,7 +25,7 @@ from ddlflow.data.shards.rows import Rows
 from ddlflow.models.label_scale import LabelScale
 from ddlflow.models.standardise import Predictor, Standardise, standardises
 from ddlflow.spec.code import digest_of
-from ddlflow.store.files import remove_leftovers, temporary_for
+from ddlflow.store.store import open_store
 from ddlflow.train.job import Job
 from ddlflow.train.saved.digests import digest
 from ddlflow.train.saved.ledger import worlds
@@ -54,7 +54,7 @@ def sealed(described: dict[str, Any], weights: str) -> str:
 def save_model(
     job: Job, manifest: Manifest, rows: Rows, state: State, label: LabelScale
 ) -> dict[str, Any]:
-    """Writes ``job.model_folder`` as a whole (by rename) and returns the training's result.
+    """Writes ``job.model_folder`` as a whole and returns the training's result.
 
     With early stopping these are the best epoch's weights, else the last ones.
     """
@@ -102,16 +102,11 @@ def save_model(
         "threads": job.threads,
     }
     described[SEAL] = sealed(described, hashlib.sha256(weights.getbuffer()).hexdigest())
-    folder = job.model_folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder.parent)
-    making = temporary_for(folder)
-    making.mkdir()
-    (making / "weights.pt").write_bytes(weights.getbuffer())
-    (making / "model.json").write_text(json.dumps(described, indent=1))
-    (making / "train.json").write_text(json.dumps(result))
-    if job.code is not None:
-        shutil.copytree(job.code, making / "code", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.rmtree(folder, ignore_errors=True)
-    making.rename(folder)
+    with open_store(job.folder).writing_folder("model", last="model.json") as making:
+        (making / "weights.pt").write_bytes(weights.getbuffer())
+        (making / "model.json").write_text(json.dumps(described, indent=1))
+        (making / "train.json").write_text(json.dumps(result))
+        if job.code is not None:
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(job.code, making / "code", ignore=ignored)
     return result

@@ -8,45 +8,44 @@ own writes nothing more.
 Source: the fencing tokens of Chubby (Burrows, OSDI 2006).
 """
 
-from pathlib import Path
-
 from ddlflow.errors import CheckpointError
+from ddlflow.store.store import Place, Store, store_of
 
 
-def claim(folder: Path) -> int:
-    """Begins an attempt in a training's folder of checkpoints: its number, from 1.
+def claim(place: Place) -> int:
+    """Begins an attempt in a training's place of checkpoints: its number, from 1.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the storage cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = store_of(place)
     number = _highest(folder)
     while True:
         number += 1
-        try:
-            (folder / f"attempt-{number:06d}").touch(exist_ok=False)
-        except FileExistsError:  # a listing that NFS kept from before, or another was faster
-            continue
-        return number
+        if folder.write_if_absent(f"attempt-{number:06d}", b""):
+            return number
+        # There is one: a listing that NFS kept from before, or another was faster.
 
 
-def check(folder: Path, attempt: int) -> None:
+def check(place: Place, attempt: int) -> None:
     """Returns if no later attempt has begun.
 
     Raises:
         CheckpointError: one has: this one's work is not wanted any more.
     """
-    if is_over(folder, attempt):
+    if is_over(place, attempt):
+        training = store_of(place).location.rpartition("/")[0]
         raise CheckpointError(
-            f"another attempt of the training in {folder.parent} has begun, and attempt {attempt} "
+            f"another attempt of the training in {training} has begun, and attempt {attempt} "
             "was cut off: it writes nothing more."
         )
 
 
-def is_over(folder: Path, attempt: int) -> bool:
+def is_over(place: Place, attempt: int) -> bool:
     """Whether a later attempt has begun."""
-    return _highest(folder) > attempt
+    return _highest(store_of(place)) > attempt
 
 
-def _highest(folder: Path) -> int:
-    return max((int(path.name.split("-")[1]) for path in folder.glob("attempt-*")), default=0)
+def _highest(folder: Store) -> int:
+    names = (name for name in folder.list() if name.startswith("attempt-"))
+    return max((int(name.split("-")[1]) for name in names), default=0)

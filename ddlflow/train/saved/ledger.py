@@ -4,6 +4,9 @@ A file a rank and attempt, mapped into memory: what a step writes there outlives
 process and costs no system call. A step is counted before its gradients are sent, so no step that
 a checkpoint holds is missing; one that was counted in vain is done again by a later attempt.
 
+In an object store nothing can be mapped: a ledger is kept on its host, and `publish`ed as the
+attempt ends, or as the next one begins there.
+
 Space is taken before it is mapped: a page of a mapped file that a full disk cannot hold would kill
 the process (SIGBUS). Where there is none, the training waits for it.
 
@@ -21,7 +24,10 @@ import numpy.typing as npt
 
 from ddlflow.data.shards.batches import Chunk
 from ddlflow.errors import DataError
+from ddlflow.store.cache import cache_here
+from ddlflow.store.store import Place, Store, is_url, store_of
 
+SUFFIX = ".ledger"
 HEADER = 64
 RESERVE = 1 << 16  # bytes taken at once: a disk that fills up does not stop a training for long
 RECORD = np.dtype([("epoch", "<u4"), ("step", "<u4"), ("rows", "<u8"), ("mark", "<u8")])
@@ -31,7 +37,7 @@ class Ledger:
     """Writes one rank's ledger of one attempt.
 
     Args:
-        folder: of the training's ledgers.
+        place: of the training's ledgers.
         attempt: its name; names of later attempts sort behind those of earlier ones.
         rank: this rank.
         world: how many ranks there are.
@@ -40,13 +46,13 @@ class Ledger:
 
     def __init__(
         self,
-        folder: Path,
+        place: Place,
         attempt: str,
         rank: int,
         world: int,
         patiently: Callable[[Callable[[], None]], None] = lambda write: write(),
     ) -> None:
-        self._path = folder / f"{attempt}-{rank}-of-{world}.ledger"
+        self._path = _kept_in(store_of(place)) / f"{attempt}-{rank}-of-{world}{SUFFIX}"
         self._patiently = patiently
         self._records = 0
         self._size = 0
@@ -109,9 +115,23 @@ class Entry:
     records: npt.NDArray[np.void]
 
 
-def worlds(folder: Path) -> list[int]:
-    """How many ranks the attempts had whose ledgers lie in a folder; each number once."""
-    return sorted({int(path.stem.rsplit("-", 1)[1]) for path in folder.glob("*.ledger")})
+def publish(place: Store) -> None:
+    """Puts the ledgers of a training that are kept on this host where every worker sees them."""
+    if not is_url(place.location):
+        return
+    for path in sorted(_kept_in(place).glob(f"*{SUFFIX}")):
+        place.write(path.name, path.read_bytes())
+
+
+def _kept_in(place: Store) -> Path:
+    """The folder of this host that ledgers are mapped in."""
+    return cache_here().kept(place.location) if is_url(place.location) else place.local_folder()
+
+
+def worlds(place: Store) -> list[int]:
+    """How many ranks the attempts had whose ledgers lie in a place; each number once."""
+    stems = [name.removesuffix(SUFFIX) for name in place.list() if name.endswith(SUFFIX)]
+    return sorted({int(stem.rsplit("-", 1)[1]) for stem in stems})
 
 
 def read(folder: Path) -> Iterator[Entry]:
@@ -120,7 +140,7 @@ def read(folder: Path) -> Iterator[Entry]:
     Raises:
         DataError: one is damaged.
     """
-    for path in sorted(folder.glob("*.ledger")):
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
         attempt, rank, _, world = path.stem.rsplit("-", 3)
         data = path.read_bytes()
         # A shorter one is of a rank that ended while it waited for space: it did no step.

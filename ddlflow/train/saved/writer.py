@@ -3,10 +3,10 @@
 import logging
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ddlflow.errors import CheckpointError
+from ddlflow.store.store import Place, store_of
 from ddlflow.train.saved import checkpoint, fence
 from ddlflow.train.saved.checkpoint import Say
 
@@ -25,13 +25,13 @@ class Writer:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         say: Say = log.error,
         *,
         attempt: int = 0,
         on_saved: Callable[[int], object] = lambda step: None,
     ) -> None:
-        self._folder, self._attempt = folder, attempt
+        self._folder, self._attempt = store_of(folder), attempt
         self._say, self._on_saved = say, on_saved
         self._error: Exception | None = None  # of the last state that was tried
         self._waiting: tuple[int, dict[str, Any]] | None = None

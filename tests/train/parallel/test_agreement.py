@@ -59,7 +59,7 @@ def test_a_rank_waits_for_what_it_does_not_see_yet(tmp_path: Path, ranks: Run) -
 
     def appear() -> None:
         time.sleep(0.5)
-        shutil.copy(checkpoint.files(whole)[-1], late)
+        shutil.copy(whole / checkpoint.files(whole)[-1], late)
 
     thread = threading.Thread(target=appear)
     thread.start()
@@ -88,7 +88,7 @@ def flip(path: Path) -> None:
 
 def test_bytes_that_one_rank_reads_wrongly_are_never_trained_on(tmp_path: Path, ranks: Run) -> None:
     good, bad = folder(tmp_path / "0", 5, 9), folder(tmp_path / "1", 5, 9)
-    flip(checkpoint.files(bad)[-1])
+    flip(bad / checkpoint.files(bad)[-1])
     with pytest.raises(CheckpointError, match=r"Rank 1 .* is damaged"):
         views(tmp_path, ranks, good, bad)
     assert views(tmp_path, ranks, bad, good) == [5, 5]

@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 import torch
 
 from ddlflow.errors import CheckpointError
+from ddlflow.store.files import temporary_for
+from ddlflow.store.owner import this_owner
 from ddlflow.train.saved import checkpoint
 from ddlflow.train.saved.checkpoint import MAGIC, files, latest, read, write
 
@@ -19,16 +23,16 @@ def state(step: int, size: int = 10) -> dict[str, Any]:
 
 
 def steps_kept(folder: Path) -> list[int]:
-    return [int(path.stem.rpartition("-")[2]) for path in files(folder)]
+    return [checkpoint.step_of(name) for name in files(folder)]
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    path = write(tmp_path / "new", 12, state(12))
-    found = read(path)
+    name = write(tmp_path / "new", 12, state(12))
+    found = read(tmp_path / "new", name)
     assert found["step"] == 12
     assert found["history"] == [{"x": 1}]
     assert torch.equal(found["weights"]["a"], torch.full((10,), 12.0))
-    assert [path.name for path in (tmp_path / "new").iterdir()] == [path.name]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
 
 
 def test_none_where_there_is_none(tmp_path: Path) -> None:
@@ -65,15 +69,15 @@ def test_a_damaged_one_falls_back_to_the_one_before_and_is_named(
     tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for step in (1, 2):
-        path = write(tmp_path, step, state(step))
+        path = tmp_path / write(tmp_path, step, state(step))
     damage(path, how)
     with pytest.raises(CheckpointError, match=path.name):
-        read(path)
+        read(tmp_path, path.name)
     found = latest(tmp_path)
     assert found is not None
     assert found["step"] == 1
     assert path.name in caplog.text
-    damage(files(tmp_path)[0], how)
+    damage(tmp_path / files(tmp_path)[0], how)
     assert latest(tmp_path) is None
 
 
@@ -81,8 +85,8 @@ def test_a_training_that_went_back_leaves_the_damaged_ones_behind(tmp_path: Path
     """Else those of later steps would push out what is written now."""
     for step in (50, 100):
         write(tmp_path, step, state(step), attempt=1)
-    for path in files(tmp_path):
-        damage(path, "cut off")
+    for name in files(tmp_path):
+        damage(tmp_path / name, "cut off")
     write(tmp_path, 30, state(30), attempt=2)
     write(tmp_path, 40, state(40), attempt=2)
     assert steps_kept(tmp_path) == [30, 40]
@@ -109,7 +113,7 @@ def test_a_file_with_a_pickled_object_is_refused(
     path = tmp_path / checkpoint.file_name(0, 7)
     path.write_bytes(MAGIC + digest + b"\n" + payload)
     with pytest.raises(CheckpointError, match="something else than tensors"):
-        read(path)
+        read(tmp_path, path.name)
     assert latest(tmp_path) is None
     assert not Path("ran").exists()
 
@@ -127,7 +131,10 @@ def test_a_full_disk_leaves_what_stood_before(
 
 
 def test_a_write_that_was_killed_leaves_nothing_that_counts(tmp_path: Path) -> None:
-    left = tmp_path / "attempt-000000-step-000000000005.0123.tmp"
+    gone = subprocess.Popen(["true"])
+    lost = replace(this_owner(), pid=gone.pid)
+    gone.wait()
+    left = tmp_path / f".attempt-000000-step-000000000005.ckpt.{lost.name}.{'0' * 32}.tmp"
     left.write_bytes(b"half a checkpo")
     assert latest(tmp_path) is None
     write(tmp_path, 6, state(6))
@@ -157,7 +164,7 @@ def test_two_writers_at_once_never_remove_what_the_later_attempt_wrote(tmp_path:
 
 
 def test_the_half_written_file_of_a_later_attempt_is_left_alone(tmp_path: Path) -> None:
-    later = tmp_path / "attempt-000002-step-000000000001.0123.tmp"
+    later = temporary_for(tmp_path / checkpoint.file_name(2, 1))
     later.write_bytes(b"half")
     for step in (5, 6, 7):
         write(tmp_path, step, state(step), attempt=1)

@@ -46,7 +46,7 @@ def trained(bench: Any, folder: Path, *, stops: list[int]) -> tuple[Job, Audit]:
     for number, stop_after in enumerate([*stops, None]):
         result = attempt(job, f"{number}", stop_after)
     assert result is not None
-    return job, audit_ledgers("a run", job.ledgers, result)
+    return job, audit_ledgers("a run", Path(job.ledgers.location), result)
 
 
 def test_an_undisturbed_training(bench: Callable[..., Any], tmp_path: Path) -> None:
@@ -74,9 +74,9 @@ def test_a_later_attempt_that_does_steps_again_counts_for_them(
 ) -> None:
     job = bench().job(tmp_path, epochs=EPOCHS, batch_rows=64, digest_every=1)
     attempt(job, "0", stop_after=5)
-    for checkpoint in job.checkpoints.glob("*"):
+    for checkpoint in Path(job.checkpoints.location).glob("*"):
         checkpoint.unlink()  # as if it had not been written yet
-    found = audit_ledgers("a run", job.ledgers, attempt(job, "1"))
+    found = audit_ledgers("a run", Path(job.ledgers.location), attempt(job, "1"))
     assert not found.faults
     assert [(a.steps > 0, a.kept) for a in found.attempts] == [(True, 0), (True, found.steps)]
 
@@ -94,7 +94,7 @@ def test_what_does_not_add_up_is_named(
     harm: str, said: str, bench: Callable[..., Any], tmp_path: Path
 ) -> None:
     job, _ = trained(bench, tmp_path, stops=[])
-    (path,) = job.ledgers.glob("*.ledger")
+    (path,) = Path(job.ledgers.location).glob("*.ledger")
     data = bytearray(path.read_bytes())
     at = HEADER + 3 * RECORD.itemsize
     if harm == "mark":
@@ -107,8 +107,8 @@ def test_what_does_not_add_up_is_named(
         path.unlink()
         path = path.with_name("0-0-of-2.ledger")
     path.write_bytes(data)
-    result = json.loads((job.model_folder / "train.json").read_text())
-    faults = audit_ledgers("a run", job.ledgers, result).faults
+    result = json.loads(job.model_folder.read("train.json"))
+    faults = audit_ledgers("a run", Path(job.ledgers.location), result).faults
     assert faults
     assert said in faults[0]
 
