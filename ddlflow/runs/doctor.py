@@ -23,7 +23,8 @@ from ddlflow.runs.stages import VERSION
 from ddlflow.spec.given import Given, called
 from ddlflow.spec.load import load_site
 from ddlflow.store.owner import SILENT_S, Owner, State, owner_of, state_of
-from ddlflow.store.site_storage import storage_of
+from ddlflow.store.site_storage import storage_of, store_of_site
+from ddlflow.store.store import Store
 from ddlflow.tracking.pending import send_pending, waiting
 
 END_S = 10.0  # for a process to end after SIGTERM; it is killed after
@@ -68,7 +69,7 @@ def doctor(on: Given = "local", changes: Sequence[str] = (), *, end_lost: EndLos
         *found,
         *others,
         *(mended or nothing),
-        *_half_done(storage, len(found_records) > len(lost)),
+        *_half_done(store_of_site(site), len(found_records) > len(lost)),
     ]
 
 
@@ -199,16 +200,17 @@ def _send(root: Path, uri: str) -> list[Finding]:
     ]
 
 
-def _half_done(storage: Path, busy: bool) -> Iterator[Finding]:
+def _half_done(storage: Store, busy: bool) -> Iterator[Finding]:
     """The stages that were begun and not finished, with what they hold."""
     how = "half done, or worked on now" if busy else "half done"
     for stage in STAGES:
-        for folder in sorted((storage / stage).glob("[!.]*")):
-            if folder.is_dir() and not (folder / STAGE_FILE).exists():
-                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        for name in storage.at(stage).parts():
+            folder = storage.at(f"{stage}/{name}")
+            if not name.startswith(".") and not folder.exists(STAGE_FILE):
+                size = sum(folder.sizes().values())
                 text = (
-                    f"{folder} ({size / 1e6:,.1f} MB) is {how}. The command that began it goes on "
-                    "from there; delete the folder if that will not run again."
+                    f"{folder.location} ({size / 1e6:,.1f} MB) is {how}. The command that began it "
+                    "goes on from there; delete the folder if that will not run again."
                 )
                 yield Finding(stage, "note", text)
 

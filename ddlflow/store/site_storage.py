@@ -70,8 +70,13 @@ def storage_errors(storage: Path | str, *, of_work: bool = False) -> Iterator[No
         place = error.filename or storage
         is_input = isinstance(error, PermissionError) or error.errno == errno.ENODEV
         raise (SpecError if is_input else DdlflowError)(
-            f"storage {storage}: {place} cannot be written: {error.strerror}. {_advice(storage)}"
+            f"storage {storage}: {place} cannot be {_used(storage)}: {error.strerror}. "
+            f"{_advice(storage)}"
         ) from error
+
+
+def _used(storage: Path | str) -> str:
+    return "used" if is_url(str(storage)) else "written"
 
 
 def _advice(storage: Path | str) -> str:

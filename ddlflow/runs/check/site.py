@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
@@ -11,9 +13,11 @@ from pathlib import Path
 from ddlflow.engines.resources import resources
 from ddlflow.machine import memory
 from ddlflow.runs.check.finding import Finding, counted
+from ddlflow.runs.check.seen import seen
 from ddlflow.runs.workers import count_gpus, gpus_of
 from ddlflow.spec.load import Request
-from ddlflow.store.site_storage import storage_of
+from ddlflow.store.site_storage import storage_errors, storage_of, store_of_site
+from ddlflow.store.store import Store, is_url
 
 
 def existing(folder: Path) -> Path:
@@ -22,6 +26,10 @@ def existing(folder: Path) -> Path:
 
 
 def storage_writable(request: Request) -> Iterator[Finding]:
+    if is_url(request.site.storage):
+        found = _bucket(store_of_site(request.site))
+        yield from (one for one in found if one.level == "error")
+        return
     folder = storage_of(request.site)
     there = existing(folder)
     if not there.is_dir():
@@ -43,9 +51,31 @@ def may_write(folder: Path) -> bool:
 
 
 def storage(request: Request) -> Iterator[Finding]:
+    if is_url(request.site.storage):
+        yield from _bucket(store_of_site(request.site))
+        return
     folder = storage_of(request.site)
     free = shutil.disk_usage(existing(folder)).free
     yield Finding("storage", "ok", f"{folder}: {free / 1e9:.0f} GB free.")
+
+
+def _bucket(store: Store) -> Iterator[Finding]:
+    """Whether objects can be written, read and removed, and of two writers one is refused."""
+    place, began = store.at(f"check-{uuid.uuid4().hex}"), time.monotonic()
+    with storage_errors(store.location):
+        wrote = place.write_if_absent("token", b"1"), place.write_if_absent("token", b"2")
+        read = place.read("token")
+        place.remove_all()
+    if (wrote, read) != ((True, False), b"1"):
+        text = (
+            f"{store.location}: its service writes over an object that is to be written only where "
+            "there is none (If-None-Match), so two commands could work on one thing. Use a service "
+            "that keeps this promise of S3."
+        )
+        yield Finding("storage", "error", text)
+    else:
+        text = f"{store.location}: four requests took {time.monotonic() - began:.2f} s."
+        yield Finding("storage", "ok", text)
 
 
 def tracking_uri(request: Request) -> Iterator[Finding]:
@@ -131,6 +161,9 @@ def _workers_elsewhere(request: Request) -> Iterator[Finding]:
         text = f"{opened.describe()}; {what}; {share / 1e9:.0f} GB memory free for each."
         yield Finding("workers", "ok", text)
         yield from _tight(share)
+        store = store_of_site(request.site)
+        with storage_errors(store.location):
+            yield from seen(store, opened)
         different = unlike(dict(enumerate(found)), "cuda" if gpus else "cpu")
         if different and request.pipeline.train.determinism == "elastic":
             text = (

@@ -12,6 +12,7 @@ from ddlflow.runs.check.site import existing
 from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Made
 from ddlflow.store.site_storage import storage_of
+from ddlflow.store.store import is_url
 
 ROW_BYTES_KEPT = 4  # of each number: shards are float32
 
@@ -19,7 +20,7 @@ ROW_BYTES_KEPT = 4  # of each number: shards are float32
 def table(request: Request) -> Iterator[Finding]:
     """The size of the source, and its label in the first rows."""
     spec = request.pipeline.data
-    if isinstance(spec.source, Made):
+    if isinstance(spec.source, Made) or is_url(request.site.storage):
         return
     found = open_named(request, spec.source, "data.source")
     pipeline, derived = request.pipeline, found.derived
@@ -53,7 +54,7 @@ def table(request: Request) -> Iterator[Finding]:
 def shards(request: Request) -> Iterator[Finding]:
     """Whether the storage has room for the source as shards."""
     spec = request.pipeline.data
-    if isinstance(spec.source, Made):
+    if isinstance(spec.source, Made) or is_url(request.site.storage):
         return
     found = open_named(request, spec.source, "data.source")
     free = shutil.disk_usage(existing(storage_of(request.site))).free
