@@ -286,7 +286,7 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
             threads=session.resources.threads,
             map_over=session.map_over,
             trust_code=True,
-            prepared=(prepared.folder, is_test) if is_own else None,
+            prepared=PreparedSource(prepared.folder, is_test) if is_own else None,
         )
         kept = {name: done[name] for name in ("rows", "columns", "notes")}
         return {"predictions": predictions.location, "location": redacted(location), **kept}
