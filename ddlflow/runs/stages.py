@@ -257,6 +257,7 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
 def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
     """The model over the pipeline's inference source (by default its test or whole source)."""
     from ddlflow.infer.model import load_model
+    from ddlflow.infer.predict import PreparedSource
     from ddlflow.infer.predict import infer as predict
 
     spec = session.request.pipeline
