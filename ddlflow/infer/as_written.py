@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ddlflow.data.sources.derive import evaluate, needed
+from ddlflow.data.sources.derive import needed
+from ddlflow.data.sources.derive_rows import evaluate
 from ddlflow.data.sources.source import Range, Source, read
 from ddlflow.infer.model import TrainedModel
 

@@ -19,9 +19,10 @@ from pydantic import TypeAdapter
 
 from ddlflow.data.columns import Columns, Encoded
 from ddlflow.data.fields import Field
-from ddlflow.data.sources.derive import bind, evaluate, needed, read_by, sources_read
-from ddlflow.data.sources.files import names_format
+from ddlflow.data.sources.derive import bind, needed, read_by, sources_read
+from ddlflow.data.sources.derive_rows import evaluate
 from ddlflow.data.sources.frames import batches, is_pandas, names_of, table_of
+from ddlflow.data.sources.listing import names_format
 from ddlflow.data.sources.opening import open_source
 from ddlflow.data.sources.schema import meant
 from ddlflow.data.sources.source import Source

@@ -10,9 +10,10 @@ from ddlflow.data.sources import schema as schema_
 from ddlflow.data.sources.derive import bind, expressions, read_by
 from ddlflow.data.sources.derive_products import wants_products
 from ddlflow.data.sources.dialect import Dialect, dialect_of
-from ddlflow.data.sources.files import File, list_files, reading, resolve, stamped
+from ddlflow.data.sources.files import File, reading, resolve, stamped
 from ddlflow.data.sources.known import Types, settled
 from ddlflow.data.sources.layout import Layout, layout
+from ddlflow.data.sources.listing import list_files
 from ddlflow.data.sources.source import Source
 from ddlflow.data.sources.table_files import TableFiles, fingerprint_of
 from ddlflow.errors import DataError

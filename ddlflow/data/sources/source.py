@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from ddlflow.data.fields import Field, tensor_field
-from ddlflow.data.sources.derive import Derived, evaluate, needed
+from ddlflow.data.sources.derive import Derived, needed
+from ddlflow.data.sources.derive_rows import evaluate
 from ddlflow.data.tensors import sample_bytes
 from ddlflow.errors import DataError
 from ddlflow.store.store import Store

@@ -231,12 +231,13 @@ def test_how_it_is_read_is_part_of_the_fingerprint(tmp_path: Path, change: dict[
     assert _open("t.csv", tmp_path).fingerprint != _open("t.csv", tmp_path, **change).fingerprint
 
 
-def test_new_bytes_of_the_same_size_and_time_are_known_to(tmp_path: Path) -> None:
+@pytest.mark.parametrize("location", ["t.csv", "*.csv", "."])
+def test_new_bytes_of_the_same_size_and_time_are_known_to(tmp_path: Path, location: str) -> None:
     """As tar and rsync leave them: the time of change is another all the same."""
     path, prints = tmp_path / "t.csv", set()
     for text in ("a\n1\n", "a\n2\n"):
         path.write_text(text)
         os.utime(path, (1_700_000_000, 1_700_000_000))
-        prints.add(_open(str(path), tmp_path).fingerprint)
-        assert _open(str(path), tmp_path).fingerprint in prints
+        prints.add(_open(location, tmp_path).fingerprint)
+        assert _open(location, tmp_path).fingerprint in prints
     assert len(prints) == 2
