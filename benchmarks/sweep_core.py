@@ -11,7 +11,7 @@ loop. Figures are seconds a training, and how many times as fast as each the sta
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -20,8 +20,8 @@ import torch
 from data import ROOT, shards
 from torch import nn
 
-from ddlflow.data.shards.manifest import Manifest
-from ddlflow.data.shards.rows import Standardisation
+from ddlflow.data.shards.manifest import Manifest, Shard
+from ddlflow.data.shards.rows import ShardFiles, Standardisation
 from ddlflow.data.shards.shard import map_shard, write_shard
 from ddlflow.data.shards.statistics import empty
 from ddlflow.models.standardise import Standardise
@@ -58,11 +58,16 @@ def prepared() -> Prepared:
 
 
 def _fold(paths: list[Path], held_out: int) -> FoldRows:
-    train = tuple(path for k, path in enumerate(paths) if k != held_out)
+    train = [path for k, path in enumerate(paths) if k != held_out]
     features = np.concatenate([map_shard(path)["features"] for path in train]).astype(np.float64)
     buffers = Standardise(features.mean(0), features.var(0))
     scaling = Standardisation(buffers.mean.numpy(), buffers.scale.numpy(), False)
-    return FoldRows(train, (paths[held_out],), scaling, empty(1, 0))
+    return FoldRows(_files(train), _files(paths[held_out : held_out + 1]), scaling, empty(1, 0))
+
+
+def _files(paths: Sequence[Path]) -> ShardFiles:
+    shards = [Shard(str(path), "train", None, ROWS // FOLDS, "") for path in paths]
+    return ShardFiles(tuple(shards), lambda some: [Path(shard.path) for shard in some])
 
 
 def members(settings: int, batch_rows: int) -> list[Member]:
@@ -107,8 +112,8 @@ def expert(data: Prepared, member: Member, *, score: bool) -> float:
     return CLOCK() - began
 
 
-def _columns(paths: tuple[Path, ...], fold: FoldRows) -> tuple[torch.Tensor, torch.Tensor]:
-    parts = [map_shard(path) for path in paths]
+def _columns(files: ShardFiles, fold: FoldRows) -> tuple[torch.Tensor, torch.Tensor]:
+    parts = [map_shard(path) for path in files.locate(files.shards)]
     own = fold.standardisation
     features = (np.concatenate([part["features"] for part in parts]) - own.mean) * own.scale
     labels = np.concatenate([part["label"] for part in parts])

@@ -27,14 +27,15 @@ BARE = """
 import json, sys, time
 from pathlib import Path
 import numpy as np, torch
-from ddlflow.data.shards.rows import Rows
+from ddlflow.data.shards.rows import Rows, ShardFiles
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.train.training import standardisation_of
 folder = Path(sys.argv[1])
 batch, threads, epochs = map(int, sys.argv[2:])
 torch.set_num_threads(threads)
 manifest = Manifest.load(folder)
-rows = Rows([folder / s.path for s in manifest.shards_of("train")], standardisation_of(manifest))
+files = ShardFiles.in_folder(folder, manifest.shards_of("train"))
+rows = Rows(files, standardisation_of(manifest))
 columns = rows.empty(rows.rows)
 rows.read(0, rows.rows, columns, 0)
 features, labels = (torch.from_numpy(columns[name]) for name in ("features", "label"))

@@ -168,8 +168,6 @@ def _attempt(
 ) -> GangResult:
     """One gang's life; a cluster that loses a worker as it starts is a failure as any other."""
     named = replace(job, attempt=f"{time.time_ns():020d}")  # names sort as times do
-    if job.train_spec.determinism != "elastic":
-        named = replace(named, virtual_ranks=attempt["world"])
     gang_job = _gang_job(named, session.request.site.engine, _logs(session, job))
     ranks = Gathering(
         open_store(job.folder),

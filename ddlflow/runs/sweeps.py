@@ -28,7 +28,7 @@ from ddlflow.train.tasks.table import BUILT_IN
 from ddlflow.train.tasks.target import LabelTarget
 
 Json = dict[str, Any]
-VERSION = {"cross_validate": 5, "search": 4}
+VERSION = {"cross_validate": 6, "search": 5}
 
 
 def cross_validate(session: Session, prepared: Stage) -> Stage:

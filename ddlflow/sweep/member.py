@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from ddlflow.data.shards.manifest import Manifest
-from ddlflow.data.shards.rows import Standardisation
+from ddlflow.data.shards.rows import ShardFiles, Standardisation
 from ddlflow.data.shards.statistics import Statistics
-from ddlflow.data.shards.verified import verified
 from ddlflow.errors import TrainingError
 from ddlflow.models import build
 from ddlflow.spec.code import resolve
@@ -56,8 +55,8 @@ class FoldRows:
         label: statistics of their labels, where these are numbers.
     """
 
-    train: tuple[Path, ...]
-    validation: tuple[Path, ...]
+    train: ShardFiles
+    validation: ShardFiles
     standardisation: Standardisation
     label: Statistics
 
@@ -122,8 +121,8 @@ class Result:
 def whole(folder: Place, manifest: Manifest) -> FoldRows:
     """All training rows against the validation split: the rows of a member without a fold."""
     return FoldRows(
-        train=tuple(verified(folder, manifest.shards_of("train"))),
-        validation=tuple(verified(folder, manifest.shards_of("validation"))),
+        train=ShardFiles.in_folder(folder, manifest.shards_of("train")),
+        validation=ShardFiles.in_folder(folder, manifest.shards_of("validation")),
         standardisation=standardisation_of(manifest),
         label=manifest.label_statistics("train"),
     )

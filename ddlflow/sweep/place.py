@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter
 
 from ddlflow.data.shards.manifest import Manifest
-from ddlflow.data.shards.verified import verified
+from ddlflow.data.shards.rows import ShardFiles
 from ddlflow.spec.pipeline import Model, Training
 from ddlflow.store.store import Place, open_store
 from ddlflow.sweep.member import FoldRows, Member, Prepared, whole
@@ -78,8 +78,8 @@ def _rows_of(folder: Place, manifest: Manifest, fold: int | None) -> FoldRows:
         return whole(folder, manifest)
     train, validation = manifest.shards_of_fold(fold)
     return FoldRows(
-        train=tuple(verified(folder, train)),
-        validation=tuple(verified(folder, validation)),
+        train=ShardFiles.in_folder(folder, train),
+        validation=ShardFiles.in_folder(folder, validation),
         standardisation=standardisation_by(manifest, manifest.fold_statistics(fold)),
         label=manifest.label_statistics(fold=fold),
     )

@@ -84,7 +84,7 @@ class Solo:
             self._net, task, spec.precision, device.type, inputs=rows.inputs
         )
         self._gradients = Gradients(
-            self._net, loss_of, Reduction(0, 1, 1, None), first=0, seed=spec.seed
+            self._net, loss_of, Reduction(0, 1, 1, None), mine=range(1), seed=spec.seed
         )
         self._validate = Validation(
             rows=Rows(fold.validation, fold.standardisation),

@@ -22,8 +22,8 @@ class Job:
         train: the pipeline's ``train`` section, with a number for every ``auto``.
         data: the pipeline's ``data`` section: the model keeps it, to read further sources alike.
         labels: how labels are read.
-        virtual_ranks: slices of a global batch; at least the world, and with any determinism but
-            elastic the world itself.
+        virtual_ranks: slices of a global batch, at least the world. With any determinism but
+            elastic a rank computes its slices as one; it has several where ranks were lost.
         threads: of each rank.
         device: where to compute.
         code: where the user's modules lie, or None.

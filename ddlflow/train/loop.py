@@ -53,7 +53,7 @@ class Surroundings:
     compare: Callable[[State, str], None]  # raises where the ranks are not alike any more
     settings: dict[str, Any]  # of this training: a checkpoint is good for the same ones alone
     rows: int
-    virtual_ranks: int
+    parts: Callable[[int], int]  # by the rows of a batch, whose gradients are added up
     mine: int  # virtual ranks of this rank
 
 
@@ -78,7 +78,7 @@ def train(  # noqa: PLR0915 - one story, read from top to bottom (design section
     ahead = around.batches.stream(epoch=state.epoch, step=state.step, epochs=spec.epochs)
     for chunk in () if state.ended else ahead:
         around.ledger.begin(chunk, around.mine)
-        parts = min(around.virtual_ranks, chunk.batch_rows)
+        parts = around.parts(chunk.batch_rows)
         for at in range(0, len(chunk.slices), around.mine):
             slices = chunk.slices[at : at + around.mine]
             around.ledger.count()

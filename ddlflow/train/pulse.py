@@ -7,7 +7,8 @@ is too long depends on the model: ten times the longest wait that ended well, at
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 BEAT_S = 1.0
@@ -29,13 +30,17 @@ class Pulse:
             still is no fault then.
     """
 
-    __slots__ = ("_emit", "_limit_s", "_longest_s", "_seen", "_thread", "at", "resting", "step")
+    __slots__ = (
+        *("_emit", "_fetching", "_limit_s", "_lock", "_longest_s", "_seen", "_thread"),
+        *("at", "resting", "step"),
+    )
 
     def __init__(self, emit: Callable[[dict[str, Any]], None], limit_s: float) -> None:
         self.at = self._seen = time.monotonic()
         self.step = 0
         self.resting = False
         self._emit = emit
+        self._fetching, self._lock = 0, threading.Lock()
         self._limit_s = limit_s
         self._longest_s: float | None = None  # None until the first step is done
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
@@ -45,10 +50,20 @@ class Pulse:
         self._thread.start()
         return self
 
-    def begin(self) -> None:
-        """Counts from now on: what came before, such as reading the shards once, was no step."""
-        self.at = self._seen = time.monotonic()
-        self.resting = False
+    @contextmanager
+    def fetching(self) -> Iterator[None]:
+        """While shards are read or copied for the first time: a step may have to wait for them.
+
+        Several threads may do so. The time counts from the end on: it measures no step.
+        """
+        with self._lock:
+            self._fetching += 1
+        try:
+            yield
+        finally:
+            self.at = self._seen = time.monotonic()
+            with self._lock:
+                self._fetching -= 1
 
     def tell(self) -> None:
         """One beat now; before an error is told of, so that its step is exact."""
@@ -70,7 +85,8 @@ class Pulse:
         if self._longest_s is None:
             limit_s = max(limit_s, FIRST_S)
         idle_s = now - moved_at
-        stuck = bool(self._limit_s) and not self.resting and idle_s > limit_s
+        is_still = idle_s > limit_s and not self.resting and not self._fetching
+        stuck = bool(self._limit_s) and is_still
         return {"event": "beat", "step": self.step, "idle_s": idle_s, "stuck": stuck}
 
     def _beat(self) -> None:

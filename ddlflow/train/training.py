@@ -1,7 +1,7 @@
 """Builds one rank's part of a training from its job, and runs the loop over it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import nn
 
 from ddlflow.data.shards.batches import Batches
-from ddlflow.data.shards.manifest import Manifest, SplitName
-from ddlflow.data.shards.order import virtual_ranks_of
-from ddlflow.data.shards.rows import Rows, Standardisation
+from ddlflow.data.shards.manifest import Manifest, Shard, SplitName
+from ddlflow.data.shards.order import num_sharing, virtual_ranks_of
+from ddlflow.data.shards.rows import Rows, ShardFiles, Standardisation
 from ddlflow.data.shards.statistics import Statistics
 from ddlflow.data.shards.verified import verified
 from ddlflow.errors import CheckpointError, TrainingError
@@ -110,30 +110,29 @@ def run(
     is_alike = partial(compare, ranks=ranks, with_digests=promised)
     is_alike(state, digest(state.net) if world > 1 and promised else "")
     writer = _writer(job, attempt, say, emit) if rank == 0 else None
+    batches = Batches(
+        rows,
+        batch_rows=spec.batch_rows,
+        virtual_ranks=job.virtual_ranks,
+        mine=mine,
+        seed=spec.seed,
+        device=device,
+    )
     around = Surroundings(
-        batches=Batches(
-            rows,
-            batch_rows=spec.batch_rows,
-            virtual_ranks=job.virtual_ranks,
-            mine=mine,
-            seed=spec.seed,
-            device=device,
-        ),
+        batches=batches,
         gradients=_gradients(job, net, loss_of, rank=rank, world=world, group=group),
         task=task,
         validate=validation,
         emit=emit,
         must_stop=must_stop,
         pulse=pulse,
-        name_rows=lambda epoch, step: name_rows(
-            folder, batch_rows=spec.batch_rows, seed=spec.seed, epoch=epoch, step=step
-        ),
+        name_rows=partial(name_rows, folder, batches.order),
         ledger=Ledger(job.ledgers, job.attempt, rank, world, patiently),
         writer=writer,
         compare=is_alike,
         settings=settings(job),
         rows=rows.rows,
-        virtual_ranks=job.virtual_ranks,
+        parts=partial(_parts, job, world),
         mine=len(mine),
     )
     try:
@@ -204,9 +203,9 @@ def _gradients(
     """What computes and adds up the ranks' gradients, by the pipeline's ``determinism``."""
     spec = job.train_spec
     if spec.determinism == "elastic":
-        first = virtual_ranks_of(rank, world, job.virtual_ranks).start
+        mine = virtual_ranks_of(rank, world, job.virtual_ranks)
         reduction = Reduction(rank, world, job.virtual_ranks, group)
-        return Gradients(net, loss_of, reduction, first=first, seed=spec.seed)
+        return Gradients(net, loss_of, reduction, mine=mine, seed=spec.seed)
     return Replicas(
         net,
         loss_of,
@@ -219,17 +218,18 @@ def _gradients(
     )
 
 
-def settings(job: Job) -> dict[str, Any]:
-    """What decides the bits of a training; a checkpoint of other settings is not gone on from.
+def _parts(job: Job, world: int, batch_rows: int) -> int:
+    """How many of those whose gradients are added up have rows of a global batch."""
+    apart = job.virtual_ranks if job.train_spec.determinism == "elastic" else world
+    return num_sharing(batch_rows, job.virtual_ranks, apart)
 
-    Virtual ranks count with ``determinism: elastic`` alone; else they are the attempt's ranks, and
-    a training that lost a worker goes on with other last bits.
-    """
-    is_elastic = job.train_spec.determinism == "elastic"
+
+def settings(job: Job) -> dict[str, Any]:
+    """What decides the bits of a training; a checkpoint of other settings is not gone on from."""
     return {
         "model": job.model,
         "train": {key: v for key, v in job.train.items() if key != "checkpoint_every_s"},
-        "virtual_ranks": job.virtual_ranks if is_elastic else None,
+        "virtual_ranks": job.virtual_ranks,
         "threads": job.threads,
         "device": job.device,
     }
@@ -301,8 +301,11 @@ def _rows(
     *,
     label: LabelScale = AS_IT_IS,
 ) -> Rows:
-    """Maps a split's rows. Their shards may have to be read first, to see that they are whole."""
-    pulse.resting = True
-    paths = verified(folder, manifest.shards_of(split))
-    pulse.begin()
-    return Rows(paths, standardisation, label.of_array)
+    """A split's rows. A shard may have to be read before it is used, to see that it is whole."""
+
+    def locate(shards: Sequence[Shard]) -> list[Path]:
+        with pulse.fetching():
+            return verified(folder, shards)
+
+    files = ShardFiles(tuple(manifest.shards_of(split)), locate)
+    return Rows(files, standardisation, label.of_array)

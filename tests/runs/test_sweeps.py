@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 from torch import nn
 
 from ddlflow.data.shards.manifest import Manifest
-from ddlflow.data.shards.order import windows
+from ddlflow.data.shards.order import BatchOrder
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.errors import TrainingError
 from ddlflow.models import build
@@ -127,14 +127,10 @@ def plain_loop(folder: Path, fold: int, model: Values, train: Values, seed: int 
 
     summed = 0.0
     for epoch in range(train["epochs"]):
-        summed, order = (
-            0.0,
-            np.concatenate(
-                [window.indices() for window in windows(len(x), seed=seed, epoch=epoch)]
-            ),
-        )
-        for start in range(0, len(x), train["batch_rows"]):
-            rows = torch.from_numpy(order[start : start + train["batch_rows"]])
+        summed = 0.0
+        order = BatchOrder(len(x), train["batch_rows"], 1, seed, 4 * x.shape[1] + label[:1].nbytes)
+        for step in range(order.steps):
+            rows = torch.from_numpy(order.batch(epoch, step))
             adam.zero_grad()
             loss = LOSS[kind](forward(torch.from_numpy(x)[rows]), label[rows])
             loss.backward()

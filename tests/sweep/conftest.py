@@ -12,7 +12,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from ddlflow.data.prepare.prepare import prepare
-from ddlflow.data.shards.rows import Standardisation
+from ddlflow.data.shards.manifest import Shard
+from ddlflow.data.shards.rows import ShardFiles, Standardisation
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.data.shards.statistics import Statistics, of_column
 from ddlflow.models.standardise import Standardise
@@ -44,11 +45,11 @@ def table(labels: str) -> pa.Table:
     return pa.table(columns)
 
 
-def fold_of(folder: Path, shards: Sequence[Path], fold: int, folds: int) -> FoldRows:
+def fold_of(folder: Path, shards: Sequence[Shard], fold: int, folds: int) -> FoldRows:
     """Every so manieth shard is validated on; the statistics are the others'."""
-    train = tuple(path for k, path in enumerate(shards) if k % folds != fold)
-    held_out = tuple(path for k, path in enumerate(shards) if k % folds == fold)
-    parts = [map_shard(path) for path in train]
+    train = [shard for k, shard in enumerate(shards) if k % folds != fold]
+    held_out = [shard for k, shard in enumerate(shards) if k % folds == fold]
+    parts = [map_shard(folder / shard.path) for shard in train]
     features = [p.get("features", np.empty((len(p["label"]), 0), np.float32)) for p in parts]
     rows = np.concatenate(features).astype(np.float64)
     buffers = Standardise(np.nanmean(rows, 0), np.nanvar(rows, 0))
@@ -59,7 +60,8 @@ def fold_of(folder: Path, shards: Sequence[Path], fold: int, folds: int) -> Fold
     facts = np.array(of_column(labels))[:, None]
     none = np.zeros(0, np.int64)
     label = Statistics(len(labels), *facts, none)  # type: ignore[arg-type]
-    return FoldRows(train, held_out, scaling, label)
+    files = (ShardFiles.in_folder(folder, some) for some in (train, held_out))
+    return FoldRows(*files, scaling, label)
 
 
 def to_the_end(
@@ -123,7 +125,7 @@ def made(root: Path, labels: str, features: str) -> Ground:
     manifest = prepare(
         spec, labels, data_root=root, folder=folder, map=lambda f, items, _: map(f, items)
     )
-    shards = [folder / shard.path for shard in manifest.shards_of("train")]
+    shards = manifest.shards_of("train")
     folds: dict[int | None, FoldRows] = {None: whole(folder, manifest)}
     folds |= {k: fold_of(folder, shards, k, 3) for k in range(3)}
     return Ground(Prepared(folder, manifest, folds), labels, spec.model_dump(mode="json"))

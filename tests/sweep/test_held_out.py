@@ -28,7 +28,7 @@ def test_each_held_out_row_has_what_the_model_says_to_it(
     assert [one.name for one in tmp_path.iterdir()] == [path.name]  # nothing half written
     table = pq.read_table(path)
     fold = here.prepared.folds[1]
-    shards = [map_shard(one) for one in fold.validation]
+    shards = [map_shard(one) for one in fold.validation.locate(fold.validation.shards)]
     assert table["row"].to_pylist() == [int(r) for shard in shards for r in shard["row"]]
     assert set(table["fold"].to_pylist()) == {1}
     label = np.concatenate([shard["label"] for shard in shards])
@@ -44,7 +44,8 @@ def test_each_held_out_row_has_what_the_model_says_to_it(
     near = {"rtol": 1e-5, "atol": 1e-6}
     if labels == "regression":
         assert table.column_names == ["row", "fold", "label", "prediction"]
-        learned = np.concatenate([map_shard(one)["label"] for one in fold.train]).astype(float)
+        parts = [map_shard(one) for one in fold.train.locate(fold.train.shards)]
+        learned = np.concatenate([part["label"] for part in parts]).astype(float)
         expected = learned.mean() + learned.std() * given.double().numpy()
         np.testing.assert_allclose(table["prediction"], expected, **near)
         np.testing.assert_array_equal(table["label"], label)

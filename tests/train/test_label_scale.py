@@ -17,6 +17,7 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
 from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.order import BatchOrder
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.infer.evaluate import evaluate
 from ddlflow.infer.model import load_model
@@ -210,5 +211,5 @@ def test_rows_are_named_with_the_values_of_the_source(tmp_path: Path) -> None:
         spec, "regression", data_root=tmp_path, folder=tmp_path / "d", map=in_turn
     )
     assert manifest.columns.offsets
-    said = name_rows(tmp_path / "d", batch_rows=400, seed=7, epoch=0, step=0)
+    said = name_rows(tmp_path / "d", BatchOrder(400, 400, 1, seed=7), 0, 0)
     assert "row 17 (t = 1764009000000)" in said or "row 17 (y = 1000009000)" in said

@@ -85,7 +85,7 @@ def around(state: State, **values: Any) -> Surroundings:
             state.net,
             loss_of(state.net, task_for("binary"), "float32", "cpu", inputs=["features"]),
             Reduction(0, 1, 1, None),
-            first=0,
+            mine=range(1),
             seed=0,
         ),
         "task": task_for("binary"),
@@ -99,7 +99,7 @@ def around(state: State, **values: Any) -> Surroundings:
         "ledger": SimpleNamespace(begin=lambda chunk, slices: None, count=lambda: None),
         "settings": {"a": 1},
         "rows": ROWS,
-        "virtual_ranks": 1,
+        "parts": lambda batch_rows: 1,
         "mine": 1,
     }
     return Surroundings(**(standard | values))

@@ -79,3 +79,15 @@ def test_a_thread_tells_of_it_and_so_does_the_work() -> None:
     assert told.get(timeout=60)["step"] == 3
     pulse.step = 4
     assert told.get(timeout=60)["step"] == 4
+
+
+def test_reading_shards_for_the_first_time_is_no_standing_still() -> None:
+    """In any thread; and it does not count as a step's time when it has ended."""
+    pulse = pulse_at_zero(2.0)
+    with pulse.fetching():
+        with pulse.fetching():
+            pass
+        assert not pulse.look(pulse.at + 1e6)["stuck"]
+    ended = pulse.at
+    assert not pulse.look(ended + FIRST_S - 1)["stuck"]  # the first step is still to come
+    assert pulse.look(ended + FIRST_S + 1)["stuck"]

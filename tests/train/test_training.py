@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ddlflow.data.prepare.prepare import prepare
-from ddlflow.data.shards import order
+from ddlflow.data.shards.order import BatchOrder
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.errors import SpecError, TrainingError
 from ddlflow.infer.model import load_model
@@ -381,8 +381,8 @@ def test_a_loss_that_is_not_finite_names_its_rows_and_leaves_a_checkpoint(
     rows = [int(text.split()[0]) for text in message.split("row ")[1:]]
     assert len(rows) == 3
     index = {int(r): k for k, r in enumerate(all_rows(made))}
-    (window,) = order.windows(len(index), seed=7, epoch=0)
-    batch = set(window.indices()[(step - 1) * 20 : step * 20].tolist())
+    row_bytes = 4 * len(made.manifest.feature_names) + 4
+    batch = set(BatchOrder(len(index), 20, 1, 7, row_bytes).batch(0, step - 1).tolist())
     assert {index[row] for row in rows} <= batch
 
 

@@ -1,25 +1,29 @@
 """Shards -> the slices of each global batch that one rank computes.
 
-Rows stay in the page cache: a window of blocks is copied from the mapped shards, standardised on
-the way, and its rows are gathered in the epoch's order, all in a thread of its own while the window
-before is trained on. What the training loop gets is lists of ready views, so it neither indexes nor
-copies. Memory is that of four windows, however many rows there are. Where the rows fit in half of
-a GPU's free memory they are kept there and gathered there.
+Rows stay in the page cache: of a window of the order, the blocks of this rank's lanes are copied
+from the mapped shards, standardised on the way, and their rows are gathered in the lanes' order,
+all in a thread of its own while the window before is trained on. What the training loop gets is
+lists of ready views, so it neither indexes nor copies. Rows of other ranks are not read. Memory is
+that of three windows, however many rows there are. Where the rows fit in half of a GPU's free
+memory they are kept there and gathered there.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ddlflow.data.shards import order
-from ddlflow.data.shards.rows import Array, Arrays, Rows
+from ddlflow.data.shards.order import BatchOrder, Window
+from ddlflow.data.shards.rows import Arrays, Rows
+from ddlflow.data.shards.sequence import Indices
 
 Tensors = dict[str, torch.Tensor]
 Marks = npt.NDArray[np.uint64]
+Picked = tuple[Window, Indices]  # some rows of a lane's window: their places in its blocks
+LOAD_ROWS = 524_288  # that are copied at a time where all rows are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,9 @@ class Batches:
         mine: the virtual ranks that this rank computes.
         seed: of the order.
         device: where the slices are wanted.
+
+    Attributes:
+        order: which row is in which batch.
     """
 
     def __init__(
@@ -62,86 +69,94 @@ class Batches:
         *,
         batch_rows: int,
         virtual_ranks: int,
-        mine: range,
+        mine: Sequence[int],
         seed: int,
         device: torch.device,
     ) -> None:
-        self._source = rows
-        self._rows = rows.rows
-        self._batch_rows = min(batch_rows, max(rows.rows, 1))
-        self._virtual_ranks = virtual_ranks
+        self._rows = rows
         self._mine = mine
-        self._seed = seed
+        batch_rows = min(batch_rows, max(rows.rows, 1))
+        self.order = BatchOrder(rows.rows, batch_rows, virtual_ranks, seed, rows.row_bytes)
         self._gather = Resident(rows, device) if fits_on(device, rows) else Mapped(rows, device)
 
     def stream(self, *, epoch: int, step: int, epochs: int) -> Iterator[Chunk]:
         """All chunks from (epoch, step) on; each is valid until the next is asked for."""
+        fetcher = ThreadPoolExecutor(1, thread_name_prefix="fetch")
         chunks = (
             chunk
             for e in range(epoch, epochs)
-            for chunk in self._epoch(e, step if e == epoch else 0)
+            for chunk in self._epoch(e, step if e == epoch else 0, fetcher)
         )
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            ahead = pool.submit(next, chunks, None)
-            while (chunk := ahead.result()) is not None:
+        try:
+            with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
                 ahead = pool.submit(next, chunks, None)
-                yield chunk
+                while (chunk := ahead.result()) is not None:
+                    ahead = pool.submit(next, chunks, None)
+                    yield chunk
+        finally:
+            fetcher.shutdown(wait=False, cancel_futures=True)
 
-    def _epoch(self, epoch: int, step: int) -> Iterator[Chunk]:
-        """This rank's stream of rows, cut into steps; a window's rest goes with the next."""
-        rows, size = self._rows, self._batch_rows
-        sizes, rest = self._sizes(size), rows % size
-        position, left = min(step * size, rows), np.empty(0, np.int64)
-        if position == rows:  # stopped after the epoch's last step, before its end was dealt with
-            yield Chunk(epoch, step, size, [], mark(left.reshape(0, 1)), True)
-        for window in order.windows(rows, seed=self._seed, epoch=epoch, position=position):
-            stop = window.start + window.rows
-            at = self._mine_between(max(position, window.start), stop) - window.start
-            columns = self._gather(window, at, len(left))
-            ids = np.concatenate([left, self._ids(window, at)])
-            steps = min(len(ids) // sum(sizes), rows // size - step)
-            used = steps * sum(sizes)
-            ends = stop == rows and not rest
-            if steps or ends:  # the last window may hold rows of other ranks alone
-                self._gather.lend()
-                marks = mark(ids[:used].reshape(steps, -1 if steps else 1))
-                yield Chunk(epoch, step, size, _cut(columns, 0, sizes * steps), marks, ends)
-            step += steps
-            left = ids[used:]
-            if stop == rows and rest:
-                self._gather.lend()
-                slices = _cut(columns, used, self._sizes(rest))
-                yield Chunk(epoch, step, rest, slices, mark(left.reshape(1, -1)), True)
-            position = stop
+    def _epoch(self, epoch: int, step: int, fetcher: Executor) -> Iterator[Chunk]:
+        """This rank's steps of an epoch, from one on: window by window."""
+        order = self.order
+        if step >= order.steps:  # stopped between the last step and the epoch's end
+            yield Chunk(epoch, step, order.batch_rows, [], np.empty(0, np.uint64), True)
+            return
+        for number in range(order.window_of(step), order.num_windows):
+            first, last = order.steps_of(number)
+            first = max(first, step)
+            lanes = [self._lane(epoch, lane, number, first) for lane in self._mine]
+            self._rows.fetch(np.concatenate([window.blocks for window, _ in lanes]))
+            ahead = np.concatenate([order.read_next(epoch, lane, number) for lane in self._mine])
+            fetcher.submit(self._rows.fetch, ahead)  # what fails here is asked for again
+            columns = self._gather(lanes)
+            hashes = [hashed(self._numbers(*lane)) for lane in lanes]
+            for start, stop in ((first, min(last, order.whole)), (max(first, order.whole), last)):
+                if start >= stop:
+                    continue
+                slices, marks = self._cut(columns, hashes, first, start, stop)
+                ends = stop == order.steps
+                yield Chunk(epoch, start, order.rows_of(start), slices, marks, ends)
 
-    def _ids(self, window: order.Window, at: order.Indices) -> order.Indices:
-        """The numbers in the source of the rows ``at`` places of a window."""
+    def _lane(self, epoch: int, lane: int, number: int, step: int) -> Picked:
+        """A lane's rows of a window from a step on."""
+        window = self.order.window(epoch, lane, number)
+        first, _ = self.order.steps_of(number)
+        return window, window.order[self.order.rows_between(lane, first, step) :]
+
+    def _numbers(self, window: Window, picked: Indices) -> Indices:
+        """The numbers in the source of the picked rows of a window."""
         found, filled = np.empty(window.rows, np.int64), 0
         for start, stop in window.blocks.tolist():
-            self._source.read(start, stop, {"row": found}, filled)
+            self._rows.read(start, stop, {"row": found}, filled)
             filled += stop - start
-        return found[window.order[at]]
+        return found[picked]
 
-    def _sizes(self, batch_rows: int) -> list[int]:
-        """Rows of each of this rank's slices of a global batch."""
-        edges = order.slice_edges(batch_rows, self._virtual_ranks)
-        return [edges[v + 1] - edges[v] for v in self._mine]
+    def _cut(
+        self, columns: Tensors, hashes: Sequence[Marks], first: int, start: int, stop: int
+    ) -> tuple[list[Tensors], Marks]:
+        """Views of the slices of the steps [start, stop), and these steps' marks.
 
-    def _mine_between(self, start: int, stop: int) -> order.Indices:
-        """The epoch's positions in [start, stop) whose rows this rank computes."""
-        positions = np.arange(start, stop)
-        if len(self._mine) == self._virtual_ranks:
-            return positions
-        whole = self._rows // self._batch_rows * self._batch_rows
-        mine = self._inside(positions % self._batch_rows, self._batch_rows)
-        if stop > whole:
-            last = self._inside(positions - whole, self._rows - whole)
-            mine = np.where(positions < whole, mine, last)
-        return positions[mine]
-
-    def _inside(self, slots: order.Indices, batch_rows: int) -> npt.NDArray[np.bool_]:
-        edges = order.slice_edges(batch_rows, self._virtual_ranks)
-        return (slots >= edges[self._mine.start]) & (slots < edges[self._mine.stop])
+        Args:
+            columns: the rows of this rank's lanes from step ``first`` on, lane by lane.
+            hashes: of these rows, one array a lane.
+            first: a step of the epoch, as ``start`` and ``stop``.
+        """
+        steps, at = stop - start, 0
+        marks = np.zeros(steps, np.uint64)
+        by_lane: list[list[Tensors]] = []
+        for lane, hashes_of_lane in zip(self._mine, hashes, strict=True):
+            size = self.order.slice_rows(lane, start)
+            begin = self.order.rows_between(lane, first, start)
+            cuts = [
+                torch.split(column[at + begin : at + begin + steps * size], [size] * steps)
+                for column in columns.values()
+            ]
+            by_lane.append([dict(zip(columns, p, strict=True)) for p in zip(*cuts, strict=True)])
+            of_steps = hashes_of_lane[begin : begin + steps * size]
+            marks += of_steps.reshape(steps, size).sum(axis=1, dtype=np.uint64)
+            at += len(hashes_of_lane)
+        return [one for step in zip(*by_lane, strict=True) for one in step], marks
 
 
 class Mapped:
@@ -150,42 +165,39 @@ class Mapped:
     def __init__(self, rows: Rows, device: torch.device) -> None:
         self._rows = rows
         self._device = device
-        self._window = rows.empty(min(rows.rows, order.WINDOW_ROWS))
-        # In use, waiting, and being filled: kept, as fresh memory costs a page fault each 4 KiB.
-        self._buffers: list[Arrays] = [{}, {}, {}]
-        self._last = self._lent = self._buffers[0]
-        self._filled = 0
+        self._blocks: Arrays = {}
+        # In use, and being filled: kept, as fresh memory costs a page fault each 4 KiB.
+        self._buffers: tuple[Arrays, Arrays] = {}, {}
 
-    def __call__(self, window: order.Window, at: order.Indices, over: int) -> Tensors:
-        """The last ``over`` rows of the call before, then the rows ``at`` places of ``window``."""
-        at_row = 0
-        for start, stop in window.blocks.tolist():
-            self._rows.read(start, stop, self._window, at_row)
-            at_row += stop - start
-        before = self._last
-        target = next(b for b in self._buffers if b is not before and b is not self._lent)
-        total, pick = over + len(at), window.order[at]
-        for name, source in self._window.items():
-            if name not in target or len(target[name]) < total:
-                target[name] = self._allocate(source, total)
-            if over:
-                target[name][:over] = before[name][self._filled - over : self._filled]
-            np.take(source, pick, axis=0, out=target[name][over:total], mode="clip")
-        self._last = target
-        self._filled = total
-        return {name: self._to_device(array[:total]) for name, array in target.items()}
+    def __call__(self, lanes: Sequence[Picked]) -> Tensors:
+        """The picked rows of each lane's window, one lane after the other.
 
-    def lend(self) -> None:
-        """What was gathered last is in use from now on, until this is called again."""
-        self._lent = self._last
+        They are valid until this is called for the second time after.
+        """
+        self._buffers = self._buffers[::-1]
+        target = self._buffers[0]
+        self._hold(self._blocks, max(window.rows for window, _ in lanes), pinned=False)
+        total = sum(len(picked) for _, picked in lanes)
+        self._hold(target, total, pinned=self._device.type == "cuda")
+        at = 0
+        for window, picked in lanes:
+            filled = 0
+            for start, stop in window.blocks.tolist():
+                self._rows.read(start, stop, self._blocks, filled)
+                filled += stop - start
+            for name, source in self._blocks.items():
+                out = target[name][at : at + len(picked)]
+                np.take(source, picked, axis=0, out=out, mode="clip")
+            at += len(picked)
+        return {n: torch.from_numpy(array[:total]).to(self._device) for n, array in target.items()}
 
-    def _allocate(self, like: Array, rows: int) -> Array:
-        pinned = self._device.type == "cuda"
-        dtype = torch.from_numpy(like[:0]).dtype
-        return torch.empty((rows, *like.shape[1:]), dtype=dtype, pin_memory=pinned).numpy()
-
-    def _to_device(self, array: Array) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+    def _hold(self, arrays: Arrays, rows: int, *, pinned: bool) -> None:
+        """Makes the arrays of all columns long enough."""
+        for name, like in self._rows.empty(0).items():
+            if name not in arrays or len(arrays[name]) < rows:
+                dtype = torch.from_numpy(like).dtype
+                shape = (rows, *like.shape[1:])
+                arrays[name] = torch.empty(shape, dtype=dtype, pin_memory=pinned).numpy()
 
 
 class Resident:
@@ -194,26 +206,16 @@ class Resident:
     def __init__(self, rows: Rows, device: torch.device) -> None:
         self._device = device
         self._columns = load(rows, device)
-        self._before: Tensors = {}
 
-    def __call__(self, window: order.Window, at: order.Indices, over: int) -> Tensors:
-        """As `Mapped`."""
-        index = torch.from_numpy(window.indices()[at]).to(self._device)
-        fresh = {name: column.index_select(0, index) for name, column in self._columns.items()}
-        if over:
-            fresh = {n: torch.cat([self._before[n][-over:], new]) for n, new in fresh.items()}
-        self._before = fresh
-        return fresh
-
-    def lend(self) -> None:
-        """Fresh tensors are nobody else's."""
+    def __call__(self, lanes: Sequence[Picked]) -> Tensors:
+        """As `Mapped`; but fresh tensors are nobody else's."""
+        rows = np.concatenate([window.rows_at(picked) for window, picked in lanes])
+        index = torch.from_numpy(rows).to(self._device)
+        return {name: column.index_select(0, index) for name, column in self._columns.items()}
 
 
-def mark(rows: order.Indices) -> Marks:
-    """What tells sets of rows apart: uint64 [n] of row numbers [n, m].
-
-    The sum modulo 2^64 of each row number's SplitMix64 hash: it does not depend on the order, and
-    marks of parts add up to the mark of the whole.
+def hashed(rows: Indices) -> Marks:
+    """uint64 [n], each row number's SplitMix64 hash.
 
     Source: Steele et al. 2014, "Fast splittable pseudorandom number generators".
     """
@@ -222,15 +224,25 @@ def mark(rows: order.Indices) -> Marks:
         mixed ^= mixed >> np.uint64(shift)
         mixed *= np.uint64(factor)
     mixed ^= mixed >> np.uint64(31)
-    total: Marks = mixed.sum(axis=1, dtype=np.uint64)
+    return mixed
+
+
+def mark(rows: Indices) -> Marks:
+    """What tells sets of rows apart: uint64 [n] of row numbers [n, m].
+
+    The sum modulo 2^64 of each row number's hash: it does not depend on the order, and marks of
+    parts add up to the mark of the whole.
+    """
+    total: Marks = hashed(rows).sum(axis=1, dtype=np.uint64)
     return total
 
 
 def load(rows: Rows, device: torch.device) -> Tensors:
-    """All rows on a device, standardised, by way of one window's memory."""
+    """All rows on a device, standardised, by way of a bounded memory."""
     columns: Tensors = {}
-    for start in range(0, rows.rows, order.WINDOW_ROWS):
-        stop = min(rows.rows, start + order.WINDOW_ROWS)
+    rows.fetch(np.array([[0, rows.rows]]))
+    for start in range(0, rows.rows, LOAD_ROWS):
+        stop = min(rows.rows, start + LOAD_ROWS)
         part = rows.empty(stop - start)
         rows.read(start, stop, part, 0)
         for name, array in part.items():
@@ -246,14 +258,4 @@ def fits_on(device: torch.device, rows: Rows) -> bool:
     """Whether all rows fit in half of a GPU's free memory. (A CPU reads the page cache.)"""
     if device.type != "cuda":
         return False
-    a_row = sum(array.nbytes for array in rows.empty(1).values())
-    return rows.rows * a_row <= torch.cuda.mem_get_info(device)[0] // 2
-
-
-def _cut(columns: Tensors, start: int, sizes: list[int]) -> list[Tensors]:
-    """Views of the rows from ``start`` on, of the given sizes."""
-    stop = start + sum(sizes)
-    if not sizes:
-        return []
-    cuts = [torch.split(column[start:stop], sizes) for column in columns.values()]
-    return [dict(zip(columns, parts, strict=True)) for parts in zip(*cuts, strict=True)]
+    return rows.rows * rows.row_bytes <= torch.cuda.mem_get_info(device)[0] // 2

@@ -188,7 +188,7 @@ def _solo_step(member: Member, prepared: Prepared) -> Callable[[], None]:
     task = task_of(member, prepared)
     inputs, labels = _made(prepared, member)
     loss_of = precision.loss_of(net, task, spec.precision, device.type, inputs=[*inputs])
-    gradients = Gradients(net, loss_of, Reduction(0, 1, 1, None), first=0, seed=spec.seed)
+    gradients = Gradients(net, loss_of, Reduction(0, 1, 1, None), mine=range(1), seed=spec.seed)
     batch = {**inputs, "label": labels}
 
     def run() -> None:

@@ -68,7 +68,9 @@ class Stack:
         tasks = {member.fold: task_of(member, prepared) for member in members}
         labels = {fold: task.label.scale for fold, task in tasks.items()}
         self._streams = {
-            (fold, seed): pool.stream(fold, seed, ones=ones, label=labels[fold])
+            (fold, seed): pool.stream(
+                fold, seed, batch_rows=self._batch_rows, ones=ones, label=labels[fold]
+            )
             for fold, seed in keys
         }
         self._models = [

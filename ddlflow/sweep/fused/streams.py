@@ -6,17 +6,17 @@ it is small, else mapped, and a chunk of some thousand rows at a time is gathere
 so that memory grows neither with the rows nor with the streams (an order is 4 MiB a stream).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddlflow.data.shards import order
-from ddlflow.data.shards.rows import COLUMNS, Arrays, Rows
-from ddlflow.data.shards.shard import map_shard
+from ddlflow.data.shards.batches import load
+from ddlflow.data.shards.order import BatchOrder, Window
+from ddlflow.data.shards.rows import Rows, ShardFiles
+from ddlflow.data.shards.sequence import Indices
 from ddlflow.models.label_scale import AS_IT_IS, LabelScale
 from ddlflow.sweep.member import FoldRows, Prepared
 from ddlflow.train.validation import PIECE_ROWS
@@ -29,52 +29,42 @@ class Table:
     """The raw rows of some shards, one after the other.
 
     Args:
-        paths: the shards, each once.
+        files: the shards, each once.
         device: where gathered rows are wanted.
 
     Attributes:
-        starts: int64 [shards + 1], the row that each shard begins at.
-        columns: the names it has, of ``COLUMNS``.
+        starts: of each shard by its path, its first row.
+        row_bytes: what a row takes in memory.
     """
 
-    def __init__(self, paths: Sequence[Path], device: torch.device) -> None:
-        self.paths = list(paths)
+    def __init__(self, files: ShardFiles, device: torch.device) -> None:
         self._device = device
-        self._shards = [map_shard(path) for path in self.paths]
-        for shard in self._shards:
-            shard.setdefault("features", np.empty((len(shard["label"]), 0), np.float32))
-        sizes = [len(shard["label"]) for shard in self._shards]
-        self.starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        self.columns = [name for name in COLUMNS if name in self._shards[0]]
-        a_row = sum(self._shards[0][name][:1].nbytes for name in self.columns)
+        self._rows = rows = Rows(files, None)
+        sizes = [shard.rows for shard in files.shards]
+        self._edges = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        paths = (shard.path for shard in files.shards)
+        self.starts = dict(zip(paths, self._edges.tolist(), strict=False))
+        self.row_bytes = rows.row_bytes
         room = RESIDENT_BYTES
         if device.type == "cuda":
             room = torch.cuda.mem_get_info(device)[0] // 2
-        self._held: dict[str, Tensor] = {}
-        if int(self.starts[-1]) * a_row <= room:
-            for name in self.columns:
-                parts = [np.asarray(shard[name]) for shard in self._shards]
-                self._held[name] = torch.from_numpy(np.concatenate(parts)).to(device)
+        is_small = rows.rows * self.row_bytes <= room
+        self._held = load(rows, device) if is_small else {}
 
-    def take(self, rows: order.Indices) -> dict[str, Tensor]:
+    def take(self, rows: Indices) -> dict[str, Tensor]:
         """The rows of these numbers, as they are in the shards, on the device."""
         if self._held:
             index = torch.from_numpy(rows).to(self._device)
             return {name: column.index_select(0, index) for name, column in self._held.items()}
-        shard_of = np.searchsorted(self.starts, rows, side="right") - 1
-        found: Arrays = {
-            name: np.empty((len(rows), *self._shards[0][name].shape[1:]), self._dtype(name))
-            for name in self.columns
-        }
+        shard_of = np.searchsorted(self._edges, rows, side="right") - 1
+        found = self._rows.empty(len(rows))
         for shard in np.unique(shard_of).tolist():
             places = np.flatnonzero(shard_of == shard)
-            local = rows[places] - self.starts[shard]
+            local = rows[places] - self._edges[shard]
+            columns = self._rows.shard(shard)
             for name, array in found.items():
-                array[places] = np.take(self._shards[shard][name], local, axis=0)
+                array[places] = np.take(columns[name], local, axis=0)
         return {name: torch.from_numpy(array).to(self._device) for name, array in found.items()}
-
-    def _dtype(self, name: str) -> np.dtype[np.generic]:
-        return self._shards[0][name].dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +90,7 @@ class Stream:
         table: with the fold's shards among its own.
         fold: whose rows, and how they are standardised.
         label: how the nets learn the label.
+        batch_rows: of a batch.
         seed: of the order.
         ones: whether features get a last column of ones.
         device: where the rows are wanted.
@@ -110,6 +101,7 @@ class Stream:
         table: Table,
         fold: FoldRows,
         label: LabelScale,
+        batch_rows: int,
         seed: int,
         *,
         ones: bool,
@@ -117,21 +109,24 @@ class Stream:
     ) -> None:
         self._table = table
         self._label = label
-        self._seed = seed
         self._ones = ones
-        shards = [table.paths.index(path) for path in fold.train]
-        sizes = [int(table.starts[s + 1] - table.starts[s]) for s in shards]
+        shards = fold.train.shards
+        sizes = [shard.rows for shard in shards]
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         # Added to a row's number in the fold, it gives its number in the table.
-        self._shift = np.array([table.starts[s] for s in shards], np.int64) - self._starts[:-1]
+        starts = [table.starts[shard.path] for shard in shards]
+        self._shift = np.array(starts, np.int64) - self._starts[:-1]
         self.rows = int(self._starts[-1])
+        batch_rows = min(batch_rows, max(self.rows, 1))
+        self._order = BatchOrder(self.rows, batch_rows, 1, seed, table.row_bytes)
         self._scaling = Scaling(fold, device)
-        self._windows: Iterator[order.Window] = iter(())
-        self._left: order.Indices = np.empty(0, np.int64)
+        self._windows: Iterator[Window] = iter(())
+        self._left: Indices = np.empty(0, np.int64)
 
     def begin(self, epoch: int) -> None:
         """Goes to the first row of an epoch (from 0)."""
-        self._windows = order.windows(self.rows, seed=self._seed, epoch=epoch)
+        numbers = range(self._order.num_windows)
+        self._windows = (self._order.window(epoch, 0, number) for number in numbers)
         self._left = np.empty(0, np.int64)
 
     def take(self, rows: int) -> Part:
@@ -184,18 +179,23 @@ class Pool:
         self._folds = prepared.folds
         self._device = prepared.device
         chosen = self._folds if folds is None else set(folds)
-        paths: dict[Path, None] = {}
-        for fold in chosen:
-            paths |= dict.fromkeys(self._folds[fold].train)
-        self._table = Table(list(paths), self._device)
+        files = [self._folds[fold].train for fold in chosen]
+        shards = tuple(dict.fromkeys(shard for one in files for shard in one.shards))
+        self._table = Table(replace(files[0], shards=shards), self._device)
         self._held: dict[tuple[int | None, bool], list[Part]] = {}
 
     def stream(
-        self, fold: int | None, seed: int, *, ones: bool, label: LabelScale = AS_IT_IS
+        self,
+        fold: int | None,
+        seed: int,
+        *,
+        batch_rows: int,
+        ones: bool,
+        label: LabelScale = AS_IT_IS,
     ) -> Stream:
         """The training rows of a fold in the order of a seed."""
-        rows = self._folds[fold]
-        return Stream(self._table, rows, label, seed, ones=ones, device=self._device)
+        rows, device = self._folds[fold], self._device
+        return Stream(self._table, rows, label, batch_rows, seed, ones=ones, device=device)
 
     def validation(self, fold: int | None, *, ones: bool) -> Iterator[Part]:
         """The validation rows of a fold, in the pieces of ``ddlflow.train.validation``."""
@@ -206,7 +206,6 @@ class Pool:
         rows = Rows(own.validation, own.standardisation)
         if rows.rows == 0:
             return
-        a_row = sum(array.nbytes for array in rows.empty(1).values())
         held: list[Part] = []
         for start in range(0, rows.rows, PIECE_ROWS):
             arrays = rows.empty(min(PIECE_ROWS, rows.rows - start))
@@ -217,7 +216,7 @@ class Pool:
                 features = torch.cat([features, features.new_ones(len(features), 1)], 1)
             part = Part(features, columns.get("categories"), columns["label"])
             yield part
-            if a_row * rows.rows <= HELD_BYTES:
+            if rows.row_bytes * rows.rows <= HELD_BYTES:
                 held.append(part)
         if held:
             self._held[fold, ones] = held

@@ -23,16 +23,16 @@ class Gradients:
         net: the model.
         loss_of: its loss as a sum over rows.
         reduction: over all virtual ranks.
-        first: this rank's first virtual rank.
+        mine: the virtual ranks of this rank.
         seed: of the random numbers of dropout and the like.
     """
 
     def __init__(
-        self, net: nn.Module, loss_of: LossOf, reduction: Reduction, *, first: int, seed: int
+        self, net: nn.Module, loss_of: LossOf, reduction: Reduction, *, mine: range, seed: int
     ) -> None:
         self._loss_of = loss_of
         self._reduce = reduction
-        self._first = first
+        self._mine = mine
         self._seed = seed
         self._parameters = [p for p in net.parameters() if p.requires_grad]
         self._device = self._parameters[0].device
@@ -45,7 +45,7 @@ class Gradients:
         """Sets every parameter's gradient; returns the loss's sum over the global batch's rows.
 
         Args:
-            slices: this rank's, one a virtual rank.
+            slices: this rank's, one for each of its virtual ranks.
             step: of the whole training; it seeds the random numbers.
             rows: of the global batch, over all ranks.
             parts: virtual ranks that have at least one of these rows.
@@ -56,7 +56,7 @@ class Gradients:
         before = [buffer.clone() for buffer in self._buffers]
 
         def vector(virtual_rank: int) -> Vector:
-            batch = slices[virtual_rank - self._first]
+            batch = slices[self._mine.index(virtual_rank)]
             if not num_rows(batch):
                 return self._zeros()
             for buffer, value in zip(self._buffers, before, strict=True):

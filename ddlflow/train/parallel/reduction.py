@@ -2,56 +2,68 @@
 
 Floating-point addition is not associative, so an all-reduce gives other last bits for another
 number of ranks. Here the V vectors of a step (one a virtual rank) are added along one binary tree
-over [0, V) that V alone decides. A rank adds the whole subtrees that lie in its own range; the few
-subtree sums that are left are gathered by all ranks, and each adds them along the rest of the tree.
-With one rank nothing is sent; with V = world each rank sends one vector.
+over [0, V) that V alone decides: the left part of each node is the largest power of two that fits.
 
-Large vectors over more than two ranks are cut into a piece a rank instead: each rank gets all
-ranks' sums of its own piece, adds them along the tree, and gathers the other pieces. That is what a
-ring all-reduce sends, about two vectors a rank however many ranks there are, and as every number is
-added along the same tree, the bits are the same.
+Virtual ranks are dealt to the ranks in turn, so each pass over the ranks has the tree's next
+leaves. They are added as they come, and at most one sum a level waits for what is right of it. With
+one rank nothing is sent. Small vectors are gathered by all ranks, those of several passes at once.
+Large ones are cut into a piece a rank: each rank gets its own piece of all of a pass's vectors,
+adds it along the tree, and after the last pass gathers the other pieces. So a rank keeps one vector
+of its own and about log2(V) pieces of sums; and as every number is added along the same tree, the
+bits are the same.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
-
-from ddlflow.data.shards.order import virtual_ranks_of
+from torch import Tensor
 
 CUT_FROM = 1 << 18  # numbers; below, one message costs more than the bytes that two save
-Node = tuple[int, int]  # the virtual ranks [start, stop) whose sum it is
-Vector = list[torch.Tensor]  # one virtual rank's gradients and whatever else is summed with them
+Vector = list[Tensor]  # one virtual rank's gradients and whatever else is summed with them
 
 
-def middle(node: Node) -> int:
-    """Where the tree cuts a node in two: the left part is the largest power of two that fits."""
-    return node[0] + (1 << (node[1] - node[0] - 1).bit_length() - 1)
+class TreeSum:
+    """Adds vectors along the tree; they come from left to right.
 
-
-def subtrees(node: Node, inside: Node) -> Iterator[Node]:
-    """The largest nodes of the tree under ``node`` that lie in ``inside``, from left to right."""
-    if inside[0] <= node[0] and node[1] <= inside[1]:
-        yield node
-    elif node[0] < inside[1] and inside[0] < node[1]:
-        cut = middle(node)
-        yield from subtrees((node[0], cut), inside)
-        yield from subtrees((cut, node[1]), inside)
-
-
-def tree_sum(node: Node, leaf: Callable[[Node], Vector | None]) -> Vector:
-    """The sum of a node: what ``leaf`` has of it, or else its two halves added.
-
-    The right half is added into the left one in place: a leaf's vector is used up.
+    Args:
+        lent: whether their memory is somebody else's: then what has to wait is copied.
     """
-    known = leaf(node)
-    if known is not None:
-        return known
-    cut = middle(node)
-    left = tree_sum((node[0], cut), leaf)
-    right = tree_sum((cut, node[1]), leaf)
-    torch._foreach_add_(left, right)
-    return left
+
+    def __init__(self, *, lent: bool = False) -> None:
+        self._lent = lent
+        self._waiting: list[tuple[int, Vector]] = []  # (leaves, their sum), ever fewer leaves
+
+    def add(self, vector: Vector) -> None:
+        """The next leaf. What it is made of is used up, unless it is lent."""
+        leaves = 1
+        if self._lent and not (self._waiting and self._waiting[-1][0] == 1):
+            vector = [tensor.clone() for tensor in vector]
+        while self._waiting and self._waiting[-1][0] == leaves:
+            left = self._waiting.pop()[1]
+            torch._foreach_add_(left, vector)
+            vector, leaves = left, 2 * leaves
+        self._waiting.append((leaves, vector))
+
+    def total(self) -> Vector:
+        """The sum of all leaves; from here on there are none."""
+        vector = self._waiting.pop()[1]
+        while self._waiting:
+            left = self._waiting.pop()[1]
+            torch._foreach_add_(left, vector)
+            vector = left
+        return vector
+
+
+class Exchange(Protocol):
+    """The passes of one step, for the tensors of one dtype."""
+
+    def put(self, parts: Sequence[Tensor]) -> None:
+        """This rank's vector of the next pass, as flat parts; none: it has none in this pass."""
+
+    def total(self) -> Tensor:
+        """[n], the sum of all vectors of all ranks, in memory of its own."""
 
 
 class Reduction:
@@ -67,76 +79,130 @@ class Reduction:
     def __init__(
         self, rank: int, world: int, virtual_ranks: int, group: dist.ProcessGroup | None
     ) -> None:
-        self._root = (0, virtual_ranks)
+        self._rank, self._world, self._virtual_ranks = rank, world, virtual_ranks
         self._group = group
-        self._world = world
-        self._nodes = [
-            list(subtrees(self._root, (mine.start, mine.stop)))
-            for mine in (virtual_ranks_of(r, world, virtual_ranks) for r in range(world))
-        ]
-        self._mine = self._nodes[rank]
-        self._most = max(map(len, self._nodes))  # gathered blocks are of one size
-        # Torch 2.13 renamed it.
-        self._all_gather: Callable[..., object] = (
-            getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-        )
+        self._exchanges: dict[tuple[torch.dtype, int], Exchange] = {}
 
     def __call__(self, vector_of: Callable[[int], Vector]) -> Vector:
         """The sum over all virtual ranks of ``vector_of(v)``, asked in order for this rank's v.
 
         The vectors' tensors are used up. Tensors keep their shapes and dtypes.
         """
-
-        def leaf(node: Node) -> Vector | None:
-            return vector_of(node[0]) if node[1] - node[0] == 1 else None
-
-        sums = [tree_sum(node, leaf) for node in self._mine]
         if self._world == 1:
-            return sums[0]
-        total = list(sums[0])
-        for positions in _same_dtype(total):
-            rows = [torch.cat([vector[p].reshape(-1) for p in positions]) for vector in sums]
-            rows += [torch.zeros_like(rows[0])] * (self._most - len(rows))
-            is_cut = self._world > 2 and len(rows[0]) >= CUT_FROM
-            flat = self._in_pieces(rows) if is_cut else self._at_once(rows)
-            parts = torch.split(flat, [total[p].numel() for p in positions])
-            for p, part in zip(positions, parts, strict=True):
-                total[p] = part.view_as(total[p])
-        return total
+            tree = TreeSum()
+            for virtual_rank in range(self._virtual_ranks):
+                tree.add(vector_of(virtual_rank))
+            return tree.total()
+        shapes: list[torch.Size] = []
+        exchanges: list[tuple[list[int], Exchange]] = []
+        for first in range(0, self._virtual_ranks, self._world):
+            virtual_rank = first + self._rank
+            vector = vector_of(virtual_rank) if virtual_rank < self._virtual_ranks else []
+            if first == 0:  # every rank has one in the first pass, and all are of one kind
+                shapes = [tensor.shape for tensor in vector]
+                exchanges = list(self._exchanges_for(vector))
+            for positions, exchange in exchanges:
+                exchange.put([vector[p].reshape(-1) for p in positions] if vector else [])
+        total: dict[int, Tensor] = {}
+        for positions, exchange in exchanges:
+            parts = torch.split(exchange.total(), [shapes[p].numel() for p in positions])
+            total |= {p: part.view(shapes[p]) for p, part in zip(positions, parts, strict=True)}
+        return [total[p] for p in range(len(shapes))]
 
-    def _at_once(self, rows: list[torch.Tensor]) -> torch.Tensor:
-        """The sum [n] of all nodes' vectors; ``rows`` are this rank's, padded to ``most``."""
-        mine = rows[0] if len(rows) == 1 else torch.cat(rows)
-        everyone = mine.new_empty(self._world * mine.numel())
-        self._all_gather(everyone, mine, group=self._group)
-        return self._up_the_tree(everyone.view(self._world, self._most, -1))
-
-    def _in_pieces(self, rows: list[torch.Tensor]) -> torch.Tensor:
-        """As ``_at_once``, and each rank adds up the piece of the vectors that is its own."""
-        size = len(rows[0])
-        piece = -(-size // self._world)
-        mine = rows[0].new_zeros(self._world, self._most, piece)  # by whose piece it is
-        for k, row in enumerate(rows):
-            for r, part in enumerate(torch.split(row, piece)):
-                mine[r, k, : len(part)] = part
-        theirs = torch.empty_like(mine)  # by whose sums they are
-        dist.all_to_all_single(theirs, mine, group=self._group)
-        added = self._up_the_tree(theirs)
-        everyone = added.new_empty(self._world * piece)
-        self._all_gather(everyone, added.contiguous(), group=self._group)
-        return everyone[:size]
-
-    def _up_the_tree(self, sums: torch.Tensor) -> torch.Tensor:
-        """[n] the sum of [world, most, n], each rank's nodes; used up."""
-        known = {
-            node: [sums[r, k]]
-            for r, nodes in enumerate(self._nodes)
-            for k, node in enumerate(nodes)
-        }
-        return tree_sum(self._root, known.get)[0]
+    def _exchanges_for(self, vector: Vector) -> Iterator[tuple[list[int], Exchange]]:
+        """The positions of a vector's tensors of each dtype, and what sends them."""
+        for dtype in dict.fromkeys(tensor.dtype for tensor in vector):
+            positions = [p for p, tensor in enumerate(vector) if tensor.dtype == dtype]
+            like = vector[positions[0]]
+            size = sum(vector[p].numel() for p in positions)
+            if (dtype, size) not in self._exchanges:
+                is_cut = size >= CUT_FROM and self._virtual_ranks > 2
+                kind = InPieces if is_cut else Gathered
+                self._exchanges[dtype, size] = kind(
+                    like, size, self._world, self._virtual_ranks, self._group
+                )
+            yield positions, self._exchanges[dtype, size]
 
 
-def _same_dtype(vector: Vector) -> Iterator[list[int]]:
-    """The positions of a vector's tensors, grouped by dtype."""
-    for dtype in dict.fromkeys(tensor.dtype for tensor in vector):
-        yield [p for p, tensor in enumerate(vector) if tensor.dtype == dtype]
+class Gathered:
+    """Every rank gets all vectors, those of some passes in one message, and adds them itself."""
+
+    def __init__(
+        self,
+        like: Tensor,
+        size: int,
+        world: int,
+        virtual_ranks: int,
+        group: dist.ProcessGroup | None,
+    ) -> None:
+        passes = -(-virtual_ranks // world)
+        self._at_once = min(passes, max(1, CUT_FROM // max(size, 1)))
+        self._mine = like.new_zeros(self._at_once, size)
+        self._everyone = like.new_zeros(world, self._at_once, size)
+        self._world, self._virtual_ranks, self._group = world, virtual_ranks, group
+        self._tree = TreeSum(lent=True)
+        self._done = self._ready = 0  # passes of this step: added up; in ``_mine``
+
+    def put(self, parts: Sequence[Tensor]) -> None:
+        if parts:
+            torch.cat(list(parts), out=self._mine[self._ready])
+        self._ready += 1
+        if self._ready == self._at_once:
+            self._send()
+
+    def total(self) -> Tensor:
+        if self._ready:
+            self._send()
+        self._done = 0
+        return self._tree.total()[0]
+
+    def _send(self) -> None:
+        all_gather(self._everyone.view(-1), self._mine.view(-1), self._group)
+        for ready in range(self._ready):
+            first = (self._done + ready) * self._world
+            for rank in range(min(self._world, self._virtual_ranks - first)):
+                self._tree.add([self._everyone[rank, ready]])
+        self._done, self._ready = self._done + self._ready, 0
+
+
+class InPieces:
+    """Every rank gets its own piece of all vectors, and adds that; then all get all pieces."""
+
+    def __init__(
+        self,
+        like: Tensor,
+        size: int,
+        world: int,
+        virtual_ranks: int,
+        group: dist.ProcessGroup | None,
+    ) -> None:
+        self._size, self._piece = size, -(-size // world)
+        self._mine = like.new_zeros(world, self._piece)  # by whose piece it is
+        self._theirs = like.new_zeros(world, self._piece)  # by whose vector it is of
+        self._world, self._virtual_ranks, self._group = world, virtual_ranks, group
+        self._tree = TreeSum(lent=True)
+        self._first = 0  # virtual rank of the next pass
+
+    def put(self, parts: Sequence[Tensor]) -> None:
+        if parts:
+            torch.cat(list(parts), out=self._mine.view(-1)[: self._size])
+        dist.all_to_all_single(self._theirs, self._mine, group=self._group)
+        for rank in range(min(self._world, self._virtual_ranks - self._first)):
+            self._tree.add([self._theirs[rank]])
+        self._first += self._world
+
+    def total(self) -> Tensor:
+        self._first = 0
+        piece = self._tree.total()[0]
+        everyone = piece.new_empty(self._world * self._piece)
+        all_gather(everyone, piece, self._group)
+        return everyone[: self._size]
+
+
+def all_gather(everyone: Tensor, mine: Tensor, group: dist.ProcessGroup | None) -> None:
+    """Puts the flat tensors of all ranks into one, by rank."""
+    # Torch 2.13 renamed it.
+    gather: Callable[..., object] = (
+        getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    )
+    gather(everyone, mine, group=group)

@@ -1,4 +1,4 @@
-"""The gradient of one global batch by torch's DistributedDataParallel: one slice a rank.
+"""The gradient of one global batch by torch's DistributedDataParallel: one pass a rank.
 
 What ``train.determinism: world`` and ``off`` train with. Buckets of gradients are sent while the
 backward pass goes on. The order in which they are added depends on the world, and so do the last
@@ -83,12 +83,12 @@ class Replicas:
         """Sets every parameter's gradient; returns the loss's sum over the global batch's rows.
 
         Args:
-            slices: this rank's one.
+            slices: this rank's, which are computed as one.
             step: of the whole training; it seeds the random numbers.
             rows: of the global batch, over all ranks.
             parts: ranks that have at least one of these rows.
         """
-        (mine,) = slices
+        mine = slices[0] if len(slices) == 1 else _joined(slices)
         if self._group is not None and self._spread is None:
             self._spread = self._warmed(mine)
             seed_random(self._device, self._seed, step, self._rank)
@@ -173,3 +173,7 @@ class Replicas:
         if value not in self._shares:
             self._shares[value] = torch.tensor(value, device=self._device)
         return self._shares[value]
+
+
+def _joined(slices: Sequence[Batch]) -> Batch:
+    return {name: torch.cat([one[name] for one in slices]) for name in slices[0]}

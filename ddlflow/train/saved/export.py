@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 import ddlflow
-from ddlflow.data.shards import order
-from ddlflow.data.shards.batches import mark
+from ddlflow.data.shards.batches import LOAD_ROWS, mark
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.data.shards.rows import Rows
 from ddlflow.models.label_scale import LabelScale
@@ -37,9 +36,9 @@ SEAL = "sha256"
 
 def rows_mark(rows: Rows) -> int:
     """The mark (``data.batches.mark``) of all rows trained on: what each epoch's has to be."""
-    ids, total = np.empty(order.WINDOW_ROWS, np.int64), 0
-    for start in range(0, rows.rows, order.WINDOW_ROWS):
-        stop = min(rows.rows, start + order.WINDOW_ROWS)
+    ids, total = np.empty(LOAD_ROWS, np.int64), 0
+    for start in range(0, rows.rows, LOAD_ROWS):
+        stop = min(rows.rows, start + LOAD_ROWS)
         rows.read(start, stop, {"row": ids}, 0)
         total += int(mark(ids[: stop - start].reshape(1, -1))[0])
     return total % 2**64

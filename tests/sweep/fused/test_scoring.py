@@ -79,7 +79,8 @@ def expected(member: Member, result: Result, prepared: Any) -> dict[str, float]:
         outputs = net(*(torch.from_numpy(array) for array in columns.values()))
     kind = member.train.objective
     if kind == "regression":
-        learned = np.concatenate([map_shard(one)["label"] for one in fold.train]).astype(float)
+        parts = [map_shard(one) for one in fold.train.locate(fold.train.shards)]
+        learned = np.concatenate([part["label"] for part in parts]).astype(float)
         found = learned.mean() + learned.std() * outputs.double().numpy()
         mse = sk.mean_squared_error(labels, found)
         mae, r2 = sk.mean_absolute_error(labels, found), sk.r2_score(labels, found)

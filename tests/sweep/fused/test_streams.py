@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,7 +24,7 @@ def test_the_rows_of_a_solo_training(
     rows = prepared.folds[fold]
     if not resident:
         monkeypatch.setattr(streams, "RESIDENT_BYTES", 0)
-    stream = streams.Pool(prepared).stream(fold, 5, ones=True)
+    stream = streams.Pool(prepared).stream(fold, 5, batch_rows=50, ones=True)
     batches = Batches(
         Rows(rows.train, rows.standardisation),
         batch_rows=50,
@@ -47,19 +48,17 @@ def test_the_rows_of_a_solo_training(
 def test_windows_and_blocks_smaller_than_the_rows(
     ground: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = order.windows
-
-    def small(rows: int, **settings: Any) -> Any:
-        return whole(rows, window_rows=128, block_rows=16, **settings)
-
-    monkeypatch.setattr(order, "windows", small)
+    monkeypatch.setattr(order, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(order, "WINDOW_BLOCKS", 8)
     prepared = ground().prepared
     rows = prepared.folds[0]
-    stream = streams.Pool(prepared, [0]).stream(0, 5, ones=False)
+    stream = streams.Pool(prepared, [0]).stream(0, 5, batch_rows=30, ones=False)
     stream.begin(3)
     found = torch.cat([stream.take(n).features for n in (1, 300, stream.rows - 301)])
     everything = Rows(rows.train, rows.standardisation)
     columns = everything.empty(everything.rows)
     everything.read(0, everything.rows, columns, 0)
-    places = torch.cat([torch.from_numpy(w.indices()) for w in small(stream.rows, seed=5, epoch=3)])
+    wanted = order.BatchOrder(stream.rows, 30, 1, 5, everything.row_bytes)
+    assert wanted.num_windows > 3
+    places = np.concatenate([wanted.batch(3, step) for step in range(wanted.steps)])
     assert torch.equal(found, torch.from_numpy(columns["features"])[places])

@@ -37,7 +37,7 @@ def hashes(rank: int, world: int, virtual_ranks: int, group: Any) -> list[str]:
             mine = virtual_ranks_of(rank, world, virtual_ranks)
             loss = loss_of(net, task_for("binary"), precision, "cpu", inputs=["features"])
             add_up = reduction.Reduction(rank, world, virtual_ranks, group)
-            gradients = Gradients(net, loss, add_up, first=mine.start, seed=3)
+            gradients = Gradients(net, loss, add_up, mine=mine, seed=3)
             random = torch.Generator().manual_seed(5)
             features = torch.randn(ROWS, 3, generator=random)
             labels = torch.rand(ROWS, generator=random).round()

@@ -86,7 +86,7 @@ def computed(
         net.train(),
         loss_of(net, task or task_for("binary"), precision, "cpu", inputs=names[:2]),
         Reduction(rank, world, virtual_ranks, group),
-        first=mine.start,
+        mine=mine,
         seed=3,
     )
     parts = min(number, virtual_ranks)

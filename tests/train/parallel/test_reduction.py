@@ -1,15 +1,14 @@
 """The sum over virtual ranks: one tree, the same bits whatever the world."""
 
+import weakref
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ddlflow.data.shards.order import virtual_ranks_of
 from ddlflow.train.parallel import reduction
-from ddlflow.train.parallel.reduction import Reduction, middle, subtrees, tree_sum
+from ddlflow.train.parallel.reduction import Reduction, TreeSum
 
 SHAPES = [(3, 4), (), (5,)]
 
@@ -43,43 +42,26 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
 
 
-@given(st.integers(1, 200))
-def test_the_tree_is_cut_at_the_largest_power_of_two(size: int) -> None:
-    if size == 1:
-        return
-    for start in (0, 5):
-        left = middle((start, start + size)) - start
-        assert left & (left - 1) == 0
-        assert left < size <= 2 * left
-
-
-@given(st.integers(1, 70), st.data())
-def test_a_ranks_subtrees_cover_its_range_and_are_the_largest(
-    virtual_ranks: int, data: st.DataObject
-) -> None:
-    world = data.draw(st.integers(1, virtual_ranks))
-    seen = []
-    for rank in range(world):
-        mine = virtual_ranks_of(rank, world, virtual_ranks)
-        nodes = list(subtrees((0, virtual_ranks), (mine.start, mine.stop)))
-        assert [v for start, stop in nodes for v in range(start, stop)] == list(mine)
-        seen += nodes
-        if rank in (0, world - 1):  # a range at an end of the tree is a few subtrees
-            assert len(nodes) <= 2 * virtual_ranks.bit_length()
-    assert [v for start, stop in seen for v in range(start, stop)] == list(range(virtual_ranks))
-    assert world > 1 or seen == [(0, virtual_ranks)]
-
-
-@pytest.mark.parametrize("virtual_ranks", range(1, 10))
-def test_the_sum_along_the_tree_is_the_reference(virtual_ranks: int) -> None:
+@pytest.mark.parametrize("lent", [False, True])
+@pytest.mark.parametrize("virtual_ranks", [*range(1, 18), 63, 64, 65])
+def test_the_sum_along_the_tree_is_the_reference(virtual_ranks: int, lent: bool) -> None:
     given_vectors = vectors(virtual_ranks)
     wanted = [added(list(parts)) for parts in zip(*vectors(virtual_ranks), strict=True)]
+    tree = TreeSum(lent=lent)
+    for _ in range(2):  # one tree serves step after step
+        for number, vector in enumerate(given_vectors, 1):
+            tree.add([tensor.clone() for tensor in vector])
+            assert len(tree._waiting) <= number.bit_length()
+        assert all(map(same_bits, tree.total(), wanted))
 
-    def leaf(node: tuple[int, int]) -> list[torch.Tensor] | None:
-        return given_vectors[node[0]] if node[1] - node[0] == 1 else None
 
-    found = tree_sum((0, virtual_ranks), leaf)
-    assert all(map(same_bits, found, wanted))
+def test_what_is_lent_is_left_as_it_is() -> None:
+    tree, buffer = TreeSum(lent=True), torch.empty(3)
+    for value in range(1, 8):
+        buffer.fill_(value)
+        tree.add([buffer])
+        assert buffer.tolist() == [value] * 3
+    assert tree.total()[0].tolist() == [28.0] * 3
 
 
 def test_another_order_of_adding_would_give_other_bits() -> None:
@@ -135,4 +117,67 @@ def test_a_sum_can_be_used_again_and_again(ranks: Any) -> None:
 
     wanted = [added(list(parts)) for parts in zip(*vectors(5), strict=True)]
     for found in ranks(2, reduce):
+        assert all(map(same_bits, found, wanted))
+
+
+@pytest.mark.parametrize("cut_from", [0, 1 << 18], ids=["in pieces", "at once"])
+def test_a_rank_keeps_no_vector_longer_than_its_pass(
+    ranks: Any, cut_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many virtual ranks it has: what it keeps of the others' are pieces of sums."""
+    monkeypatch.setattr(reduction, "CUT_FROM", cut_from)
+
+    def reduce(rank: int, group: Any) -> int:
+        alive: list[weakref.ref[torch.Tensor]] = []
+        most = 0
+
+        def vector_of(virtual_rank: int) -> list[torch.Tensor]:
+            nonlocal most
+            most = max(most, sum(one() is not None for one in alive))
+            vector = [torch.full((1000,), float(virtual_rank))]
+            alive.append(weakref.ref(vector[0]))
+            return vector
+
+        (total,) = Reduction(rank, 3, 31, group)(vector_of)
+        assert total.tolist() == [31 * 30 / 2] * 1000
+        return most
+
+    assert ranks(3, reduce) == [1] * 3  # the last one's, while the next is computed
+
+
+def test_one_rank_keeps_a_sum_a_level() -> None:
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def vector_of(virtual_rank: int) -> list[torch.Tensor]:
+        nonlocal most
+        most = max(most, sum(one() is not None for one in alive))
+        vector = [torch.ones(10)]
+        alive.append(weakref.ref(vector[0]))
+        return vector
+
+    (total,) = Reduction(0, 1, 1000, None)(vector_of)
+    assert total.tolist() == [1000.0] * 10
+    assert most <= 11  # of 1,000 leaves
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_vectors_as_they_are_in_a_training_are_cut_by_themselves(ranks: Any, world: int) -> None:
+    """Odd sizes above and below ``CUT_FROM``, two dtypes, a virtual rank too few for the ranks."""
+    size, virtual_ranks = reduction.CUT_FROM + 5, 2 * world + 1
+
+    def vector(virtual_rank: int) -> list[torch.Tensor]:
+        random = torch.Generator().manual_seed(virtual_rank)
+        scale = 10.0 ** (virtual_rank % 7 - 3)
+        long = torch.randn(size, generator=random) * scale
+        return [long[:7], torch.randn(3, 5, generator=random).double() * scale, long[7:], long[0]]
+
+    wanted = [added(list(p)) for p in zip(*map(vector, range(virtual_ranks)), strict=True)]
+
+    def reduce(rank: int, group: Any) -> list[torch.Tensor]:
+        return Reduction(rank, world, virtual_ranks, group)(
+            lambda v: [*map(torch.clone, vector(v))]
+        )
+
+    for found in ranks(world, reduce):
         assert all(map(same_bits, found, wanted))
