@@ -5,7 +5,9 @@ those of all rows, and values that are now a number and now a text are told with
 """
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +18,7 @@ from ddlflow.data.sources.encoding import refuse_other_encodings
 from ddlflow.data.sources.misfit import MisfitError, Passage, explain
 from ddlflow.data.sources.quotes import BOM
 from ddlflow.errors import DataError
+from ddlflow.machine import cores
 
 Types = dict[str, pa.DataType]
 _NAMES = {
@@ -69,11 +72,11 @@ def types_of_file(
     """
     types: Types = {}
     line = 0
-    for block in blocks:
+    for block, inferred in _inferred(blocks):
         refuse_other_encodings(block, where, line, dialect)
         passage = Passage(where, line, block, dialect)
         try:
-            found = _read(block, None).schema
+            found = inferred.result()
             merged = {
                 name: joined(types.get(name, pa.null()), type_)
                 for name, type_ in zip(found.names, found.types, strict=True)
@@ -87,6 +90,23 @@ def types_of_file(
         types |= {name: type_ for name, type_ in merged.items() if type_ is not None}
         line += block.count(b"\n") or block.count(b"\r")
     return {n: pa.string() if n in dialect.text else type_ for n, type_ in types.items()}
+
+
+def _inferred(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, Future[pa.Schema]]]:
+    """Each block, in order, with the schema that Arrow infers of it: on all cores, a few blocks
+    ahead."""
+    most = cores()
+    with ThreadPoolExecutor(most) as pool:
+        waiting: deque[tuple[bytes, Future[pa.Schema]]] = deque()
+        for block in blocks:
+            waiting.append((block, pool.submit(_schema, block)))
+            if len(waiting) > most:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _schema(block: bytes) -> pa.Schema:
+    return _read(block, None).schema
 
 
 def types_of_files(schemas: Sequence[pa.Schema]) -> Types:
