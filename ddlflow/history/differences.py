@@ -1,14 +1,17 @@
 """What is not as it was when a recorded run was trained: settings, versions, machine, data."""
 
 import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 import ddlflow
+from ddlflow.data.shards.manifest_parts import Shard, shards_from_json
 from ddlflow.redact import redacted_values
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.installed import PACKAGES, versions
@@ -92,7 +95,8 @@ def data(
         Difference("data", f"the data changed: {name} was {was}, now {is_}")
         for name, (was, is_) in of_manifests([before, now]).items()
     ]
-    return found + _of_shards(session, prepared, before["shards"], now["shards"])
+    shards = shards_from_json(before["shards"]), shards_from_json(now["shards"])
+    return found + _of_shards(session, prepared, shards, now["range_rows"])
 
 
 def of_manifests(manifests: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
@@ -118,7 +122,7 @@ def _described(manifest: dict[str, Any]) -> dict[str, list[str]]:
         "label": [f"{label['name']} ({label['kind']})"],
         "classes": label["classes"],
         **{f"values of {category['name']}": category["values"] for category in categories},
-        "rows": [_rows(manifest["shards"])],
+        "rows": [_rows(shards_from_json(manifest["shards"]))],
         "folds": [str(len(manifest.get("folds", [])))],
     }
     return {name: [str(value) for value in values] for name, values in named.items()}
@@ -139,19 +143,33 @@ def _shown(values: list[list[str]]) -> list[str]:
 
 
 def _of_shards(
-    session: Session, prepared: Stage, before: list[dict[str, Any]], now: list[dict[str, Any]]
+    session: Session,
+    prepared: Stage,
+    shards: tuple[Sequence[Shard], Sequence[Shard]],
+    range_rows: Sequence[int],
 ) -> list[Difference]:
-    old = {shard["path"]: shard["sha256"] for shard in before}
-    new = {shard["path"]: shard["sha256"] for shard in now}
+    """Shards, then and now, that have other bytes; where they are in the source as it is now."""
+    old, new = ({shard.path: shard.sha256 for shard in one} for one in shards)
     changed = sorted(path for path in {*old, *new} if old.get(path) != new.get(path))
     if not changed:
         return []
-    # shards/train/00003-00000.arrow: the first piece of what range 3 gives to the training rows.
-    files = _files(session, prepared.value["location"])
-    found = [(int(Path(p).stem.partition("-")[0]), Path(p).parent.name) for p in changed]
-    ranges = [f"{number} ({split}{files.get(number, '')})" for number, split in found]
-    shown = ", ".join(dict.fromkeys(ranges[:SHOWN]))
-    more = f" and {len(ranges) - SHOWN} more" if len(ranges) > SHOWN else ""
+    first_rows = {shard.path: shard.first_row for one in shards for shard in one}
+    starts = sorted({shard.first_row for shard in shards[1]})
+    ends, files = np.cumsum(range_rows), _files(session, prepared.value["location"])
+
+    def place(path: str) -> str:
+        """``1 (train, 1.parquet)``; a shard of several small ranges has all of them."""
+        first = first_rows[path]
+        after = bisect_right(starts, first)
+        last = starts[after] - 1 if after < len(starts) else int(ends[-1]) - 1
+        numbers = dict.fromkeys(np.searchsorted(ends, [first, last], side="right").tolist())
+        names = " to ".join(dict.fromkeys(files[n] for n in numbers if n in files))
+        split = Path(path).parent.name
+        return f"{' to '.join(map(str, numbers))} ({split}{names and ', '}{names})"
+
+    places = list(map(place, changed))
+    shown = ", ".join(dict.fromkeys(places[:SHOWN]))
+    more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
     text = (
         f"the data changed: {prepared.value['location']} gives {len(changed)} of {len(new)} shards "
         f"with other bytes, in its range {shown}{more}"
@@ -159,10 +177,10 @@ def _of_shards(
     return [Difference("data", text)]
 
 
-def _rows(shards: list[dict[str, Any]]) -> str:
+def _rows(shards: Sequence[Shard]) -> str:
     """The rows of each split."""
-    splits = dict.fromkeys(shard["split"] for shard in shards)
-    rows = {name: sum(s["rows"] for s in shards if s["split"] == name) for name in splits}
+    splits = dict.fromkeys(shard.split for shard in shards)
+    rows = {name: sum(s.rows for s in shards if s.split == name) for name in splits}
     return " + ".join(f"{rows[name]:,} {name}" for name in splits)
 
 
@@ -174,4 +192,4 @@ def _files(session: Session, location: str) -> dict[int, str]:
 
     plain = only(session.request.pipeline.data, [], where=False)
     found = open_source(location, plain, session.data_root)
-    return {part.index: f", {found.place(part)}" for part in ranges(found)}
+    return {part.index: found.place(part) for part in ranges(found)}

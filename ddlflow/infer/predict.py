@@ -193,11 +193,9 @@ def _write_range(task: RangeToPredict, out: Store, name: str) -> dict[str, Any]:
     rows = 0
     with ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
-        for piece, (columns, batch) in enumerate(
-            as_written(task.source, task.part, task.keys, model)
-        ):
+        for columns, batch in as_written(task.source, task.part, task.keys, model):
             if task.splits is not None:
-                columns[SPLIT] = task.splits.of_piece(piece, rows, batch.num_rows)
+                columns[SPLIT] = task.splits.of_piece(rows, batch.num_rows)
             texts = list(columns)
             encoded = model.columns.encode(batch)
             predicted = model.predict_encoded(encoded)

@@ -13,8 +13,8 @@ from ddlflow.data.columns import Columns, label_values
 from ddlflow.data.prepare import split
 from ddlflow.data.prepare.dealing import Dealing
 from ddlflow.data.prepare.keep import keep
-from ddlflow.data.prepare.scan import ScanTask
-from ddlflow.data.sources.source import read
+from ddlflow.data.prepare.scan_task import ScanTask
+from ddlflow.data.prepare.small_ranges import read_in_turn
 
 Int64 = npt.NDArray[np.int64]
 
@@ -36,16 +36,16 @@ class Quotas:
 
 @dataclass(frozen=True, slots=True)
 class RangeTask:
-    """A range in a pass after the first.
+    """The ranges of a scan in a pass after it.
 
     Attributes:
-        scan: its first pass.
+        scan: their first pass.
         columns: how values become numbers.
-        first_row: the number of the range's first row in the source.
-        before: int64 [C] rows of each class before the range.
-        train_before: int64 [C] training rows of each class before it; counted where folds need
+        first_row: the number of their first row in the source.
+        before: int64 [C] rows of each class before them.
+        train_before: int64 [C] training rows of each class before them; counted where folds need
             them and a column names the splits, else 0.
-        quotas: None where the split comes from a column or the range is of ``test_source``.
+        quotas: None where the split comes from a column or the ranges are of ``test_source``.
         dealing: how the training rows become parts; None: they are one, or it is not known yet.
     """
 
@@ -63,7 +63,8 @@ class Piece:
     """The n rows of a piece that are kept, in the source's order.
 
     Attributes:
-        number: the piece's, in its range.
+        number: the piece's, in its task.
+        first_row: the number of the piece's first row in the source, kept or not.
         batch: the columns that were asked for.
         source_rows: int64 [n] their numbers in the source.
         label: [n] as ``label_values`` has it.
@@ -74,6 +75,7 @@ class Piece:
     """
 
     number: int
+    first_row: int
     batch: pa.RecordBatch
     source_rows: Int64
     label: npt.NDArray[Any]
@@ -83,10 +85,10 @@ class Piece:
 
 
 def pieces(task: RangeTask, features: Sequence[str]) -> Iterator[Piece]:
-    """The pieces of a range that have rows, in order.
+    """The pieces of a task that have rows, in order.
 
     Args:
-        task: the range.
+        task: the ranges.
         features: numeric columns and tensors that are wanted beside the key columns.
 
     Raises:
@@ -96,8 +98,8 @@ def pieces(task: RangeTask, features: Sequence[str]) -> Iterator[Piece]:
     first_row, before, train_before = task.first_row, task.before.copy(), task.train_before.copy()
     for number, batch in enumerate(_batches(scan, features)):
         rows = batch.num_rows
-        source_rows = np.arange(first_row, first_row + rows)
-        first_row += rows
+        begin, first_row = first_row, first_row + rows
+        source_rows = np.arange(begin, first_row)
         mask = keep(batch, scan.roles, scan.spec, scan.labels).mask
         if mask is not None:
             batch = batch.filter(pa.array(mask))  # noqa: PLW2901 - what is left of it
@@ -112,13 +114,14 @@ def pieces(task: RangeTask, features: Sequence[str]) -> Iterator[Piece]:
         if numbers is not None and not scan.is_test and task.quotas is None:
             _number(classes, splits == split.TRAIN, train_before, numbers)
         before += np.bincount(classes, minlength=len(before))
-        yield Piece(number, batch, source_rows, label, classes, splits, numbers)
+        yield Piece(number, begin, batch, source_rows, label, classes, splits, numbers)
 
 
 def _batches(scan: ScanTask, features: Sequence[str]) -> Iterator[pa.RecordBatch]:
     if scan.spool is None:
         wanted = dict.fromkeys([*scan.roles.keys(is_test=scan.is_test), *features])
-        yield from read(scan.source, scan.part, list(wanted))
+        rows = [0] * len(scan.ranges)  # which the first pass has counted
+        yield from read_in_turn(scan.source, scan.ranges, list(wanted), rows)
     elif scan.spool.stat().st_size:
         with pa.memory_map(str(scan.spool)) as mapped, pa.ipc.open_file(mapped) as file:
             for index in range(file.num_record_batches):

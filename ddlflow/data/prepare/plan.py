@@ -1,90 +1,78 @@
 """The plan: from what the ranges hold to what each of them has to write."""
 
-from collections import Counter
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from ddlflow.data.columns import Category, Columns, Label, Value
-from ddlflow.data.offsets import Number, offset_of
+from ddlflow.data.columns import Columns, Label, Value
+from ddlflow.data.offsets import offset_of
 from ddlflow.data.prepare import split
-from ddlflow.data.prepare.keep import REASONS, Lost, check_refused
+from ddlflow.data.prepare.keep import Lost, check_refused
 from ddlflow.data.prepare.pieces import Quotas, RangeTask
-from ddlflow.data.prepare.scan import MAX_CLASSES, ScanTask, category_kind, check_vocabulary
+from ddlflow.data.prepare.scan import MAX_CLASSES
+from ddlflow.data.prepare.scan_task import ScanTask
+from ddlflow.data.prepare.scan_totals import ScanTotals
+from ddlflow.data.prepare.vocabulary import Map, vocabulary
 from ddlflow.data.sources.derive import needed
 from ddlflow.data.sources.known import kept
 from ddlflow.errors import DataError
 
-Json = dict[str, Any]
 Int64 = npt.NDArray[np.int64]
 
 
-def points_of(scanned: list[Json]) -> dict[str, list[Number]]:
-    """Values of the columns that may need an offset, over all ranges."""
-    found: dict[str, list[Number]] = {}
-    for result in scanned:
-        for name, points in result["points"].items():
-            found.setdefault(name, []).extend(points)
-    return found
-
-
-def learn(scans: list[ScanTask], scanned: list[Json]) -> tuple[Columns, Lost]:
+def learn(scans: Sequence[ScanTask], found: ScanTotals, map_over: Map) -> tuple[Columns, Lost]:
     """What the first pass found: vocabularies, classes, offsets, and what is left out.
 
+    Args:
+        scans: all of them; ``map_over`` merges what they counted of the categories.
+        found: what they found.
+
     Raises:
-        DataError: refused values, no row, unknown splits, a label with one value alone, or
-            classes that do not fit the objective.
+        DataError: refused values, no row, unknown splits, a label with one value alone,
+            classes that do not fit the objective, or a category of too many values.
     """
-    refused: dict[str, Counter[str]] = {}
-    named: dict[str, Counter[str]] = {}
-    dropped: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
-    missing: Counter[str] = Counter()
-    counts: Counter[Value] = Counter()
-    splits: Counter[str] = Counter()
-    for result in scanned:
-        dropped.update(result["dropped"])
-        missing.update(result["missing"])
-        splits.update(result["splits"])
-        for counts_of, by_reason in ((refused, result["refused"]), (named, result["columns"])):
-            for reason, found in by_reason.items():
-                counts_of.setdefault(reason, Counter()).update(found)
-        for piece in result["pieces"]:
-            for value, count in piece["classes"]:
-                counts[value] += count
-    check_refused({reason: dict(found) for reason, found in refused.items()})
-    rows = sum(piece["kept"] for result in scanned for piece in result["pieces"])
-    if rows == 0:
-        left = f" of {sum(dropped.values())} rows none is kept" if dropped.total() else " no row"
+    check_refused(found.refused)
+    dropped = found.dropped
+    if sum(found.kept) == 0:
+        left = f" of {dropped.total()} rows none is kept" if dropped.total() else " no row"
         raise DataError(
             f"The source holds{left}. Correct data.source, data.where, data.label_missing or "
             "data.missing."
         )
     task = scans[0]
-    _check_target(scans, scanned)
-    unknown = sorted(set(splits) - set(split.SPLITS))
+    _check_target(task, found)
+    unknown = sorted({*found.splits} - {*split.SPLITS})
     if unknown:
         raise DataError(
             f"Split column {task.roles.split} holds {', '.join(unknown[:5])}; "
             "allowed are train, validation and test."
         )
-    offsets = {name: offset_of(points) for name, points in points_of(scanned).items()}
+    offsets = {name: offset_of(points) for name, points in found.points.items()}
     offset = offsets.pop(task.roles.label, 0)
-    label = Label(task.roles.label, task.labels, _classes(task, counts), offset)
-    categories = tuple(_category(name, scans, scanned) for name in task.roles.categorical)
-    derived, own = needed(task.roles.features, task.source.derived)
+    label = Label(task.roles.label, task.labels, _classes(task, found.classes.total()), offset)
+    own = [scan for scan in scans if not scan.is_test]
+    categories = vocabulary(
+        [scan.counts for scan in own],
+        task.words,
+        key=task.key,
+        rows=sum(rows for scan, rows in zip(scans, found.kept, strict=True) if not scan.is_test),
+        rare_below=task.spec.rare_below,
+        map_over=map_over,
+    )
+    derived, own_names = needed(task.roles.features, task.source.derived)
     schema = task.source.schema
-    types = kept({name: schema[name] for name in [*task.roles.features, *own]})
+    types = kept({name: schema[name] for name in [*task.roles.features, *own_names]})
     derive = {column.name: column.sql for column in derived}
     shifted = {name: offset for name, offset in offsets.items() if offset}
     columns = Columns(
         task.roles.numeric, categories, label, types, derive, shifted, task.roles.tensors
     )
-    by_column = {reason: dict(found) for reason, found in named.items() if found}
-    return columns, Lost(dict(dropped), by_column, dict(missing))
+    by_column = {reason: rows for reason, rows in found.columns.items() if rows}
+    return columns, Lost(dict(dropped), by_column, dict(found.missing))
 
 
-def _classes(task: ScanTask, counts: Counter[Value]) -> tuple[Value, ...]:
+def _classes(task: ScanTask, counts: Mapping[Value, int]) -> tuple[Value, ...]:
     """The classes in order: numbers by value, text by code point."""
     if task.labels == "regression":
         return ()
@@ -112,77 +100,42 @@ def _classes(task: ScanTask, counts: Counter[Value]) -> tuple[Value, ...]:
     return classes
 
 
-def _check_target(scans: list[ScanTask], scanned: list[Json]) -> None:
+def _check_target(task: ScanTask, found: ScanTotals) -> None:
     """A regression's label has more than one value."""
-    extents = [
-        piece["extent"]
-        for scan, result in zip(scans, scanned, strict=True)
-        for piece in result["pieces"]
-        if piece["extent"] and not scan.is_test
-    ]
-    low = min((extent[0] for extent in extents), default=0.0)
-    high = max((extent[1] for extent in extents), default=1.0)
-    if low == high:
+    if found.low == found.high:
         raise DataError(
-            f"Label {scans[0].roles.label} is {low:g} in every row: there is nothing to learn. "
+            f"Label {task.roles.label} is {found.low:g} in every row: there is nothing to learn. "
             "Correct data.label or data.source."
         )
 
 
-def _category(name: str, scans: list[ScanTask], scanned: list[Json]) -> Category:
-    """The vocabulary: values seen in ``rare_below`` rows or more, sorted."""
-    task = scans[0]
-    counts: Counter[Any] = Counter()
-    for result in scanned:
-        for value, count in zip(*result["categories"][name], strict=True):
-            counts[value] += count
-        check_vocabulary(name, len(counts))
-    own = [result for scan, result in zip(scans, scanned, strict=True) if not scan.is_test]
-    rows = sum(piece["kept"] for result in own for piece in result["pieces"])
-    values = sorted(value for value, count in counts.items() if count >= task.spec.rare_below)
-    known = sum(counts[value] for value in values)
-    kind = category_kind(task.source.schema, name)
-    return Category(
-        name, "text" if kind == "text" else "integer", tuple(values), 1 - known / max(rows, 1)
-    )
-
-
 def range_tasks(
-    scans: list[ScanTask], scanned: list[Json], columns: Columns
+    scans: Sequence[ScanTask], found: ScanTotals, columns: Columns
 ) -> tuple[list[RangeTask], Int64]:
-    """The plan: what comes before each range, and how many rows of each class are held out.
+    """The plan: what comes before the ranges of each scan, and how many rows are held out.
 
     Returns:
-        The ranges, and int64 [C] the training rows of each class (where folds need them).
+        The tasks, and int64 [C] the training rows of each class (where folds need them).
     """
-    spec = scans[0].spec
-    index = {value: i for i, value in enumerate(columns.label.classes)}
-
-    def rows_of(pieces: list[Json]) -> Int64:
-        found = np.zeros(max(1, len(index)), dtype=np.int64)
-        for piece in pieces:
-            if not index:
-                found[0] += piece["kept"]
-            for value, count in piece["classes"]:
-                found[index[value]] += count
-        return found
-
-    by_range = [rows_of(result["pieces"]) for result in scanned]
-    named = [
-        rows_of([piece["train"] for piece in result["pieces"] if "train" in piece])
-        for result in scanned
-    ]
-    own = [rows for scan, rows in zip(scans, by_range, strict=True) if not scan.is_test]
+    spec, tasks = scans[0].spec, range(len(scans))
+    index: dict[Value | None, int] = {value: i for i, value in enumerate(columns.label.classes)}
+    if index:
+        by_scan = [found.classes.of_task(k, index) for k in tasks]
+    else:
+        index = {None: 0}
+        by_scan = [np.array([kept]) for kept in found.kept]
+    named = [found.train.of_task(k, index) for k in tasks]
+    own = [rows for scan, rows in zip(scans, by_scan, strict=True) if not scan.is_test]
     total, train = np.sum(own, axis=0), np.sum(named, axis=0)
     quotas = None
     if spec.split.column is None:
         shares = split.quotas(total.tolist(), spec.split.validation, spec.test_fraction)
         quotas = Quotas(total, *shares)
         train = total - quotas.validation - quotas.test
-    tasks = []
+    planned = []
     before, train_before, first_row = np.zeros_like(total), np.zeros_like(total), 0
-    for scan, result, rows, train_rows in zip(scans, scanned, by_range, named, strict=True):
-        tasks.append(RangeTask(scan, columns, first_row, before, train_before, quotas))
-        before, train_before = before + rows, train_before + train_rows
-        first_row += sum(piece["rows"] for piece in result["pieces"])
-    return tasks, train
+    for k, scan in enumerate(scans):
+        planned.append(RangeTask(scan, columns, first_row, before, train_before, quotas))
+        before, train_before = before + by_scan[k], train_before + named[k]
+        first_row += sum(found.range_rows[k])
+    return planned, train

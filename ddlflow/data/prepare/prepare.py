@@ -22,24 +22,18 @@ from ddlflow.data.fields import LENGTH
 from ddlflow.data.prepare.folds import decide, judge
 from ddlflow.data.prepare.keep import Lost
 from ddlflow.data.prepare.losses import losses
-from ddlflow.data.prepare.plan import learn, points_of, range_tasks
-from ddlflow.data.prepare.scan import ScanTask, scan_range
+from ddlflow.data.prepare.plan import learn, range_tasks
+from ddlflow.data.prepare.scan import scan_ranges
+from ddlflow.data.prepare.scan_task import ScanTask
+from ddlflow.data.prepare.scan_totals import totals_of
+from ddlflow.data.prepare.small_ranges import together
 from ddlflow.data.prepare.tally import tally_range
 from ddlflow.data.prepare.unresolved import unresolved
-from ddlflow.data.prepare.write import write_range
+from ddlflow.data.prepare.write import WriteResult, write_ranges
 from ddlflow.data.roles import Labels, Roles, choose
-from ddlflow.data.shards.manifest import (
-    FORMAT,
-    NAME,
-    Fold,
-    Group,
-    Manifest,
-    Shard,
-    SplitName,
-    ValueShard,
-)
+from ddlflow.data.shards.manifest import FORMAT, NAME, Fold, Group, Manifest, Shard, SplitName
+from ddlflow.data.shards.manifest_parts import add_group
 from ddlflow.data.shards.statistics import Statistics, empty, merge
-from ddlflow.data.shards.tensor_statistics import TensorStatistics, merge_tensors, no_values
 from ddlflow.data.sources.derive import Derived, needed, only
 from ddlflow.data.sources.known import Types, as_parsed
 from ddlflow.data.sources.opening import open_source
@@ -51,7 +45,6 @@ from ddlflow.spec.pipeline import Cv, Data
 from ddlflow.store.files import is_temporary, remove_leftovers, writing
 
 Map = Callable[[Callable[[Any], Any], list[Any], str], Iterable[Any]]
-Json = dict[str, Any]
 
 
 def prepare(
@@ -85,23 +78,23 @@ def prepare(
         (folder / NAME).unlink(missing_ok=True)
     try:
         scans = _scan_tasks(spec, labels, sources, roles, folder=folder, cv=cv)
-        scanned = list(map(scan_range, scans, "scan"))
-        columns, lost = learn(scans, scanned)
+        found = totals_of(scans, map(scan_ranges, scans, "scan"))
+        columns, lost = learn(scans, found, map)
         for test in sources[1:]:
             _check_test_types(test, columns)
-        tasks, train = range_tasks(scans, scanned, columns)
+        tasks, train = range_tasks(scans, found, columns)
         folds: tuple[Fold, ...] = ()
         if cv is not None:
             own = [task for task in tasks if not task.scan.is_test]
             tallies = list(map(tally_range, own, "folds")) if cv.by is not None else []
             dealing, folds = decide(own, tallies, train)
             tasks = [replace(task, dealing=dealing) for task in tasks]
-        written = list(map(write_range, tasks, "write"))
-        sizes = [sum(piece["rows"] for piece in result["pieces"]) for result in scanned]
-        manifest = _manifest(spec, sources, columns, written, lost)
-        blind = unresolved(manifest, points_of(scanned))
+        shards, groups = _written(map(write_ranges, tasks, "write"))
+        manifest = _manifest(spec, sources, columns, shards=shards, groups=groups, lost=lost)
+        blind = unresolved(manifest, found.points)
         warnings = (*roles.notes, *manifest.warnings, *blind)
-        manifest = replace(manifest, warnings=warnings, range_rows=tuple(sizes))
+        range_rows = tuple(rows for rows_of in found.range_rows for rows in rows_of)
+        manifest = replace(manifest, warnings=warnings, range_rows=range_rows)
         if cv is not None:
             manifest = replace(manifest, cv=cv.dealing(labels), folds=folds)
             manifest = replace(manifest, warnings=(*manifest.warnings, *judge(manifest)))
@@ -133,12 +126,12 @@ def _scan_tasks(
     digest = hashlib.sha256(key.encode()).hexdigest()
     tasks: list[ScanTask] = []
     for is_test, source in enumerate(sources):
-        for part in ranges(source):
+        for parts in together(source, ranges(source)):
             tasks.append(
                 ScanTask(
                     key=digest,
-                    source=source.only(part),
-                    part=part,
+                    source=source.only(*parts),
+                    ranges=parts,
                     number=len(tasks),
                     roles=roles,
                     spec=spec,
@@ -151,43 +144,38 @@ def _scan_tasks(
     return tasks
 
 
+def _written(results: Iterable[WriteResult]) -> tuple[tuple[Shard, ...], tuple[Group, ...]]:
+    """All shards, and the statistics of each split and part, merged as the shards come."""
+    shards: list[Shard] = []
+    totals: dict[tuple[SplitName, int | None], Group] = {}
+    for result in results:
+        shards += result.shards
+        for own in result.statistics:
+            key = own.split, own.fold
+            totals[key] = add_group(totals.get(key), own)
+    return tuple(shards), tuple(totals.values())
+
+
 def _manifest(
     spec: Data,
     sources: list[Source],
     columns: Columns,
-    written: list[Json],
+    *,
+    shards: tuple[Shard, ...],
+    groups: tuple[Group, ...],
     lost: Lost,
 ) -> Manifest:
-    """Merges the ranges' results, in order, and judges the training rows."""
-    found = [shard for result in written for shard in result["shards"]]
-    shards = tuple(map(_shard_of, found))
+    """Judges the training rows."""
     start = empty(len(columns.numeric), len(columns.label.classes))
-    groups = []
-    by_group: dict[tuple[SplitName, int | None], list[Json]] = {}
-    for shard, result in zip(shards, found, strict=True):
-        by_group.setdefault((shard.split, shard.fold), []).append(result)
-    for (name, part), results in by_group.items():
-        merged = merge((Statistics.from_json(r["statistics"]) for r in results), start)
-        labels = [Statistics.from_json(r["label"]) for r in results if "label" in r]
-        label = merge(labels, empty(1, 0)) if labels else None
-        tensors = {
-            one.name: merge_tensors(
-                (TensorStatistics.from_json(r["tensors"][one.name]) for r in results),
-                no_values(one),
-            )
-            for one in columns.tensors
-        }
-        weights = _total([r.get("weights") for r in results])
-        groups.append(Group(name, part, merged, label, weights, tensors))
-    together = merge((group.statistics for group in groups), start)
-    gone = (together.missing + together.infinite).tolist()
+    every = merge((group.statistics for group in groups), start)
+    gone = (every.missing + every.infinite).tolist()
     replaced = dict(zip(columns.numeric, gone, strict=True)) | lost.missing
     for one in columns.tensors:
         replaced[one.name] = sum(group.tensors[one.name].replaced for group in groups)
     manifest = Manifest(
         columns=columns,
         shards=shards,
-        groups=tuple(groups),
+        groups=groups,
         source=hashlib.sha256("".join(s.fingerprint for s in sources).encode()).hexdigest(),
         settings=redacted_values(spec.model_dump(mode="json")),
         dropped=lost.rows,
@@ -222,18 +210,6 @@ def _manifest(
         constant=(*constant, *rare),
         warnings=(*notes, *_warnings(manifest, constant, rare, train)),
     )
-
-
-def _shard_of(told: Json) -> Shard:
-    values = tuple(ValueShard(**one) for one in told.get("values", ()))
-    own = {name: told[name] for name in ("path", "split", "fold", "rows", "sha256")}
-    return Shard(**own, values=values)
-
-
-def _total(weights: list[list[float] | None]) -> tuple[float, ...] | None:
-    """The sums of weights by class over shards, in their order."""
-    known = [one for one in weights if one is not None]
-    return tuple(map(float, np.sum(known, axis=0))) if known else None
 
 
 def _warnings(

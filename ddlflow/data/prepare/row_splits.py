@@ -1,17 +1,16 @@
 """Which split each row of a source went to, as the prepared data set has it.
 
-A shard keeps the numbers of its rows in the source, and its name says of which range and piece they
-are. So a piece that is read again finds its rows' splits in a few small files, whatever the size
+A shard keeps the numbers of its rows in the source, and the manifest says where each shard begins
+there. So a piece that is read again finds its rows' splits in a few small files, whatever the size
 of the source.
 """
 
-import re
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from ddlflow.data.prepare.split import SPLITS
@@ -20,7 +19,7 @@ from ddlflow.data.shards.shard import map_shard
 from ddlflow.data.shards.verified import verified
 from ddlflow.errors import DataError
 
-_SHARD = re.compile(r"(\d+)-(\d+)(-\d+)?\.arrow")
+Codes = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,35 +29,35 @@ class RowSplits:
     Attributes:
         dataset: the data set's folder.
         digest: of its manifest.
-        number: the range's, over all sources of the data set.
-        first_row: the number of its first row.
+        first_row: the number of the range's first row.
         rows: how many rows it has.
     """
 
     dataset: str
     digest: str
-    number: int
     first_row: int
     rows: int
 
-    def of_piece(self, piece: int, start: int, rows: int) -> pa.Array:
+    def of_piece(self, start: int, rows: int) -> pa.Array:
         """The split of each row of a piece; null where the row was left out.
 
         Args:
-            piece: its number in the range.
             start: rows of the range before it.
             rows: of the piece.
 
         Raises:
-            DataError: these are not the rows that were prepared.
+            DataError: a shard is missing or damaged.
         """
         codes = np.full(rows, -1, np.int8)
-        shards = _shards(self.dataset, self.digest)[self.number, piece]
-        for shard, path in zip(shards, verified(self.dataset, shards), strict=True):
-            at = map_shard(path)["row"] - (self.first_row + start)
-            if len(at) and not (at.min() >= 0 and at.max() < rows):
-                raise DataError(_CHANGED)
-            codes[at] = SPLITS.index(shard.split)
+        begin = self.first_row + start
+        starts = _listed(self.dataset, self.digest)[0]
+        at = max(int(np.searchsorted(starts, begin, side="right")) - 1, 0)
+        while at < len(starts) and (first := int(starts[at])) < begin + rows:
+            known = _codes_from(self.dataset, self.digest, at)
+            low, high = max(first, begin), min(first + len(known), begin + rows)
+            if low < high:
+                codes[low - begin : high - begin] = known[low - first : high - first]
+            at += 1
         return pa.array(SPLITS).take(pa.array(codes, mask=codes < 0))
 
     def check(self, rows: int) -> None:
@@ -94,18 +93,33 @@ def row_splits(dataset: str | Path, num_ranges: int, *, is_test: bool) -> list[R
         raise DataError(_CHANGED)
     first = len(sizes) - num_ranges if is_test else 0
     starts = np.cumsum([0, *sizes]).tolist()
+    digest = manifest.digest
     return [
-        RowSplits(str(dataset), manifest.digest, number, starts[number], sizes[number])
+        RowSplits(str(dataset), digest, starts[number], sizes[number])
         for number in range(first, first + num_ranges)
     ]
 
 
 @lru_cache(maxsize=2)
-def _shards(dataset: str, digest: str) -> dict[tuple[int, int], list[Shard]]:
-    """The shards of each (range, piece)."""
-    found: dict[tuple[int, int], list[Shard]] = defaultdict(list)
+def _listed(dataset: str, digest: str) -> tuple[npt.NDArray[np.int64], list[list[Shard]]]:
+    """The first rows of all prepared pieces, rising, and the shards of each."""
+    found: dict[int, list[Shard]] = {}
     for shard in Manifest.load(dataset).shards:
-        name = _SHARD.fullmatch(Path(shard.path).name)
-        assert name is not None
-        found[int(name[1]), int(name[2])].append(shard)
-    return found
+        found.setdefault(shard.first_row, []).append(shard)
+    starts = sorted(found)
+    return np.array(starts, dtype=np.int64), [found[start] for start in starts]
+
+
+@lru_cache(maxsize=2)
+def _codes_from(dataset: str, digest: str, at: int) -> Codes:
+    """The splits of a prepared piece's rows, by the places in `SPLITS`; -1: left out.
+
+    Small ranges share a piece, and ask for it one after the other.
+    """
+    starts, shards = _listed(dataset, digest)
+    own = shards[at]
+    rows = [map_shard(path)["row"] for path in verified(dataset, own)]
+    codes = np.full(max(int(row.max()) for row in rows) + 1 - int(starts[at]), -1, np.int8)
+    for shard, row in zip(own, rows, strict=True):
+        codes[row - starts[at]] = SPLITS.index(shard.split)
+    return codes

@@ -11,7 +11,9 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-SPLITS = ("train", "validation", "test")
+from ddlflow.data.shards.manifest_parts import SplitName
+
+SPLITS: tuple[SplitName, SplitName, SplitName] = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
 # Four rounds make a Feistel network pseudorandom (Luby and Rackoff 1988); two more cost little.
 ROUNDS = 6

@@ -1,4 +1,4 @@
-"""The last pass: a range's rows become shards, one a piece, split and part."""
+"""The last pass: the rows of a task become shards, one a piece, split and part."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -14,7 +14,17 @@ from ddlflow.data.numbers import number_values
 from ddlflow.data.prepare import split
 from ddlflow.data.prepare.dealing import Dealing, parts_of
 from ddlflow.data.prepare.pieces import Piece, RangeTask, pieces
+from ddlflow.data.prepare.scan_task import ScanTask
 from ddlflow.data.prepare.write_tensors import PieceTensors
+from ddlflow.data.shards.manifest_parts import (
+    Group,
+    Shard,
+    SplitName,
+    group_from_json,
+    group_to_json,
+    shards_from_json,
+    shards_to_json,
+)
 from ddlflow.data.shards.shard import write_shard
 from ddlflow.data.shards.statistics import Statistics, of_column
 from ddlflow.store.files import load_json, save_json
@@ -36,37 +46,51 @@ class _Buffers:
             self.features = np.empty((rows, num_features), dtype=np.float32)
 
 
-def write_range(task: RangeTask) -> dict[str, Any]:
-    """Writes a range's shards.
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """The shards of a task, in order, and the statistics of each."""
 
-    Returns:
-        JSON: shards (path, split, fold, rows, sha256, statistics, label: of a regression its
-        statistics, tensors and values: of `PieceTensors.write`), in order.
+    shards: tuple[Shard, ...]
+    statistics: tuple[Group, ...]
+
+
+def write_ranges(task: RangeTask) -> WriteResult:
+    """Writes the shards of a task's ranges.
 
     Raises:
         DataError: a value that does not fit.
         DdlflowError: the disk is full or failed; no half-written shard is left.
     """
     scan = task.scan
-    folder = scan.work.parent
-    finished = load_json(scan.written)
-    if finished and finished["key"] == scan.key:
-        files = [one for s in finished["shards"] for one in (s, *s.get("values", []))]
-        if all((folder / file["path"]).exists() for file in files):
-            return dict(finished)
-    shards: list[dict[str, Any]] = []
+    finished = _finished(scan)
+    if finished is not None:
+        return finished
+    written: list[tuple[Shard, Group]] = []
     buffers = _Buffers()
     for piece in pieces(task, (*scan.roles.numeric, *scan.roles.tensor_names)):
-        shards += _write_piece(task, piece, buffers)
-    result = {"key": scan.key, "shards": shards}
-    save_json(scan.written, result)
+        written += _write_piece(task, piece, buffers)
+    result = WriteResult(tuple(shard for shard, _ in written), tuple(own for _, own in written))
+    statistics = [group_to_json(own) for own in result.statistics]
+    shards = shards_to_json(result.shards)
+    save_json(scan.written, {"key": scan.key, "shards": shards, "statistics": statistics})
     if scan.spool is not None:
         with contextlib.suppress(OSError):
             scan.spool.unlink()
     return result
 
 
-def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[dict[str, Any]]:
+def _finished(scan: ScanTask) -> WriteResult | None:
+    """What an earlier pass of the same task wrote, if all of it still stands."""
+    found = load_json(scan.written)
+    if not found or found["key"] != scan.key:
+        return None
+    shards = shards_from_json(found["shards"])
+    if not all((scan.work.parent / path).exists() for shard in shards for path in shard.paths):
+        return None
+    return WriteResult(shards, tuple(group_from_json(own) for own in found["statistics"]))
+
+
+def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[tuple[Shard, Group]]:
     """Encodes, shuffles and writes one piece, each of its cells to a shard of its own."""
     scan, columns, batch = task.scan, task.columns, piece.batch
     cells = _cells(task.dealing)
@@ -80,12 +104,12 @@ def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[dict[
         tensors["categories"] = np.stack(codes, axis=1)
     tensors["label"] = np.take(piece.label, order, mode="clip")
     if scan.roles.weight is not None:
-        own = number_values(batch.column(scan.roles.weight), scan.roles.weight)
-        tensors["weight"] = np.take(own, order, mode="clip").astype(np.float32)
+        weight = number_values(batch.column(scan.roles.weight), scan.roles.weight)
+        tensors["weight"] = np.take(weight, order, mode="clip").astype(np.float32)
     tensors["row"] = np.take(piece.source_rows, order, mode="clip")
     of_fields = PieceTensors.read(batch, columns.tensors)
 
-    shards = []
+    written = []
     for cell, (name, part) in enumerate(cells):
         here = slice(bounds[cell], bounds[cell + 1])
         rows = int(bounds[cell + 1] - bounds[cell])
@@ -94,23 +118,23 @@ def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[dict[
         suffix = "" if part is None else f"-{part:04d}"
         path = f"shards/{name}/{scan.number:05d}-{piece.number:05d}{suffix}.arrow"
         found = {key: tensor[here] for key, tensor in tensors.items()}
-        of_shard, told = of_fields.write(scan.work.parent, path, order[here])
-        found |= of_shard
+        of_tensors = of_fields.write(scan.work.parent, path, order[here])
+        found |= of_tensors.columns
         sha256 = write_shard(scan.work.parent / path, found)
+        classes = piece.classes[order[here]]
         num_classes = len(columns.label.classes)
-        counts = np.bincount(piece.classes[order[here]], minlength=num_classes)[:num_classes]
+        counts = np.bincount(classes, minlength=num_classes)[:num_classes]
         statistics = _statistics(rows, facts[:, cell], counts)
-        shards.append(
-            {"path": path, "split": name, "fold": part, "rows": rows, "sha256": sha256}
-            | {"statistics": statistics.to_json()}
-            | _weights_of(found, piece.classes[order[here]], max(num_classes, 1))
-            | ({} if num_classes else {"label": _of_label(found["label"]).to_json()})
-            | told
-        )
-    return shards
+        label = None if num_classes else _of_label(found["label"])
+        weights = _weights_of(found, classes, max(num_classes, 1))
+        mean = None if label is None else _weighted_mean(found, label)
+        shard = Shard(path, name, part, rows, sha256, piece.first_row, of_tensors.values)
+        own = Group(name, part, statistics, label, weights, mean, of_tensors.statistics)
+        written.append((shard, own))
+    return written
 
 
-def _cells(dealing: Dealing | None) -> list[tuple[str, int | None]]:
+def _cells(dealing: Dealing | None) -> list[tuple[SplitName, int | None]]:
     """(split, part) of each cell: what a shard is of. The splits, the training rows in parts."""
     parts: list[int | None] = [None] if dealing is None else [*range(dealing.num_parts)]
     return [*((split.SPLITS[0], part) for part in parts), *((name, None) for name in _HELD_OUT)]
@@ -193,12 +217,24 @@ def _of_label(label: npt.NDArray[np.float32]) -> Statistics:
 
 def _weights_of(
     found: dict[str, npt.NDArray[Any]], classes: Int64, num_classes: int
-) -> dict[str, list[float]]:
+) -> tuple[float, ...] | None:
     """The sum of the weights of each class, where rows have weights."""
     if "weight" not in found:
-        return {}
+        return None
     own = found["weight"].astype(np.float64)
-    return {"weights": np.bincount(classes, weights=own, minlength=num_classes).tolist()}
+    return tuple(np.bincount(classes, weights=own, minlength=num_classes).tolist())
+
+
+def _weighted_mean(found: dict[str, npt.NDArray[Any]], label: Statistics) -> float | None:
+    """The mean of a regression's label by the rows' weights, where they have any.
+
+    By distance from the plain mean, which may be great beside what the labels are apart.
+    """
+    if "weight" not in found or not (weight := found["weight"].astype(np.float64)).any():
+        return None
+    plain = float(label.mean[0])
+    distances = found["label"].astype(np.float64) - plain
+    return plain + float((distances * weight).sum() / weight.sum())
 
 
 def _statistics(rows: int, facts: npt.NDArray[np.float64], class_counts: Int64) -> Statistics:

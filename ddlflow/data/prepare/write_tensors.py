@@ -15,8 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ddlflow.data.fields import Field
+from ddlflow.data.shards.manifest_parts import ValueShard
 from ddlflow.data.shards.shard import write_shard
-from ddlflow.data.shards.tensor_statistics import of_values
+from ddlflow.data.shards.tensor_statistics import TensorStatistics, of_values
 from ddlflow.data.tensors import Tensors, read_tensors
 
 Order = npt.NDArray[np.intp]
@@ -40,38 +41,45 @@ class PieceTensors:
         columns = (read_tensors(batch.column(field.name), field) for field in fields)
         return cls(tuple(fields), tuple(columns))
 
-    def write(
-        self, folder: Path, path: str, rows: Order
-    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-        """What a shard of these rows gets, and what is told of it; writes its shards of values.
+    def write(self, folder: Path, path: str, rows: Order) -> "ShardTensors":
+        """What a shard of these rows gets; writes its shards of values.
 
         Args:
             folder: of the data set.
             path: of the samples' shard in it.
             rows: of the piece, in the shard's order.
-
-        Returns:
-            The shard's columns, and JSON: ``tensors`` (statistics by field) and ``values`` (of
-            each sequence field, path, rows and sha256), where there are any.
         """
         columns: dict[str, npt.NDArray[Any]] = {}
-        statistics: dict[str, Any] = {}
-        values: list[dict[str, Any]] = []
+        statistics: dict[str, TensorStatistics] = {}
+        values: list[ValueShard] = []
         for number, (field, column) in enumerate(zip(self.fields, self.columns, strict=True)):
             if column.counts is None:
                 taken = np.take(column.values, rows, axis=0, mode="clip")
-                statistics[field.name] = of_values(taken, field).to_json()
+                statistics[field.name] = of_values(taken, field)
                 columns[field.name] = taken
                 continue
             counts = column.counts[rows]
             firsts = np.cumsum(counts) - counts
             steps = np.repeat(column.starts[rows] - firsts, counts) + np.arange(counts.sum())
             taken = np.take(column.values, steps, axis=0, mode="clip")
-            statistics[field.name] = of_values(taken, field, counts).to_json()
-            columns[field.name] = np.stack([firsts, counts], axis=1)
+            statistics[field.name] = of_values(taken, field, counts)
             beside = f"{path.removesuffix('.arrow')}-values{number}.arrow"
             sha256 = write_shard(folder / beside, {"values": taken})
-            told = {"field": field.name, "path": beside, "rows": len(taken), "sha256": sha256}
-            values.append(told)
-        told = {"tensors": statistics} if statistics else {}
-        return columns, told | ({"values": values} if values else {})
+            values.append(ValueShard(field.name, beside, len(taken), sha256))
+            columns[field.name] = np.stack([firsts, counts], axis=1)
+        return ShardTensors(columns, statistics, tuple(values))
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTensors:
+    """What a shard has of tensors and sequences.
+
+    Attributes:
+        columns: its own columns, by field.
+        statistics: of each field.
+        values: the files of its sequences' steps.
+    """
+
+    columns: dict[str, npt.NDArray[Any]]
+    statistics: dict[str, TensorStatistics]
+    values: tuple[ValueShard, ...]

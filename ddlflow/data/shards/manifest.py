@@ -2,22 +2,38 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from dataclasses import field as dataclass_field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ddlflow.data.columns import Category, Columns, Label
 from ddlflow.data.fields import Field, Transform
+from ddlflow.data.shards.manifest_parts import (
+    Fold,
+    Group,
+    Shard,
+    SplitName,
+    ValueShard,
+    add_group,
+    fold_from_json,
+    group_from_json,
+    group_to_json,
+    shards_from_json,
+    shards_to_json,
+    without_places,
+)
 from ddlflow.data.shards.statistics import Statistics, empty, merge
 from ddlflow.data.shards.tensor_statistics import TensorStatistics, merge_tensors, no_values
 from ddlflow.errors import DataError
 from ddlflow.store import documents
 from ddlflow.store.store import Place, store_of
 
-FORMAT = 2
+__all__ = ["FORMAT", "NAME", "Fold", "Group", "Manifest", "Shard", "SplitName", "ValueShard"]
+
+FORMAT = 3
 NAME = "manifest.json"
 _EACH: Transform = "by element"
 # What is said of a data set. No model depends on it, so it is no part of the digest. (The fields
@@ -26,91 +42,6 @@ ABOUT = (
     *("source", "settings", "dropped", "dropped_columns", "replaced"),
     *("constant", "warnings", "cv", "range_rows"),
 )
-
-SplitName = Literal["train", "validation", "test"]
-
-
-@dataclass(frozen=True, slots=True)
-class ValueShard:
-    """One file of the steps of a shard's sequences, in the order of its rows.
-
-    Attributes:
-        field: the sequences' name; the shard has a run (first, count) in this file for each row.
-        path: relative to the data set's folder.
-        rows: steps of all sequences.
-        sha256: of the file.
-    """
-
-    field: str
-    path: str
-    rows: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One file of rows.
-
-    Attributes:
-        path: relative to the data set's folder.
-        split: train, validation or test.
-        fold: the part of the training rows that it belongs to (`Fold`), or None.
-        rows: their number.
-        sha256: of the file.
-        values: the files of its sequences' steps, one a sequence field.
-    """
-
-    path: str
-    split: SplitName
-    fold: int | None
-    rows: int
-    sha256: str
-    values: tuple[ValueShard, ...] = ()
-
-    @property
-    def paths(self) -> list[str]:
-        """All of its files."""
-        return [self.path, *(one.path for one in self.values)]
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The exact statistics of all shards of one split and part (``fold``, as a shard's).
-
-    Attributes:
-        split: train, validation or test.
-        fold: the part.
-        statistics: of the numeric features, and the rows of each class.
-        label: of a regression's label, as of one feature; None where the label is a class.
-        weights: the sum of the rows' weights by class (of a regression: of all); None without
-            ``data.weight``.
-        tensors: of each tensor or sequence, by field.
-    """
-
-    split: SplitName
-    fold: int | None
-    statistics: Statistics
-    label: Statistics | None = None
-    weights: tuple[float, ...] | None = None
-    tensors: Mapping[str, TensorStatistics] = dataclass_field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """What one fold trains on and is validated on: parts of the training rows, each some shards.
-
-    In most kinds part k is what fold k is validated on, and every other part what it trains on.
-    Folds in time are made of more parts: the segments between all their first and last times.
-
-    Attributes:
-        name: its number, or what the column of predefined folds calls it.
-        train: the parts to train on.
-        validation: the parts to be validated on.
-    """
-
-    name: str
-    train: tuple[int, ...]
-    validation: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +131,7 @@ class Manifest:
         value = {
             key: part for key, part in self._to_json().items() if key not in (*ABOUT, "fields")
         }
-        # Where a shard lies says nothing of its rows.
-        value["shards"] = [_without_paths(shard) for shard in value["shards"]]
+        value["shards"] = without_places(value["shards"])
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
     def shards_of(self, split: SplitName) -> list[Shard]:
@@ -215,10 +145,11 @@ class Manifest:
 
     def shards_of_fold(self, fold: int) -> tuple[list[Shard], list[Shard]]:
         """The shards that a fold trains on and those that it is validated on, each in order."""
-        found, train = self.folds[fold], self.shards_of("train")
+        train, validation = map(frozenset, (self.folds[fold].train, self.folds[fold].validation))
+        found = self.shards_of("train")
         return (
-            [shard for shard in train if shard.fold in found.train],
-            [shard for shard in train if shard.fold in found.validation],
+            [shard for shard in found if shard.fold in train],
+            [shard for shard in found if shard.fold in validation],
         )
 
     def fold_statistics(self, fold: int) -> Statistics:
@@ -240,6 +171,14 @@ class Manifest:
     def has_weights(self) -> bool:
         """Whether rows have a weight of their own."""
         return any(group.weights is not None for group in self.groups)
+
+    def weighted_mean(self, split: SplitName) -> float | None:
+        """The mean of a regression's label by the rows' weights; None without such weights."""
+        total = None
+        for group in self.groups:
+            if group.split == split:
+                total = add_group(total, group)
+        return None if total is None else total.weighted_mean
 
     def weights(self, split: SplitName, fold: int | None = None) -> tuple[list[float], int]:
         """The sums of the rows' weights by class (of a regression: of all), and the rows: of a
@@ -295,8 +234,8 @@ class Manifest:
             "tensors": self._tensors(),
             "fields": [asdict(one) for one in self.fields],
             "columns": self.columns.to_json(),
-            "shards": [_shard_json(shard) for shard in self.shards],
-            "groups": [_group_json(group) for group in self.groups],
+            "shards": shards_to_json(self.shards),
+            "groups": [group_to_json(group) for group in self.groups],
             "folds": [asdict(fold) for fold in self.folds],
         }
         return value | {name: getattr(self, name) for name in ABOUT}
@@ -341,8 +280,8 @@ class Manifest:
         try:
             manifest = cls(
                 columns=Columns.from_json(value["columns"]),
-                shards=tuple(map(_shard_of, value["shards"])),
-                groups=tuple(_group_of(group) for group in value["groups"]),
+                shards=shards_from_json(value["shards"]),
+                groups=tuple(map(group_from_json, value["groups"])),
                 source=value["source"],
                 settings=value["settings"],
                 dropped=value["dropped"],
@@ -352,10 +291,7 @@ class Manifest:
                 warnings=tuple(value["warnings"]),
                 range_rows=tuple(value["range_rows"]),
                 cv=value["cv"],
-                folds=tuple(
-                    Fold(f["name"], tuple(f["train"]), tuple(f["validation"]))
-                    for f in value["folds"]
-                ),
+                folds=tuple(map(fold_from_json, value["folds"])),
             )
             damaged = manifest.digest != value["digest"]
         except (KeyError, TypeError, ValueError) as error:
@@ -363,40 +299,3 @@ class Manifest:
         if damaged:
             raise DataError(f"{path} is damaged: its digest does not fit its shards. {again}")
         return manifest
-
-
-def _group_json(group: Group) -> dict[str, Any]:
-    label = None if group.label is None else group.label.to_json()
-    statistics = group.statistics.to_json()
-    found: dict[str, Any] = {"split": group.split, "fold": group.fold, "statistics": statistics}
-    found |= {"label": label, "weights": group.weights}
-    if group.tensors:
-        found["tensors"] = {name: one.to_json() for name, one in group.tensors.items()}
-    return found
-
-
-def _group_of(value: dict[str, Any]) -> Group:
-    label = None if value["label"] is None else Statistics.from_json(value["label"])
-    weights = None if value["weights"] is None else tuple(value["weights"])
-    statistics = Statistics.from_json(value["statistics"])
-    tensors = value.get("tensors", {})
-    tensors = {name: TensorStatistics.from_json(one) for name, one in tensors.items()}
-    return Group(value["split"], value["fold"], statistics, label, weights, tensors)
-
-
-def _shard_json(shard: Shard) -> dict[str, Any]:
-    value = asdict(shard)
-    if not shard.values:  # a shard of a table is described as it was before there were any
-        del value["values"]
-    return value
-
-
-def _shard_of(value: dict[str, Any]) -> Shard:
-    values = tuple(ValueShard(**one) for one in value.get("values", ()))
-    return Shard(**{**value, "values": values})
-
-
-def _without_paths(shard: dict[str, Any]) -> dict[str, Any]:
-    if "values" in shard:
-        shard = {**shard, "values": [{**one, "path": None} for one in shard["values"]]}
-    return {**shard, "path": None}

@@ -122,6 +122,13 @@ def merge_tensors(parts: Iterable[TensorStatistics], start: TensorStatistics) ->
     return _settled(merged)
 
 
+def merge_two(one: TensorStatistics, other: TensorStatistics) -> TensorStatistics:
+    """The statistics of the samples of both: as ``merge_tensors`` of parts that come in turn."""
+    size = len(one.mean)
+    zeros = None if one.sums is None else (0,) * size
+    return merge_tensors([one, other], TensorStatistics(empty(size, 0), zeros, zeros))
+
+
 def _added(parts: Sequence[tuple[int, ...] | None], size: int) -> tuple[int, ...]:
     return tuple(sum(part[k] for part in parts if part is not None) for k in range(size))
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from hosts import half_written
 
+from ddlflow.data.prepare import small_ranges
 from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.prepare.split import quotas
 from ddlflow.data.shards.manifest import NAME, Manifest
@@ -132,7 +133,12 @@ def test_every_row_once_with_its_values_and_exact_splits(tmp_path: Path, name: s
     assert sorted(p.name for p in (tmp_path / "ds").iterdir()) == [NAME, "shards"]
 
 
-def test_the_same_bytes_for_any_workers_and_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_same_bytes_for_any_workers_and_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    if not shared:
+        monkeypatch.setattr(small_ranges, "SMALL", 10**9)  # no range is
     for part in range(4):
         pa.csv.write_csv(table(500, part), tmp_path / f"{part}.csv")
         pq.write_table(table(500, part), tmp_path / f"{part}.parquet")
@@ -148,7 +154,7 @@ def test_the_same_bytes_for_any_workers_and_order(tmp_path: Path) -> None:
                 found = bytes_of(tmp_path / "ds")
                 first = first or found
                 assert found == first
-                assert len(found) == 4 * 3 + 1
+                assert len(found) == (1 if shared else 4) * 3 + 1
                 shutil.rmtree(tmp_path / "ds")
 
 
@@ -448,11 +454,11 @@ def test_other_settings_use_nothing_of_a_stopped_prepare(tmp_path: Path) -> None
 
 def _limited(task: Any) -> str:
     """Runs in a process of its own, which may write no file above 20 kB."""
-    from ddlflow.data.prepare.write import write_range
+    from ddlflow.data.prepare.write import write_ranges
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     try:
-        write_range(task)
+        write_ranges(task)
     except DdlflowError as error:
         return f"{type(error).__name__}: {error}"
     return "written"
@@ -474,7 +480,7 @@ def test_a_full_disk_leaves_no_half_written_shard(tmp_path: Path) -> None:
     with pytest.raises(StoppedError, match=r"DdlflowError: .*could not be written: File too large"):
         made(tmp_path, data(), run=limited)
     assert not list((tmp_path / "ds").rglob("*.tmp"))
-    assert not list((tmp_path / "ds").rglob("*.arrow"))
+    assert not list((tmp_path / "ds" / "shards").rglob("*.arrow"))
     assert made(tmp_path, data()).rows("train") == 2400
 
 

@@ -57,11 +57,13 @@ def test_round_trip_and_merged_folds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda value: value.update(format=99), "has format 99; this ddlflow reads 2"),
+        (lambda value: value.update(format=99), "has format 99; this ddlflow reads 3"),
         (lambda value: value.pop("format"), "is damaged"),
         (lambda value: value.pop("columns"), "is damaged"),
-        (lambda value: value["shards"].pop(), "its digest does not fit"),
-        (lambda value: value["shards"][0].update(more=1), "is damaged"),
+        (lambda value: value["shards"].pop("fold"), "is damaged"),
+        (lambda value: value["shards"]["rows"].pop(), "is damaged"),
+        (lambda value: value["shards"]["sha256"].reverse(), "its digest does not fit"),
+        (lambda value: value["shards"].update(more=[1, 2, 3]), "is damaged"),
     ],
 )
 def test_damage_is_told(tmp_path: Path, change: Any, words: str) -> None:

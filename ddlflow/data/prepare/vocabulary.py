@@ -1,0 +1,189 @@
+"""The values of the categories and how often each is seen: counted apart, merged out of core.
+
+Each scan leaves the counts of its rows in a file. Files are merged by workers, `FAN_IN` at a time,
+until the driver can read what is left: it holds the counts of one category at a time, and in the
+end the values that are codes. Counts are exact, so `data.rare_below` is.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ddlflow.data.columns import Category, category_values
+from ddlflow.data.sources.schema import kind_of
+from ddlflow.errors import DataError
+from ddlflow.store.files import replacing
+
+MAX_CATEGORIES = 1_000_000
+FAN_IN = 64  # files that one merge reads
+_MERGE_ROWS = 2_000_000  # counts held before they are merged: some 80 MB of words
+
+Map = Callable[[Callable[[Any], Any], list[Any], str], Iterable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A categorical column as it is counted: its name, and whether its values are text."""
+
+    name: str
+    is_text: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MergeTask:
+    """Files of counts that one worker merges into another."""
+
+    paths: tuple[Path, ...]
+    words: tuple[Word, ...]
+    into: Path
+
+
+class ValueCounts:
+    """How many rows have each value of a categorical column."""
+
+    def __init__(self, word: Word) -> None:
+        self._word = word
+        self._held: list[pa.Table] = []
+        self._rows = 0
+
+    def add(self, column: pa.Array) -> None:
+        """Counts the rows of a piece.
+
+        Raises:
+            DataError: a category of whole numbers holds something else, or too many values.
+        """
+        values = category_values(column, self._word.name, "text" if self._word.is_text else "")
+        found = pc.value_counts(values.drop_null())
+        self.merge(pa.table({"value": found.field(0), "rows": found.field(1)}))
+
+    def merge(self, counts: pa.Table) -> None:
+        """Adds counts: ``value``, each once, and ``rows``.
+
+        Raises:
+            DataError: too many values.
+        """
+        self._held.append(counts)
+        self._rows += counts.num_rows
+        if self._rows > _MERGE_ROWS:
+            self._held = [self.table()]
+            self._rows = self._held[0].num_rows
+
+    def table(self) -> pa.Table:
+        """The counts: ``value``, each once, in no order, and ``rows``.
+
+        Raises:
+            DataError: more than ``MAX_CATEGORIES`` values: it looks like a key.
+        """
+        if not self._held:
+            type_ = pa.string() if self._word.is_text else pa.int64()
+            return pa.table({"value": pa.array([], type_), "rows": pa.array([], pa.int64())})
+        together = pa.concat_tables(self._held)
+        if len(self._held) > 1:
+            summed = together.group_by("value", use_threads=False).aggregate([("rows", "sum")])
+            together = pa.table({"value": summed["value"], "rows": summed["rows_sum"]})
+        if together.num_rows > MAX_CATEGORIES:
+            raise DataError(
+                f"Category {self._word.name} has more than {MAX_CATEGORIES} different values: it "
+                "looks like a key. List it in data.exclude."
+            )
+        return together
+
+
+def words_of(schema: dict[str, pa.DataType], names: Sequence[str]) -> tuple[Word, ...]:
+    """How categorical columns are counted: as text, or as whole numbers."""
+    return tuple(Word(name, kind_of(schema[name]) == "text") for name in names)
+
+
+def save_counts(path: Path, words: Sequence[Word], counts: Iterable[pa.Table]) -> None:
+    """Writes the counts of each category, a record batch each."""
+    fields = [("text", pa.string()), ("whole", pa.int64()), ("rows", pa.int64())]
+    schema = pa.schema(fields)
+    with (
+        replacing(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as file,
+        pa.ipc.new_file(file, schema) as out,
+    ):
+        for word, table in zip(words, counts, strict=True):
+            value, rows = (table[name].combine_chunks() for name in ("value", "rows"))
+            text = value if word.is_text else pa.nulls(len(value), pa.string())
+            whole = pa.nulls(len(value), pa.int64()) if word.is_text else value
+            out.write_batch(pa.record_batch([text, whole, rows], schema=schema))
+
+
+def load_counts(path: Path, index: int, word: Word) -> pa.Table:
+    """The counts of one category, from ``save_counts``."""
+    with pa.OSFile(str(path)) as opened, pa.ipc.open_file(opened) as file:
+        batch = file.get_batch(index)
+    return pa.table({"value": batch["text" if word.is_text else "whole"], "rows": batch["rows"]})
+
+
+def merge_counts(task: MergeTask) -> Path:
+    """Merges files of counts; one that stands is left.
+
+    Raises:
+        DataError: too many values.
+    """
+    if not task.into.exists():
+        tables = (_merged(task.paths, k, word).table() for k, word in enumerate(task.words))
+        save_counts(task.into, task.words, tables)
+    return task.into
+
+
+def vocabulary(
+    paths: Sequence[Path],
+    words: Sequence[Word],
+    *,
+    key: str,
+    rows: int,
+    rare_below: int,
+    map_over: Map,
+) -> tuple[Category, ...]:
+    """The categories: values seen in ``rare_below`` rows or more, sorted.
+
+    Args:
+        paths: files of counts; more of them are written beside.
+        words: the categorical columns.
+        key: of all that the counts depend on.
+        rows: that were counted, those without a value too.
+        rare_below: see ``Data``.
+        map_over: merges on workers where there are many files.
+
+    Raises:
+        DataError: too many values.
+    """
+    level = 0
+    while words and len(paths) > FAN_IN:
+        level += 1
+        tasks = [
+            MergeTask(
+                tuple(paths[k : k + FAN_IN]),
+                tuple(words),
+                paths[k].with_name(f"counts-{key[:16]}-{level}-{k // FAN_IN:05d}.arrow"),
+            )
+            for k in range(0, len(paths), FAN_IN)
+        ]
+        paths = list(map_over(merge_counts, tasks, "categories"))
+    return tuple(
+        _category(word, _merged(paths, k, word).table(), rows, rare_below)
+        for k, word in enumerate(words)
+    )
+
+
+def _merged(paths: Sequence[Path], index: int, word: Word) -> ValueCounts:
+    found = ValueCounts(word)
+    for path in paths:
+        found.merge(load_counts(path, index, word))
+    return found
+
+
+def _category(word: Word, counts: pa.Table, rows: int, rare_below: int) -> Category:
+    often = counts.filter(pc.greater_equal(counts["rows"], rare_below)).sort_by("value")
+    known = pc.sum(often["rows"]).as_py() or 0
+    values = tuple(often["value"].to_pylist())
+    return Category(
+        word.name, "text" if word.is_text else "integer", values, 1 - known / max(rows, 1)
+    )
