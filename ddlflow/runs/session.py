@@ -6,7 +6,6 @@ once, and the second waits and then finds the result.
 """
 
 import contextlib
-import itertools
 import shutil
 import signal
 import tempfile
@@ -20,6 +19,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ddlflow.engines import Engine, GangJob, GangResult, open_engine
+from ddlflow.engines.batched import map_batched
 from ddlflow.engines.resources import Resources, resources
 from ddlflow.errors import DdlflowError, InputError
 from ddlflow.report.screen import Screen
@@ -139,9 +139,15 @@ class Session:
         self, function: Callable[[Any], Any], items: Sequence[Any], name: str
     ) -> Iterable[Any]:
         """The engine's map with a progress bar; results in the items' order."""
-        done = itertools.count(1)
+        done = 0
         with self.screen.bar(name, len(items), "parts") as show:
-            yield from self.engine.map(function, items, on_event=lambda _: show(next(done)))
+
+            def on_event(event: dict[str, Any]) -> None:
+                nonlocal done
+                done += event["items"]
+                show(done)
+
+            yield from map_batched(self.engine, function, items, on_event=on_event)
 
     def gang(
         self, job: GangJob, world: int, on_event: Callable[[dict[str, Any]], None]

@@ -1,9 +1,12 @@
 """Parquet and Arrow files: their schema, their units (row groups, record batches), their rows."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from ddlflow.data.sources.files import File
 
 # The column chunks of a row group up to this size are read whole: a tenth to a fifth faster
 # (measured). Those of a larger one pass through buffers, so that memory stays bounded.
@@ -19,29 +22,50 @@ def parquet_layout(handle: pa.NativeFile) -> tuple[pa.Schema, tuple[int, ...]]:
         return file.schema_arrow, rows
 
 
+_last_footer: dict[tuple[str, File], pq.FileMetaData] = {}
+
+
+def parquet_metadata(handle: pa.NativeFile, address: str, file: File) -> pq.FileMetaData:
+    """What a file's footer says, kept until another file's is asked for.
+
+    Of 20,000 row groups of 29 columns it takes 0.4 s to parse, and 0.5 GB (measured). A file
+    without a stamp may be another one by the next time.
+    """
+    key = address, replace(file, units=())
+    found = _last_footer.get(key) if file.stamp else None
+    if found is None:
+        with pq.ParquetFile(handle) as opened:
+            found = opened.metadata
+        _last_footer.clear()
+        _last_footer[key] = found
+    return found
+
+
 def parquet_batches(
-    handle: pa.NativeFile, start: int, stop: int, columns: Sequence[str], rows: int
+    handle: pa.NativeFile,
+    metadata: pq.FileMetaData,
+    groups: range,
+    columns: Sequence[str],
+    rows: int,
 ) -> Iterator[pa.RecordBatch]:
-    """Row groups [start, stop), in batches of at most ``rows``."""
-    with pq.ParquetFile(handle) as file:
-        metadata = file.metadata
-    largest = max(metadata.row_group(i).total_byte_size for i in range(start, stop))
+    """Row groups, in batches of at most ``rows``."""
+    largest = max(metadata.row_group(i).total_byte_size for i in groups)
     size = 0 if largest <= WHOLE_BYTES else BUFFER_BYTES
     with pq.ParquetFile(handle, metadata=metadata, buffer_size=size, pre_buffer=False) as file:
         yield from file.iter_batches(
-            batch_size=min(rows, _rows_of(metadata, start, stop, columns)),
-            row_groups=list(range(start, stop)),
+            batch_size=min(rows, _rows_of(metadata, groups, columns)),
+            row_groups=list(groups),
             columns=list(columns),
             use_threads=False,
         )
 
 
-def _rows_of(metadata: pq.FileMetaData, start: int, stop: int, columns: Sequence[str]) -> int:
+def _rows_of(metadata: pq.FileMetaData, groups: range, columns: Sequence[str]) -> int:
     """As many rows as are unpacked at once: lists may be of any length."""
-    groups = [metadata.row_group(i) for i in range(start, stop)]
+    found = [metadata.row_group(i) for i in groups]
     nested = _nested_chunks(metadata, columns)
-    held: int = sum(group.column(k).total_uncompressed_size for group in groups for k in nested)
-    rows: int = sum(group.num_rows for group in groups)
+    held: int = sum(group.column(k).total_uncompressed_size for group in found for k in nested)
+    rows: int = sum(group.num_rows for group in found)
     return max(1, WHOLE_BYTES * rows // held) if held else rows
 
 
@@ -53,19 +77,17 @@ def _nested_chunks(metadata: pq.FileMetaData, columns: Sequence[str]) -> list[in
 
 
 def parquet_without_nulls(
-    handle: pa.NativeFile, start: int, stop: int, columns: Sequence[str]
+    metadata: pq.FileMetaData, groups: range, columns: Sequence[str]
 ) -> list[str]:
-    """Of columns of lists, those that state that none is null or empty in row groups [start, stop).
+    """Of columns of lists, those that state that none is null or empty in row groups.
 
     (An empty list counts as a null number there.)
     """
-    with pq.ParquetFile(handle) as file:
-        metadata = file.metadata
     found = []
     for name in columns:
         chunks = [
             metadata.row_group(i).column(k).statistics
-            for i in range(start, stop)
+            for i in groups
             for k in _nested_chunks(metadata, [name])
         ]
         known = [one.null_count for one in chunks if one is not None and one.has_null_count]
@@ -75,17 +97,14 @@ def parquet_without_nulls(
 
 
 def parquet_extremes(
-    handle: pa.NativeFile, start: int, stop: int, columns: Sequence[str]
+    metadata: pq.FileMetaData, groups: range, columns: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
-    """The least and the greatest value of columns in row groups [start, stop), where all say so."""
-    with pq.ParquetFile(handle) as file:
-        metadata = file.metadata
+    """The least and the greatest value of columns in row groups, where all say so."""
     places = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
     found: dict[str, tuple[float, float]] = {}
     for name in columns:
         if name not in places:
             continue
-        groups = range(start, stop)
         known = [metadata.row_group(i).column(places[name]).statistics for i in groups]
         if all(one is not None and one.has_min_max for one in known):
             low, high = min(one.min for one in known), max(one.max for one in known)

@@ -111,7 +111,8 @@ class TableFiles:
             return {}
         file = self.files[part.file]
         with reading(file.path), open_file(self.address, file) as handle:
-            return columnar.parquet_extremes(handle, part.start, part.stop, inside)
+            footer = columnar.parquet_metadata(handle, self.address, file)
+        return columnar.parquet_extremes(footer, range(part.start, part.stop), inside)
 
     def without_nulls(self, part: Range, names: Iterable[str]) -> Collection[str]:
         """As far as Parquet's own statistics tell."""
@@ -120,7 +121,8 @@ class TableFiles:
             return ()
         file = self.files[part.file]
         with reading(file.path), open_file(self.address, file) as handle:
-            return columnar.parquet_without_nulls(handle, part.start, part.stop, inside)
+            footer = columnar.parquet_metadata(handle, self.address, file)
+        return columnar.parquet_without_nulls(footer, range(part.start, part.stop), inside)
 
     def place(self, part: Range) -> str:
         return self.files[part.file].name
@@ -163,9 +165,13 @@ class TableFiles:
         self, file: File, part: Range, handle: pa.NativeFile, columns: list[str]
     ) -> Iterator[pa.RecordBatch]:
         kind = self.dialect.format
-        if kind in ("parquet", "arrow"):
-            look = columnar.parquet_batches if kind == "parquet" else columnar.arrow_batches
-            return look(handle, part.start, part.stop, columns, source_.PIECE_ROWS)
+        rows = source_.PIECE_ROWS
+        if kind == "parquet":
+            footer = columnar.parquet_metadata(handle, self.address, file)
+            groups = range(part.start, part.stop)
+            return columnar.parquet_batches(handle, footer, groups, columns, rows)
+        if kind == "arrow":
+            return columnar.arrow_batches(handle, part.start, part.stop, columns, rows)
         wanted = {name: self.schema[name] for name in columns}
         # A column without a name has to stay as empty as it was in the first rows.
         blank = {name: pa.null() for name in self.names if name not in self.schema}
