@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 
 from ddlflow.data.offsets import Number
@@ -62,9 +61,8 @@ def evaluate(
         predicted, and ``curves`` and ``histogram`` for the report.
     """
     manifest = Manifest.load(dataset)
-    location = store_of(dataset).location
-    known = training_labels(manifest, _weighted_mean(manifest, location, map_over))
-    where = (store_of(model_folder).location, location, manifest.digest)
+    known = training_labels(manifest, manifest.weighted_mean("train"))
+    where = (store_of(model_folder).location, store_of(dataset).location, manifest.digest)
     label = label_target(spec, manifest)
     task = BUILT_IN[spec.labels](label=label)
     tasks = [
@@ -87,26 +85,6 @@ def evaluate(
         if histogram is None
         else _shifted(histogram.curves(), manifest.columns.offsets.get(feature or "", 0)),
     }
-
-
-def _weighted_mean(manifest: Manifest, dataset: str, map_over: Map) -> float | None:
-    """A regression's mean label by the training rows' weights; None where a row is a row."""
-    if manifest.label.classes or not manifest.has_weights:
-        return None
-    # By distance from the plain mean, which may be great beside what the labels are apart.
-    plain = float(manifest.label_statistics("train").mean[0])
-    tasks = [(dataset, shard, plain) for shard in manifest.shards_of("train")]
-    distance: float = sum(map_over(_weighted_distance, tasks, "evaluate"))
-    return plain + distance / sum(manifest.weights("train")[0])
-
-
-def _weighted_distance(task: tuple[str, Shard, float]) -> float:
-    """The labels' distances from a number, times the rows' weights, summed over a shard."""
-    dataset, shard, number = task
-    (path,) = verified(dataset, [shard])
-    columns = map_shard(path)
-    distances = columns["label"].astype(np.float64) - number
-    return float(distances @ columns["weight"].astype(np.float64))
 
 
 def _in_source(curves: dict[str, Any], offset: Number) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 from ddlflow.data.prepare import times
 from ddlflow.data.prepare.dealing import Dealing, balanced
 from ddlflow.data.prepare.pieces import RangeTask
-from ddlflow.data.prepare.tally import Json, groups_of, note_groups, times_of
+from ddlflow.data.prepare.tally import Tally, groups_of, note_groups, times_of
 from ddlflow.data.shards.manifest import Fold, Manifest
 from ddlflow.errors import DataError
 from ddlflow.spec.cv import MAX_FOLDS
@@ -18,12 +18,12 @@ Int64 = npt.NDArray[np.int64]
 Decided = tuple[Dealing, tuple[Fold, ...]]
 
 
-def decide(tasks: list[RangeTask], tallies: list[Json], train: Int64) -> Decided:
+def decide(tasks: list[RangeTask], tallies: list[Tally], train: Int64) -> Decided:
     """How the training rows are dealt, and what each fold trains on.
 
     Args:
         tasks: the ranges of the source, without those of a test source.
-        tallies: of ``tally_range``, as tasks; none where the kind needs no column.
+        tallies: of ``tally_ranges``, as tasks; none where the kind needs no column.
         train: int64 [C] training rows of each class.
 
     Raises:
@@ -39,7 +39,7 @@ def decide(tasks: list[RangeTask], tallies: list[Json], train: Int64) -> Decided
             f"cv.folds is {least}, and there are {rows} rows to train on. Set cv.folds to at most "
             f"{max(2, rows)}, or give more rows."
         )
-    missing = sum(tally["missing"] for tally in tallies)
+    missing = sum(tally.missing for tally in tallies)
     if missing:
         of_what = "time" if kind == "time" else "group" if kind == "group" else "fold"
         raise DataError(
@@ -77,7 +77,7 @@ def _check_classes(folds: int, task: RangeTask, train: Int64) -> None:
         )
 
 
-def _named(cv: Cv, tasks: list[RangeTask], tallies: list[Json]) -> Decided:
+def _named(cv: Cv, tasks: list[RangeTask], tallies: list[Tally]) -> Decided:
     """Folds whose rows are told by a value in each row."""
     scan, by = tasks[0].scan, cv.by
     assert by is not None
@@ -128,13 +128,13 @@ def _check_names(cv: Cv, by: str, names: list[str]) -> None:
         )
 
 
-def _check_spread(task: RangeTask, tallies: list[Json], by: str) -> None:
+def _check_spread(task: RangeTask, tallies: list[Tally], by: str) -> None:
     """No class lies in one group alone: the fold that holds it back could not learn it."""
     classes = task.columns.label.classes
     only: dict[int, str | int] = {}
-    spread = {class_ for tally in tallies for class_ in tally["spread"]}
+    spread = {class_ for tally in tallies for class_ in tally.spread}
     for tally in tallies:
-        for class_, group in tally["only"]:
+        for class_, group in tally.only.items():
             note_groups(class_, {group}, only, spread)
     for class_, group in sorted(only.items()):
         if classes:
@@ -145,15 +145,15 @@ def _check_spread(task: RangeTask, tallies: list[Json], by: str) -> None:
             )
 
 
-def _in_time(cv: Cv, tasks: list[RangeTask], tallies: list[Json], rows: int) -> Decided:
+def _in_time(cv: Cv, tasks: list[RangeTask], tallies: list[Tally], rows: int) -> Decided:
     """Fold k is validated on block k + 1 and trained on blocks before it."""
     by, folds = cv.by, cv.folds
     assert by is not None
     assert folds is not None
     type_ = tasks[0].scan.source.schema[by]
     files = times_of(tasks, tallies)
-    low = min(tally["low"] for tally in tallies if tally["runs"])
-    high = max(tally["high"] for tally in tallies if tally["runs"])
+    low = min(tally.low for tally in tallies if tally.low is not None)
+    high = max(tally.high for tally in tallies if tally.high is not None)
     starts = times.firsts(files, low, high, folds + 1)
     if any(a >= b for a, b in zip([low, *starts], starts, strict=False)):
         raise DataError(

@@ -27,7 +27,7 @@ from ddlflow.data.prepare.scan import scan_ranges
 from ddlflow.data.prepare.scan_task import ScanTask
 from ddlflow.data.prepare.scan_totals import totals_of
 from ddlflow.data.prepare.small_ranges import together
-from ddlflow.data.prepare.tally import tally_range
+from ddlflow.data.prepare.tally import tally_ranges
 from ddlflow.data.prepare.unresolved import unresolved
 from ddlflow.data.prepare.write import WriteResult, write_ranges
 from ddlflow.data.roles import Labels, Roles, choose
@@ -86,7 +86,7 @@ def prepare(
         folds: tuple[Fold, ...] = ()
         if cv is not None:
             own = [task for task in tasks if not task.scan.is_test]
-            tallies = list(map(tally_range, own, "folds")) if cv.by is not None else []
+            tallies = list(map(tally_ranges, own, "folds")) if cv.by is not None else []
             dealing, folds = decide(own, tallies, train)
             tasks = [replace(task, dealing=dealing) for task in tasks]
         shards, groups = _written(map(write_ranges, tasks, "write"))

@@ -7,6 +7,7 @@ held in memory is bounded by the number of groups.
 """
 
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,30 @@ from ddlflow.store.files import load_json, replacing, save_json
 MAX_GROUPS = 1_000_000
 _MERGE_ROWS = 4_000_000  # values held before they are merged
 
-Json = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What the training rows of a task hold in the column that folds are made by.
+
+    Attributes:
+        missing: rows without a value.
+        only: of groups, by class the one group that all its rows are in.
+        spread: of groups, the classes that are in several.
+        runs: of times, the rows of each sorted run in the task's file.
+        low: the least time.
+        high: the largest one.
+    """
+
+    missing: int
+    only: dict[int, Any] = field(default_factory=dict)
+    spread: tuple[int, ...] = ()
+    runs: tuple[int, ...] = ()
+    low: int | None = None
+    high: int | None = None
 
 
-def tally_range(task: RangeTask) -> Json:
-    """Reads the training rows of a range for the column that folds are made by.
-
-    Returns:
-        JSON: missing (rows without a value), and of groups ``only`` ([class, its only group]) and
-        ``spread`` (classes with several), of times low, high and runs.
+def tally_ranges(task: RangeTask) -> Tally:
+    """Reads the training rows of a task for the column that folds are made by.
 
     Raises:
         DataError: a value that does not fit, or too many groups.
@@ -42,18 +58,21 @@ def tally_range(task: RangeTask) -> Json:
     scan = task.scan
     assert scan.cv is not None
     result = scan.work / f"tally-{scan.number:05d}.json"
-    finished = load_json(result)
-    if finished and finished["key"] == scan.key and file_of(task).exists():
-        return dict(finished)
+    found = load_json(result)
+    if found and found["key"] == scan.key and file_of(task).exists():
+        value = found["tally"]
+        tuples = {name: tuple(value[name]) for name in ("spread", "runs")}
+        return Tally(**{**value, **tuples, "only": dict(value["only"])})
     features = (*scan.roles.numeric, *scan.roles.tensor_names) if needs_features(scan.spec) else ()
     train = (_of_train(task, piece) for piece in pieces(task, features))
-    found = _tally_times(task, train) if scan.cv.kind == "time" else _tally_names(task, train)
-    save_json(result, {"key": scan.key, **found})
-    return found
+    tally = _tally_times(task, train) if scan.cv.kind == "time" else _tally_names(task, train)
+    value = asdict(tally) | {"only": list(tally.only.items())}  # JSON has keys of text alone
+    save_json(result, {"key": scan.key, "tally": value})
+    return tally
 
 
 def file_of(task: RangeTask) -> Path:
-    """The file of a range's groups or times."""
+    """The file of a task's groups or times."""
     return task.scan.work / f"tally-{task.scan.number:05d}.data"
 
 
@@ -65,7 +84,7 @@ def _of_train(task: RangeTask, piece: Piece) -> tuple[pa.Array, np.ndarray]:
     return piece.batch.column(by).filter(pa.array(mask)), piece.classes[mask]
 
 
-def _tally_times(task: RangeTask, train: Iterable[tuple[pa.Array, np.ndarray]]) -> Json:
+def _tally_times(task: RangeTask, train: Iterable[tuple[pa.Array, np.ndarray]]) -> Tally:
     by, missing, runs = task.scan.roles.by, 0, []
     assert by is not None
     lows, highs = [], []
@@ -80,15 +99,11 @@ def _tally_times(task: RangeTask, train: Iterable[tuple[pa.Array, np.ndarray]]) 
                 lows.append(int(times[0]))
                 highs.append(int(times[-1]))
                 file.write(times.tobytes())
-    return {
-        "missing": missing,
-        "runs": runs,
-        "low": min(lows, default=None),
-        "high": max(highs, default=None),
-    }
+    low, high = min(lows, default=None), max(highs, default=None)
+    return Tally(missing, runs=tuple(runs), low=low, high=high)
 
 
-def _tally_names(task: RangeTask, train: Iterable[tuple[pa.Array, np.ndarray]]) -> Json:
+def _tally_names(task: RangeTask, train: Iterable[tuple[pa.Array, np.ndarray]]) -> Tally:
     by, missing = task.scan.roles.by, 0
     assert by is not None
     held: list[pa.Table] = []
@@ -113,7 +128,7 @@ def _tally_names(task: RangeTask, train: Iterable[tuple[pa.Array, np.ndarray]]) 
         pa.ipc.new_file(file, merged.schema) as out,
     ):
         out.write_table(merged)
-    return {"missing": missing, "only": list(only.items()), "spread": sorted(spread)}
+    return Tally(missing, only, tuple(sorted(spread)))
 
 
 def _note_classes(
@@ -174,9 +189,6 @@ def groups_of(tasks: list[RangeTask], by: str) -> tuple[list[Any], list[int]]:
     return merged["value"].to_pylist(), merged["rows"].to_pylist()
 
 
-def times_of(tasks: list[RangeTask], tallies: list[Json]) -> list[Times]:
+def times_of(tasks: list[RangeTask], tallies: list[Tally]) -> list[Times]:
     """The files of times over all ranges."""
-    return [
-        Times(file_of(task), tuple(tally["runs"]))
-        for task, tally in zip(tasks, tallies, strict=True)
-    ]
+    return [Times(file_of(task), tally.runs) for task, tally in zip(tasks, tallies, strict=True)]

@@ -30,7 +30,7 @@ from ddlflow.data.shards.shard import map_shard, sha256
 from ddlflow.data.sources import source as source_module
 from ddlflow.data.sources import text
 from ddlflow.errors import DataError, DdlflowError, InputError
-from ddlflow.spec.pipeline import Data
+from ddlflow.spec.pipeline import Cv, Data
 
 ROWS = 3000
 SPLITS = ("train", "validation", "test")
@@ -277,6 +277,28 @@ def test_no_numeric_feature(tmp_path: Path) -> None:
     pq.write_table(table().select(["y", "city"]), tmp_path / "t.parquet")
     found = rows_of(tmp_path / "ds", made(tmp_path, data()), "train")
     assert set(found) == {"categories", "label", "row"}
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("cv", [None, Cv(folds=3)])
+def test_the_labels_mean_by_the_rows_weights(tmp_path: Path, cv: Cv | None) -> None:
+    random = np.random.default_rng(3)
+    weight = np.where(np.arange(ROWS) // 700 == 1, 0.0, random.exponential(3, ROWS))
+    label = 1e7 + np.arange(ROWS) + weight  # float32 of it is 1 apart
+    rows = pa.table({"y": label.astype(np.float32), "w": weight, "a": range(ROWS)})
+    pq.write_table(rows, tmp_path / "t.parquet", row_group_size=700)
+    spec = data(weight="w")
+    manifest = prepare(
+        spec, "regression", data_root=tmp_path, folder=tmp_path / "ds", map=in_turn, cv=cv
+    )
+    assert sum(group.weighted_mean is not None for group in manifest.groups) > 2
+    for split in SPLITS:
+        found = rows_of(tmp_path / "ds", manifest, split)
+        exact = np.average(found["label"].astype(np.float64), weights=found["weight"])
+        mean = Manifest.load(tmp_path / "ds").weighted_mean(split)  # type: ignore[arg-type]
+        assert mean == pytest.approx(exact, rel=1e-14)
+    plain = made(tmp_path, data(exclude=["w"]), "regression")
+    assert plain.weighted_mean("train") is None
 
 
 # ---- missing and infinite values -----------------------------------------------------------
