@@ -224,7 +224,8 @@ def test_one_row_of_the_source_changed(project: Project, first: tuple[Path, str]
     assert difference["what"] == "data"
     assert difference["text"].startswith("the data changed: t gives 1 of ")
     assert re.search(
-        r" in its range 1 \((train|validation|test), 1\.parquet\)$", difference["text"]
+        r" in its range 0 to 2 \((train|validation|test), 0\.parquet to 2\.parquet\)$",
+        difference["text"],
     )
     assert verdict["cause"] == difference["text"]
     # It is seen at the first entry of the trail after the step that has this row.
