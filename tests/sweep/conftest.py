@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 
+from ddlflow.data.prepare import small_ranges
 from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.shards.manifest import Shard
 from ddlflow.data.shards.rows import ShardFiles, Standardisation
@@ -122,9 +123,11 @@ def made(root: Path, labels: str, features: str) -> Ground:
         split=Split(validation=0.2, test=0.0),
     )
     folder = root / "dataset"
-    manifest = prepare(
-        spec, labels, data_root=root, folder=folder, map=lambda f, items, _: map(f, items)
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small_ranges, "SMALL", 10**9)  # none is: else they would share one shard
+        manifest = prepare(
+            spec, labels, data_root=root, folder=folder, map=lambda f, items, _: map(f, items)
+        )
     shards = manifest.shards_of("train")
     folds: dict[int | None, FoldRows] = {None: whole(folder, manifest)}
     folds |= {k: fold_of(folder, shards, k, 3) for k in range(3)}

@@ -112,6 +112,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- what the folds are --------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:The least populated class")  # scikit-learn's
 @given(
     rows=st.integers(60, 200),
     classes=st.integers(2, 5),

@@ -17,7 +17,8 @@ from ddlflow.data.shards.manifest import Manifest
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.data.sources import source as source_module
 from ddlflow.data.sources import text
-from ddlflow.data.sources.source import Source, open_source, ranges
+from ddlflow.data.sources.opening import open_source
+from ddlflow.data.sources.source import Source, ranges
 from ddlflow.spec.pipeline import Data
 
 PIECE = 320  # rows, so that a range below 20 is small

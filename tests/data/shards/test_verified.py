@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hosts import OpenHosts
 
+from ddlflow.data.prepare import small_ranges
 from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.shards import verified as module
 from ddlflow.data.shards.manifest import Manifest
@@ -73,8 +74,9 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> Path:
+def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data set of many shards."""
+    monkeypatch.setattr(small_ranges, "SMALL", 10**9)  # none is: else they would share shards
     random = np.random.default_rng(1)
     (tmp_path / "t").mkdir()
     for part in range(10):
