@@ -99,7 +99,7 @@ def trained() -> Path:
         device="cpu",
     )
     device = torch.device("cpu")
-    run(job, 0, 1, None, device, emit=lambda event: None, must_stop=lambda: False)
+    run(job, 0, 1, None, device, tell=lambda event: None, must_stop=lambda: False)
     return Path(job.model_folder.location)
 
 

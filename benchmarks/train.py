@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np, torch
 from ddlflow.data.shards.rows import Rows, ShardFiles
 from ddlflow.data.shards.manifest import Manifest
-from ddlflow.train.training import standardisation_of
+from ddlflow.train.split_rows import standardisation_of
 folder = Path(sys.argv[1])
 batch, threads, epochs = map(int, sys.argv[2:])
 torch.set_num_threads(threads)

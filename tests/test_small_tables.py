@@ -84,7 +84,7 @@ def trained(root: Path, frame: pd.DataFrame, labels: Any, seed: int) -> tuple[fl
         device="cpu",
     )
     training.run(
-        job, 0, 1, None, torch.device("cpu"), emit=lambda event: None, must_stop=lambda: False
+        job, 0, 1, None, torch.device("cpu"), tell=lambda event: None, must_stop=lambda: False
     )
     scored = evaluate(
         Path(job.model_folder.location),

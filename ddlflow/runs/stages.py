@@ -135,8 +135,8 @@ def train(
     """
     from ddlflow.infer.baseline import kept_notes
     from ddlflow.runs.ranks import kept
+    from ddlflow.train.first_net import num_parameters
     from ddlflow.train.job import Job
-    from ddlflow.train.training import num_parameters
 
     spec = settled(session, prepared)
     request = session.request

@@ -16,10 +16,10 @@ from ddlflow.models import build
 from ddlflow.spec.code import resolve
 from ddlflow.spec.pipeline import Model, Training, UserCode
 from ddlflow.store.store import Place
-from ddlflow.train.parallel.gradients import seed_random
+from ddlflow.train.seeding import seed_random
+from ddlflow.train.split_rows import standardisation_of
 from ddlflow.train.tasks.table import LabelTask, resolved_task
 from ddlflow.train.tasks.target import LabelTarget, label_target
-from ddlflow.train.training import standardisation_of
 
 Status = Literal["done", "failed", "pruned"]
 

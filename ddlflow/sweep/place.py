@@ -12,7 +12,7 @@ from ddlflow.data.shards.rows import ShardFiles
 from ddlflow.spec.pipeline import Model, Training
 from ddlflow.store.store import Place, open_store
 from ddlflow.sweep.member import FoldRows, Member, Prepared, whole
-from ddlflow.train.training import standardisation_by
+from ddlflow.train.split_rows import standardisation_by
 
 Json = dict[str, Any]
 Device = Literal["cpu", "cuda"]

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
-
 from ddlflow.data.shards.batches import Batches
 from ddlflow.data.shards.order import num_steps
 from ddlflow.data.shards.rows import Rows
@@ -31,10 +29,12 @@ from ddlflow.train.components import fit_components
 from ddlflow.train.full_batch import FullBatch, FullBatchOptimizer, optimizer_of, step
 from ddlflow.train.loop import EVENT_EVERY_S, READ_EVERY_STEPS, Stopped
 from ddlflow.train.optimizer_step import optimizer_step
-from ddlflow.train.parallel.gradients import Gradients
-from ddlflow.train.parallel.reduction import Reduction
+from ddlflow.train.parallel.layout import ALONE
+from ddlflow.train.parallel.replica import read
+from ddlflow.train.parallel.whole import WholeReplica
 from ddlflow.train.penalty import penalty_on
 from ddlflow.train.saved.state import State, Tensors, copied
+from ddlflow.train.tasks.task import Loss
 from ddlflow.train.validation import Validation
 
 
@@ -83,9 +83,7 @@ class Solo:
         loss_of = precision.loss_of(
             self._net, task, spec.precision, device.type, inputs=rows.inputs
         )
-        self._gradients = Gradients(
-            self._net, loss_of, Reduction(0, 1, 1, None), mine=range(1), seed=spec.seed
-        )
+        self._replica = WholeReplica(self._net, loss_of, ALONE, seed=spec.seed)
         self._validate = Validation(
             rows=Rows(fold.validation, fold.standardisation),
             net=self._net,
@@ -104,7 +102,9 @@ class Solo:
             self._full = FullBatch(rows, exact, loss_of, spec.penalty)
         else:
             steps = num_steps(self._rows, spec.batch_rows)
-            self._step = optimizer_step(self._net, optimizer, spec, steps_per_epoch=steps)
+            self._step = optimizer_step(
+                self._replica, self._net, optimizer, spec, steps_per_epoch=steps
+            )
         self._told = time.monotonic()
 
     @property
@@ -158,13 +158,12 @@ class Solo:
         standing, step = self._standing, self._step
         assert step is not None
         self._net.train()
-        unread: list[tuple[torch.Tensor, int]] = []
+        unread: list[Loss] = []
         for chunk in self._batches.stream(epoch=self.epoch, step=0, epochs=self.epoch + 1):
             for one in chunk.slices:
                 steps = standing.steps + len(unread)
-                loss = self._gradients([one], step=steps, rows=chunk.batch_rows, parts=1)
+                unread.append(self._replica.gradient([one], step=steps, sharing=1))
                 step(steps)
-                unread.append((loss, chunk.batch_rows))
                 if len(unread) >= READ_EVERY_STEPS:
                     self._read(unread)
                     if standing.status is not None:
@@ -198,17 +197,17 @@ class Solo:
             self._standing.status = next(iter(self.results.values())).status
         self.epoch, self._best = saved["epoch"], saved["best"]
 
-    def _read(self, unread: list[tuple[torch.Tensor, int]]) -> None:
+    def _read(self, unread: list[Loss]) -> None:
         """Adds the steps' losses to the epoch's, and tells of the progress."""
         if not unread:
             return
-        losses = torch.stack([loss for loss, _ in unread]).tolist()
-        for loss, (_, rows) in zip(losses, unread, strict=True):
+        losses = read(unread)
+        for total, count in losses:
             if self._standing.status is None:
-                self._standing.add_losses([loss], rows)
+                self._standing.add_losses([total], count)
         unread.clear()
         now = time.monotonic()
-        if now - self._told >= EVENT_EVERY_S and math.isfinite(losses[-1]):
+        if now - self._told >= EVENT_EVERY_S and math.isfinite(losses[-1][0]):
             self._told = now
             done, epoch = self._standing.loss_rows, self.epoch + 1
             self._emit({"event": "progress", "epoch": epoch, "done": done, "total": self._rows})

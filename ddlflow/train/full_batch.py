@@ -24,7 +24,8 @@ from ddlflow.data.shards.batches import mark as mark_of
 from ddlflow.data.shards.rows import Rows
 from ddlflow.errors import TrainingError
 from ddlflow.spec.pipeline import AnyOptimizer, Lbfgs, Penalty, Training
-from ddlflow.train.loop import Stopped, Surroundings, end_epoch, mark, progress, save
+from ddlflow.train.events import EpochEnded, Noted
+from ddlflow.train.loop import Stopped, Surroundings, end_epoch, mark_digest, progress, save
 from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.penalty import penalised
 from ddlflow.train.precision import LossOf
@@ -96,6 +97,7 @@ class FullBatch:
 
     Attributes:
         loss: the mean loss at the last weights, without the penalty.
+        count: of the items that it is the mean of.
         rows_here: the rows of this rank.
         mark_here: their mark (``data.batches.mark``).
         at: when the last piece was read, monotonic.
@@ -127,7 +129,7 @@ class FullBatch:
         ]
         self._num_slices = len(starts)
         self._mine = {k: s for k, s in enumerate(starts) if k % world == rank}
-        self.loss = math.nan
+        self.loss, self.count = math.nan, 0
         self.at = time.monotonic()
         self.rows_here, self.mark_here = self._counted()
 
@@ -152,7 +154,8 @@ class FullBatch:
             penalty += self._penalty.l2 * weight.detach().square().sum()
             assert weight.grad is not None
             weight.grad.add_(weight.detach(), alpha=2 * self._penalty.l2)
-        self._known, self.loss, self._value = flat, float(mean[0]), (mean[0] + penalty) * SCALE
+        self._known, self._value = flat, (mean[0] + penalty) * SCALE
+        self.loss, self.count = float(mean[0]), round(float(total[1]))
         for parameter in self._parameters:
             assert parameter.grad is not None
             parameter.grad.mul_(SCALE)
@@ -242,23 +245,21 @@ def descend(state: State, spec: Training, around: Surroundings, batch: FullBatch
         around.ledger.begin(_chunk(state.epoch, around.rows, batch), 1)
         around.ledger.count()
         is_last = step(optimizer, batch, state.net, spec.optimizer)
-        state.steps += 1
-        state.loss_sum, state.loss_rows = (
-            batch.loss * around.task.loss_unit * around.rows,
-            around.rows,
-        )
+        state.step, state.steps = 1, state.steps + 1
+        state.loss_count = batch.count
+        state.loss_sum = batch.loss * around.task.loss_unit * batch.count
         around.pulse.at, around.pulse.step = batch.at, state.steps
         rows_per_s = around.rows / max(clock() - epoch_began, 1e-9)
         around.pulse.resting = True  # no step is done for as long as this takes
         state.net.eval()
         metrics = around.validate()
         state.seconds = clock() - began
-        around.emit(progress(state, around.rows, spec))
-        mark(state, around)
+        around.tell(progress(state, around.rows, spec))
+        mark_digest(state, around)
         around.pulse.at, around.pulse.resting = clock(), False
         end_epoch(state, spec, around.task, metrics, rows_per_s)
         state.ended = state.ended or is_last
-        around.emit({"event": "epoch", **state.history[-1]})
+        around.tell(EpochEnded(state.history[-1]))
         stopping = around.must_stop() and not state.ended
         if stopping or state.ended or clock() - saved >= spec.checkpoint_every_s:
             saved = clock()
@@ -271,7 +272,7 @@ def descend(state: State, spec: Training, around: Surroundings, batch: FullBatch
                 f"slope is {batch.steepest:.2g}, train.optimizer.tolerance "
                 f"{spec.optimizer.tolerance:g}."
             )
-            around.emit({"event": "note", "text": text})
+            around.tell(Noted(text))
 
 
 def _chunk(epoch: int, rows: int, batch: FullBatch) -> Chunk:

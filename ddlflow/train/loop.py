@@ -6,19 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ddlflow.data.shards.batches import Batches
 from ddlflow.data.shards.order import num_steps
 from ddlflow.errors import TrainingError
 from ddlflow.spec.pipeline import Training
 from ddlflow.train.early_stopping import improves, is_out_of_patience
+from ddlflow.train.events import EpochEnded, Progressed, Tell
 from ddlflow.train.optimizer_step import optimizer_step
-from ddlflow.train.parallel.gradients import Gradients
-from ddlflow.train.parallel.replicas import Replicas
+from ddlflow.train.parallel.replica import Replica, read
 from ddlflow.train.pulse import Pulse
 from ddlflow.train.saved.ledger import Ledger
-from ddlflow.train.saved.state import State, copied
+from ddlflow.train.saved.state import BestEpoch, State, copied
 from ddlflow.train.saved.writer import Writer
 from ddlflow.train.tasks.task import Task
 from ddlflow.train.validation import row_of
@@ -41,10 +39,10 @@ class Surroundings:
     """What the loop is given beside its state; each is a plain callable or value."""
 
     batches: Batches
-    gradients: Gradients | Replicas
+    replica: Replica
     task: Task
     validate: Callable[[], dict[str, float]]  # the metrics of the validation split, or {}
-    emit: Callable[[dict[str, Any]], None]  # an event, at most twice a second
+    tell: Tell  # of what happens, at most twice a second
     must_stop: Callable[[], bool]
     pulse: Pulse  # marked at each step: the rank is alive
     name_rows: Callable[[int, int], str]  # the rows of (epoch, step), for the message
@@ -53,7 +51,7 @@ class Surroundings:
     compare: Callable[[State, str], None]  # raises where the ranks are not alike any more
     settings: dict[str, Any]  # of this training: a checkpoint is good for the same ones alone
     rows: int
-    parts: Callable[[int], int]  # by the rows of a batch, whose gradients are added up
+    sharing: Callable[[int], int]  # by its rows, among how many a batch's gradient is shared
     mine: int  # virtual ranks of this rank
 
 
@@ -68,7 +66,7 @@ def train(  # noqa: PLR0915 - one story, read from top to bottom (design section
         Stopped: it was asked to stop; the checkpoint is written.
     """
     net, steps = state.net, num_steps(around.rows, spec.batch_rows)
-    step = optimizer_step(net, state.optimizer, spec, steps_per_epoch=steps)
+    step = optimizer_step(around.replica, net, state.optimizer, spec, steps_per_epoch=steps)
     clock = time.monotonic
     now = read = told = saved = clock()
     began = now - state.seconds
@@ -78,15 +76,15 @@ def train(  # noqa: PLR0915 - one story, read from top to bottom (design section
     ahead = around.batches.stream(epoch=state.epoch, step=state.step, epochs=spec.epochs)
     for chunk in () if state.ended else ahead:
         around.ledger.begin(chunk, around.mine)
-        parts = around.parts(chunk.batch_rows)
+        sharing = around.sharing(chunk.batch_rows)
         for at in range(0, len(chunk.slices), around.mine):
             slices = chunk.slices[at : at + around.mine]
             around.ledger.count()
-            loss = around.gradients(slices, step=state.steps, rows=chunk.batch_rows, parts=parts)
+            loss = around.replica.gradient(slices, step=state.steps, sharing=sharing)
             step(state.steps)
             state.step += 1
             state.steps += 1
-            state.unread.append((loss, chunk.batch_rows))
+            state.unread.append(loss)
 
             # From here on: what happens every so many steps.
             around.pulse.at = now = clock()
@@ -97,10 +95,10 @@ def train(  # noqa: PLR0915 - one story, read from top to bottom (design section
             read_losses(state, around)
             read, state.seconds = now, now - began
             if marked:
-                mark(state, around)
+                mark_digest(state, around)
             if now - told >= EVENT_EVERY_S:
                 told = now
-                around.emit(progress(state, around.rows, spec))
+                around.tell(progress(state, around.rows, spec))
             stopping = around.must_stop()
             if stopping or now - saved >= spec.checkpoint_every_s:
                 saved = now
@@ -120,10 +118,10 @@ def train(  # noqa: PLR0915 - one story, read from top to bottom (design section
         net.train()
         around.pulse.at = clock()
         around.pulse.resting = False
-        mark(state, around)
+        mark_digest(state, around)
         end_epoch(state, spec, around.task, metrics, rows_per_s)
         state.seconds = clock() - began
-        around.emit({"event": "epoch", **state.history[-1]})
+        around.tell(EpochEnded(state.history[-1]))
         epoch_began, epoch_from = clock(), 0
         if state.ended or epoch_began - saved >= SAVE_EPOCH_S:
             saved = epoch_began
@@ -132,16 +130,16 @@ def train(  # noqa: PLR0915 - one story, read from top to bottom (design section
             break
 
 
-def mark(state: State, around: Surroundings) -> None:
+def mark_digest(state: State, around: Surroundings) -> None:
     """Compares the ranks, adds an entry to the digest trail and tells of it.
 
     Raises:
         TrainingError: the ranks are not alike any more.
     """
-    entry = state.mark()
-    around.compare(state, entry["digest"])
+    entry = state.mark_digest()
+    around.compare(state, entry.digest)
     if around.writer is not None:
-        around.emit({"event": "digest", **entry})
+        around.tell(entry)
 
 
 def save(state: State, around: Surroundings) -> None:
@@ -159,12 +157,12 @@ def read_losses(state: State, around: Surroundings) -> None:
     """
     if not state.unread:
         return
-    losses = torch.stack([loss for loss, _ in state.unread]).tolist()
-    for k, (loss, (_, rows)) in enumerate(zip(losses, state.unread, strict=True)):
-        if not math.isfinite(loss):
-            raise not_finite(f"The loss is {loss}", state, around, state.step - len(losses) + k)
-        state.loss_sum += loss * around.task.loss_unit
-        state.loss_rows += rows
+    losses = read(state.unread)
+    for k, (total, count) in enumerate(losses):
+        if not math.isfinite(total):
+            raise not_finite(f"The loss is {total}", state, around, state.step - len(losses) + k)
+        state.loss_sum += total * around.task.loss_unit
+        state.loss_count += count
     state.unread.clear()
 
 
@@ -187,19 +185,18 @@ def not_finite(what: str, state: State, around: Surroundings, step: int) -> Trai
     )
 
 
-def progress(state: State, rows: int, spec: Training) -> dict[str, Any]:
-    """The event that moves a progress bar: rows trained on of all rows of all epochs."""
-    done = state.epoch * rows + state.loss_rows
-    loss = state.loss_sum / max(state.loss_rows, 1)
-    return {
-        "event": "progress",
-        "step": state.steps,
-        "done": done,
-        "total": rows * spec.epochs,
-        "seconds": state.seconds,
-        "epoch": state.epoch + 1,
-        "loss": loss,
-    }
+def progress(state: State, rows: int, spec: Training) -> Progressed:
+    """What moves a progress bar: rows trained on of all rows of all epochs."""
+    done = state.epoch * rows + min(state.step * spec.batch_rows, rows)
+    loss = state.loss_sum / max(state.loss_count, 1)
+    return Progressed(
+        step=state.steps,
+        done=done,
+        total=rows * spec.epochs,
+        seconds=state.seconds,
+        epoch=state.epoch + 1,
+        loss=loss,
+    )
 
 
 def end_epoch(
@@ -209,21 +206,21 @@ def end_epoch(
     row = {
         "epoch": state.epoch + 1,
         "step": state.steps,
-        "loss": state.loss_sum / state.loss_rows,
+        "loss": state.loss_sum / state.loss_count,
         "lr": state.optimizer.param_groups[0]["lr"],
         "rows_per_s": rows_per_s,
         **row_of(metrics),
     }
     state.history.append(row)
-    state.epoch, state.step, state.loss_sum, state.loss_rows = state.epoch + 1, 0, 0.0, 0
+    state.epoch, state.step, state.loss_sum, state.loss_count = state.epoch + 1, 0, 0.0, 0
     state.ended = state.epoch >= spec.epochs
     rule = spec.early_stopping
     if rule is None:
         return
     value, best = row[f"val_{rule.metric}"], state.best
     better = task.measures.better(rule.metric)
-    if best is None or improves(rule, better, value, best["value"]):
+    if best is None or improves(rule, better, value, best.value):
         tensors = copied(state.net.state_dict())
-        state.best = {"epoch": state.epoch, "value": value, "tensors": tensors}
-    elif is_out_of_patience(rule, state.epoch, best["epoch"]):
+        state.best = BestEpoch(state.epoch, value, tensors)
+    elif is_out_of_patience(rule, state.epoch, best.epoch):
         state.ended = True

@@ -6,12 +6,18 @@ import torch
 from torch import nn
 
 from ddlflow.spec.pipeline import Optimizer, Training
+from ddlflow.train.parallel.replica import Replica
 from ddlflow.train.penalty import add_penalty_gradient, penalised, stop_at_zero
 from ddlflow.train.schedules import factor, is_constant
 
 
 def optimizer_step(
-    net: nn.Module, optimizer: torch.optim.Optimizer, spec: Training, *, steps_per_epoch: int
+    replica: Replica,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    spec: Training,
+    *,
+    steps_per_epoch: int,
 ) -> Callable[[int], None]:
     """What is called with the step's number, from 0, once the gradients are there.
 
@@ -19,6 +25,7 @@ def optimizer_step(
     the number alone.
 
     Args:
+        replica: clips the gradient, of which it may hold a part.
         net: whose parameters have gradients.
         optimizer: over them.
         spec: with penalty, clip_norm, schedule and optimizer; no L-BFGS.
@@ -32,7 +39,7 @@ def optimizer_step(
     def step(number: int) -> None:
         signs = add_penalty_gradient(weights, spec.penalty) if weights else ()
         if spec.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(net.parameters(), spec.clip_norm)
+            replica.clip(spec.clip_norm)
         if scheduled:
             rate = factor(spec.schedule, number, steps_per_epoch=steps_per_epoch, total_steps=total)
             for group in optimizer.param_groups:

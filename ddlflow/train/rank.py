@@ -91,6 +91,7 @@ def _run(told: dict[str, Any], emit: Emit, stop: threading.Event) -> None:
     pulse = Pulse(emit, payload.get("silence_s", 0.0)).start()
     import torch
 
+    from ddlflow.train.events import to_json
     from ddlflow.train.facts import facts_here
     from ddlflow.train.job import Job
     from ddlflow.train.loop import Stopped
@@ -115,14 +116,23 @@ def _run(told: dict[str, Any], emit: Emit, stop: threading.Event) -> None:
     emit({"event": "facts", "facts": facts_here()})
     group = _join(told, device, emit, lines) if world > 1 else None
     try:
-        result = run(job, rank, world, group, device, emit=emit, must_stop=stop.is_set, pulse=pulse)
+        result = run(
+            job,
+            rank,
+            world,
+            group,
+            device,
+            tell=lambda event: emit(to_json(event)),
+            must_stop=stop.is_set,
+            pulse=pulse,
+        )
     except Stopped:
         emit({"event": "stopped"})
         return
     except Exception:
         pulse.tell()  # the exact step, before the error is told of
         raise
-    emit({"event": "result", "value": result})
+    emit({"event": "result", "value": {} if result is None else result.to_json()})
 
 
 def _watch_worker() -> "queue.Queue[str]":

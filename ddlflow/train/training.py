@@ -1,7 +1,7 @@
 """Builds one rank's part of a training from its job, and runs the loop over it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,30 +11,25 @@ import torch.distributed as dist
 from torch import nn
 
 from ddlflow.data.shards.batches import Batches
-from ddlflow.data.shards.manifest import Manifest, Shard, SplitName
-from ddlflow.data.shards.order import num_sharing, virtual_ranks_of
-from ddlflow.data.shards.rows import Rows, ShardFiles, Standardisation
-from ddlflow.data.shards.statistics import Statistics
-from ddlflow.data.shards.verified import verified
+from ddlflow.data.shards.manifest import Manifest
 from ddlflow.errors import CheckpointError, TrainingError
-from ddlflow.models import build
-from ddlflow.models.label_scale import AS_IT_IS, LabelScale
-from ddlflow.models.standardise import Standardise
-from ddlflow.spec.code import resolve
-from ddlflow.spec.pipeline import UserCode
 from ddlflow.train import precision
 from ddlflow.train.bad_batch import name_rows
 from ddlflow.train.components import fit_components
+from ddlflow.train.events import CheckpointSaved, Noted, Resumed, Tell
+from ddlflow.train.first_net import first_net, task_of
 from ddlflow.train.full_batch import FullBatch, FullBatchOptimizer, descend, optimizer_of
 from ddlflow.train.job import Job
 from ddlflow.train.loop import Stopped, Surroundings, train
 from ddlflow.train.parallel.agreement import Ranks, compare, resumed
-from ddlflow.train.parallel.gradients import Gradients, seed_random
-from ddlflow.train.parallel.reduction import Reduction
-from ddlflow.train.parallel.replicas import Replicas
+from ddlflow.train.parallel.ddp import DdpReplica
+from ddlflow.train.parallel.layout import RankLayout
+from ddlflow.train.parallel.replica import Replica
+from ddlflow.train.parallel.whole import WholeReplica
 from ddlflow.train.penalty import penalty_on
 from ddlflow.train.precision import LossOf
 from ddlflow.train.pulse import Pulse
+from ddlflow.train.result import TrainingResult
 from ddlflow.train.saved import fence
 from ddlflow.train.saved.checkpoint import Say
 from ddlflow.train.saved.digests import digest
@@ -43,8 +38,8 @@ from ddlflow.train.saved.ledger import Ledger, publish
 from ddlflow.train.saved.space import wait_for_space
 from ddlflow.train.saved.state import State
 from ddlflow.train.saved.writer import Writer
-from ddlflow.train.tasks.table import LabelTask, resolved_task
-from ddlflow.train.tasks.target import LabelTarget, label_target
+from ddlflow.train.split_rows import split_rows, standardisation_of
+from ddlflow.train.tasks.target import label_target
 from ddlflow.train.validation import Validation
 
 Group = dist.ProcessGroup | None
@@ -58,27 +53,27 @@ def run(
     group: Group,
     device: torch.device,
     *,
-    emit: Callable[[dict[str, Any]], None],
+    tell: Tell,
     must_stop: Callable[[], bool],
     pulse: Pulse | None = None,
-) -> dict[str, Any]:
+) -> TrainingResult | None:
     """Trains, from the last checkpoint if there is one, and writes the model (rank 0).
 
     Returns:
-        The result that ``save_model`` describes; on ranks but 0 the digest alone.
+        What came of it; None on ranks but 0.
 
     Raises:
         TrainingError, Stopped: as the loop.
     """
     folder, spec = Path(job.dataset), job.train_spec
     pulse = pulse or Pulse(lambda event: None, 0.0)
-    say = partial(_note, emit)
+    say = partial(_note, tell)
     patiently = partial(wait_for_space, what=f"storage {job.folder}", pulse=pulse, say=say)
     manifest = Manifest.load(folder)
     task = task_of(job, label_target(spec, manifest))
     label = task.label.scale
     standardisation = standardisation_of(manifest)
-    rows = _rows(folder, manifest, "train", standardisation, pulse, label=label)
+    rows = split_rows(folder, manifest, "train", standardisation, pulse, label=label)
     net = first_net(job, manifest, task)
     held = fit_components(net, rows)
     net = net.to(device)
@@ -90,14 +85,14 @@ def run(
     if saved is not None:
         _same_training(saved, job)
         state.restore(saved["state"])
-        emit({"event": "resumed", "step": state.steps, "history": state.history})
+        tell(Resumed(state.steps, state.history))
     elif held is not None and rank == 0:
         say(f"The components of pca hold {held:.1%} of the features' variance.")
 
-    mine = virtual_ranks_of(rank, world, job.virtual_ranks)
+    layout = layout_of(job, rank, world)
     spec = spec.model_copy(update={"penalty": penalty_on(label, spec.penalty)})
     validation = Validation(
-        rows=_rows(folder, manifest, "validation", standardisation, pulse),
+        rows=split_rows(folder, manifest, "validation", standardisation, pulse),
         net=net,
         task=task,
         rank=rank,
@@ -109,21 +104,21 @@ def run(
     promised = spec.determinism != "off"  # which alone does not promise equal last bits
     is_alike = partial(compare, ranks=ranks, with_digests=promised)
     is_alike(state, digest(state.net) if world > 1 and promised else "")
-    writer = _writer(job, attempt, say, emit) if rank == 0 else None
+    writer = _writer(job, attempt, say, tell) if rank == 0 else None
     batches = Batches(
         rows,
         batch_rows=spec.batch_rows,
         virtual_ranks=job.virtual_ranks,
-        mine=mine,
+        mine=layout.mine,
         seed=spec.seed,
         device=device,
     )
     around = Surroundings(
         batches=batches,
-        gradients=_gradients(job, net, loss_of, rank=rank, world=world, group=group),
+        replica=_replica(job, net, loss_of, layout, group),
         task=task,
         validate=validation,
-        emit=emit,
+        tell=tell,
         must_stop=must_stop,
         pulse=pulse,
         name_rows=partial(name_rows, folder, batches.order),
@@ -132,8 +127,8 @@ def run(
         compare=is_alike,
         settings=settings(job),
         rows=rows.rows,
-        parts=partial(_parts, job, world),
-        mine=len(mine),
+        sharing=layout.sharing,
+        mine=len(layout.mine),
     )
     try:
         if isinstance(optimizer, FullBatchOptimizer):
@@ -150,7 +145,7 @@ def run(
         raise
     _close(job, writer, pulse, say, must_be_saved=False)  # the model is written now
     if rank > 0:
-        return {}
+        return None
     fence.check(job.checkpoints, attempt)
     return patiently(lambda: save_model(job, manifest, rows, state, label))
 
@@ -161,11 +156,11 @@ def _begin(job: Job) -> int:
     return fence.claim(job.checkpoints)
 
 
-def _writer(job: Job, attempt: int, say: Say, emit: Callable[[dict[str, Any]], None]) -> Writer:
+def _writer(job: Job, attempt: int, say: Say, tell: Tell) -> Writer:
     """Rank 0's, which tells of each checkpoint that is on the disk."""
 
     def on_saved(step: int) -> None:
-        emit({"event": "saved", "step": step})
+        tell(CheckpointSaved(step))
 
     return Writer(job.checkpoints, say, attempt=attempt, on_saved=on_saved)
 
@@ -191,37 +186,34 @@ def _close(job: Job, writer: Writer | None, pulse: Pulse, say: Say, *, must_be_s
             raise
 
 
-def _note(emit: Callable[[dict[str, Any]], None], text: str) -> None:
+def _note(tell: Tell, text: str) -> None:
     """Tells the user, and the log."""
     log.warning(text)
-    emit({"event": "note", "text": text})
+    tell(Noted(text))
 
 
-def _gradients(
-    job: Job, net: nn.Module, loss_of: LossOf, *, rank: int, world: int, group: Group
-) -> Gradients | Replicas:
-    """What computes and adds up the ranks' gradients, by the pipeline's ``determinism``."""
+def layout_of(job: Job, rank: int, world: int) -> RankLayout:
+    """A rank's place among the ranks of an attempt."""
+    is_elastic = job.train_spec.determinism == "elastic"
+    return RankLayout(rank, world, job.virtual_ranks, is_elastic=is_elastic)
+
+
+def _replica(
+    job: Job, net: nn.Module, loss_of: LossOf, layout: RankLayout, group: Group
+) -> Replica:
+    """What computes and adds up the gradients, by what ``train.determinism`` promises."""
     spec = job.train_spec
     if spec.determinism == "elastic":
-        mine = virtual_ranks_of(rank, world, job.virtual_ranks)
-        reduction = Reduction(rank, world, job.virtual_ranks, group)
-        return Gradients(net, loss_of, reduction, mine=mine, seed=spec.seed)
-    return Replicas(
+        return WholeReplica(net, loss_of, layout, group, seed=spec.seed)
+    return DdpReplica(
         net,
         loss_of,
-        rank=rank,
-        world=world,
-        group=group,
+        layout,
+        group,
         seed=spec.seed,
         micro_batch_rows=spec.micro_batch_rows,
         seeds_steps=spec.determinism == "world",
     )
-
-
-def _parts(job: Job, world: int, batch_rows: int) -> int:
-    """How many of those whose gradients are added up have rows of a global batch."""
-    apart = job.virtual_ranks if job.train_spec.determinism == "elastic" else world
-    return num_sharing(batch_rows, job.virtual_ranks, apart)
 
 
 def settings(job: Job) -> dict[str, Any]:
@@ -245,67 +237,3 @@ def _same_training(saved: dict[str, Any], job: Job) -> None:
             f"{', '.join(changed)}; going on from it would give a model that no single setting "
             "gives. Use the same, or start anew with --fresh."
         )
-
-
-def task_of(job: Job, label: LabelTarget) -> LabelTask:
-    """The job's task, with user code resolved."""
-    code = Path(job.code) if job.code else None
-    return resolved_task(job.train_spec.objective, code, label)
-
-
-def first_net(job: Job, manifest: Manifest, task: LabelTask) -> nn.Module:
-    """The untrained model: its weights are a function of the seed."""
-    spec = job.model_spec
-    code = Path(job.code) if job.code else None
-    seed_random(torch.device("cpu"), job.train_spec.seed, 0, -1)
-    return build(
-        spec,
-        num_features=len(manifest.feature_names),
-        category_sizes=[category.size for category in manifest.categories],
-        num_outputs=task.num_outputs or 1,
-        user_class=resolve(spec.use, code) if isinstance(spec, UserCode) else None,
-        from_zero=job.train_spec.standardises_label,
-        names=manifest.columns.features,
-        tensors=manifest.tensors,
-    )
-
-
-def num_parameters(job: Job) -> int:
-    """How many numbers the job trains."""
-    job = job.here()
-    manifest = Manifest.load(job.dataset)
-    counted = LabelTarget(num_classes=len(manifest.label.classes) or None)
-    net = first_net(job, manifest, task_of(job, counted))
-    return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
-
-
-def standardisation_of(manifest: Manifest) -> Standardisation:
-    """That of the training rows, in the very numbers that the model's buffers have."""
-    return standardisation_by(manifest, manifest.statistics("train"))
-
-
-def standardisation_by(manifest: Manifest, statistics: Statistics) -> Standardisation:
-    """That of a data set's rows by the statistics of those that are trained on."""
-    buffers = Standardise(statistics.mean, statistics.variance)
-    groups = manifest.groups
-    has_missing = any((g.statistics.count < g.statistics.rows).any() for g in groups)
-    return Standardisation(buffers.mean.numpy(), buffers.scale.numpy(), has_missing)
-
-
-def _rows(
-    folder: Path,
-    manifest: Manifest,
-    split: SplitName,
-    standardisation: Standardisation,
-    pulse: Pulse,
-    *,
-    label: LabelScale = AS_IT_IS,
-) -> Rows:
-    """A split's rows. A shard may have to be read before it is used, to see that it is whole."""
-
-    def locate(shards: Sequence[Shard]) -> list[Path]:
-        with pulse.fetching():
-            return verified(folder, shards)
-
-    files = ShardFiles(tuple(manifest.shards_of(split)), locate)
-    return Rows(files, standardisation, label.of_array)

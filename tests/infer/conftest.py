@@ -95,6 +95,8 @@ def fit(root: Path, source: pa.Table, spec: Data, labels: Any, epochs: int = 6) 
         device="cpu",
     )
     result = training.run(
-        job, 0, 1, None, torch.device("cpu"), emit=lambda event: None, must_stop=lambda: False
+        job, 0, 1, None, torch.device("cpu"), tell=lambda event: None, must_stop=lambda: False
     )
-    return Trained(Path(job.model_folder.location), root, folder, manifest, source, result)
+    assert result is not None
+    values = result.to_json()
+    return Trained(Path(job.model_folder.location), root, folder, manifest, source, values)

@@ -28,7 +28,7 @@ from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.spec.search import Sweep
 from ddlflow.spec.site import Site
-from ddlflow.train.parallel.gradients import seed_random
+from ddlflow.train.seeding import seed_random
 
 Values = dict[str, Any]
 LOSS: dict[str, Callable[..., torch.Tensor]] = {

@@ -161,8 +161,9 @@ def test_a_member_is_its_training(place: tuple[Path, pa.Table]) -> None:
         device="cpu",
     )
     run = training.run(
-        job, 0, 1, None, torch.device("cpu"), emit=lambda _: None, must_stop=lambda: False
+        job, 0, 1, None, torch.device("cpu"), tell=lambda _: None, must_stop=lambda: False
     )
-    for row, other in zip(result.history, run["history"], strict=True):
+    assert run is not None
+    for row, other in zip(result.history, run.history, strict=True):
         for name in ("loss", "val_loss", "val_mse", "val_mae", "val_r2"):
             assert row[name] == other[name]

@@ -37,17 +37,18 @@ def test_the_same_bits(ground: Callable[..., Any], tmp_path: Path, precision: st
         device="cpu",
     )
     told = training.run(
-        job, 0, 1, None, torch.device("cpu"), emit=lambda event: None, must_stop=lambda: False
+        job, 0, 1, None, torch.device("cpu"), tell=lambda event: None, must_stop=lambda: False
     )
+    assert told is not None
     found = ground().apart([member])["m"]
     weights = torch.load(tmp_path / "model" / "weights.pt", weights_only=True)
     assert found.tensors is not None
     for name, tensor in found.tensors.items():
         assert torch.equal(tensor, weights[f"net.{name}"]), name
-    for row, expected in zip(found.history, told["history"], strict=True):
+    for row, expected in zip(found.history, told.history, strict=True):
         assert {**row, "rows_per_s": 0} == {**expected, "rows_per_s": 0}
-    assert found.best_epoch == told["best_epoch"]
-    assert found.metrics == told["metrics"]
+    assert found.best_epoch == told.best_epoch
+    assert found.metrics == told.metrics
 
 
 def test_lbfgs_has_the_same_bits(ground: Callable[..., Any], tmp_path: Path) -> None:
@@ -66,15 +67,16 @@ def test_lbfgs_has_the_same_bits(ground: Callable[..., Any], tmp_path: Path) -> 
         device="cpu",
     )
     told = training.run(
-        job, 0, 1, None, torch.device("cpu"), emit=lambda event: None, must_stop=lambda: False
+        job, 0, 1, None, torch.device("cpu"), tell=lambda event: None, must_stop=lambda: False
     )
+    assert told is not None
     found = ground().apart([member])["m"]
     assert found.tensors is not None
     weights = torch.load(tmp_path / "model" / "weights.pt", weights_only=True)
     for name, tensor in found.tensors.items():
         assert torch.equal(tensor, weights[f"net.{name}"]), name
-    assert (found.status, found.steps) == ("done", told["steps"])
-    assert found.metrics == told["metrics"]
+    assert (found.status, found.steps) == ("done", told.steps)
+    assert found.metrics == told.metrics
     (group,) = plan_stacks([member], ground().prepared)
     assert group.apart == "optimizer lbfgs goes to each optimum in steps of its own, over all rows"
 

@@ -20,6 +20,7 @@ from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.spec.pipeline import Data, Train
 from ddlflow.train import training
+from ddlflow.train.events import Event, to_json
 from ddlflow.train.job import Job
 
 ROWS = 700
@@ -99,14 +100,13 @@ class Bench:
         """Runs a rank. What it raises carries the events so far as ``events``."""
         ended = Ended(None, [])
 
-        def emit(event: dict[str, Any]) -> None:
-            ended.events.append(json.loads(json.dumps(event)))
+        def tell(event: Event) -> None:
+            ended.events.append(json.loads(json.dumps(to_json(event))))
 
         job = self.job(folder, **more)
         try:
-            ended.result = training.run(
-                job, rank, world, group, CPU, emit=emit, must_stop=must_stop
-            )
+            result = training.run(job, rank, world, group, CPU, tell=tell, must_stop=must_stop)
+            ended.result = {} if result is None else result.to_json()
         except Exception as error:
             error.events = ended.events  # type: ignore[attr-defined]
             raise

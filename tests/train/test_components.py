@@ -21,6 +21,7 @@ from ddlflow.models import build
 from ddlflow.spec.model import LinearSection, MlpSection
 from ddlflow.spec.pipeline import Data, Train
 from ddlflow.train import components, training
+from ddlflow.train.events import Event, Noted
 from ddlflow.train.job import Job
 
 LBFGS = {"use": "lbfgs"}
@@ -59,11 +60,11 @@ def test_as_scikit_learn(data: tuple[pa.Table, Job]) -> None:
     table, job = data
     notes: list[str] = []
 
-    def emit(event: dict[str, Any]) -> None:
-        if event["event"] == "note":
-            notes.append(event["text"])
+    def tell(event: Event) -> None:
+        if isinstance(event, Noted):
+            notes.append(event.text)
 
-    training.run(job, 0, 1, None, training.torch.device("cpu"), emit=emit, must_stop=lambda: False)
+    training.run(job, 0, 1, None, training.torch.device("cpu"), tell=tell, must_stop=lambda: False)
     values = np.stack([table[f"x{k}"].to_numpy() for k in range(8)], 1)
     theirs = make_pipeline(StandardScaler(), PCA(3), LinearRegression())
     theirs.fit(values, table["y"].to_numpy())

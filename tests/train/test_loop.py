@@ -14,16 +14,18 @@ from ddlflow.data.shards.batches import Chunk
 from ddlflow.errors import TrainingError
 from ddlflow.models import build
 from ddlflow.spec.pipeline import MlpSection, Penalty, Train
+from ddlflow.train.events import to_json
 from ddlflow.train.loop import Stopped, Surroundings, end_epoch, progress, train
 from ddlflow.train.optimizers import make_optimizer
-from ddlflow.train.parallel.gradients import Gradients
-from ddlflow.train.parallel.reduction import Reduction
+from ddlflow.train.parallel.layout import ALONE
+from ddlflow.train.parallel.whole import WholeReplica
 from ddlflow.train.penalty import penalised
 from ddlflow.train.precision import loss_of
 from ddlflow.train.saved.digests import digest
 from ddlflow.train.saved.state import State
 from ddlflow.train.schedules import factor
 from ddlflow.train.tasks.table import task_for
+from ddlflow.train.tasks.task import Loss
 
 NO_MARKS = np.zeros(0, np.uint64)
 ROWS, SIZE = 22, 5
@@ -81,16 +83,15 @@ def begun(wanted: Train) -> State:
 def around(state: State, **values: Any) -> Surroundings:
     standard = {
         "batches": InOrder(),
-        "gradients": Gradients(
+        "replica": WholeReplica(
             state.net,
             loss_of(state.net, task_for("binary"), "float32", "cpu", inputs=["features"]),
-            Reduction(0, 1, 1, None),
-            mine=range(1),
+            ALONE,
             seed=0,
         ),
         "task": task_for("binary"),
         "validate": dict,
-        "emit": lambda event: None,
+        "tell": lambda event: None,
         "must_stop": lambda: False,
         "pulse": SimpleNamespace(at=0.0, step=0),
         "name_rows": lambda epoch, step: f"<rows of {epoch}, {step}>",
@@ -99,7 +100,7 @@ def around(state: State, **values: Any) -> Surroundings:
         "ledger": SimpleNamespace(begin=lambda chunk, slices: None, count=lambda: None),
         "settings": {"a": 1},
         "rows": ROWS,
-        "parts": lambda batch_rows: 1,
+        "sharing": lambda batch_rows: 1,
         "mine": 1,
     }
     return Surroundings(**(standard | values))
@@ -117,7 +118,9 @@ def bare(wanted: Train) -> tuple[nn.Module, list[float]]:
             optimizer.param_groups[0]["lr"] = wanted.optimizer.lr * rate
             optimizer.zero_grad()
             loss = task_for("binary").criterion.sum(net(x), y)
-            (loss * torch.tensor(1.0 / len(y))).backward()
+            loss.backward()
+            for weight in net.parameters():
+                weight.grad /= len(y)
             for weight in penalised(net):
                 weight.grad.add_(2 * wanted.penalty.l2 * weight.detach())
             if wanted.clip_norm is not None:
@@ -175,7 +178,11 @@ def test_history_has_a_row_an_epoch_with_metrics_of_the_evaluated_model() -> Non
         modes.append(state.net.training)
         return {"loss": float(len(modes)), "auroc": 0.5}
 
-    train(state, wanted, around(state, validate=validate, emit=events.append))
+    train(
+        state,
+        wanted,
+        around(state, validate=validate, tell=lambda event: events.append(to_json(event))),
+    )
     assert modes == [False] * 3
     assert state.net.training
     assert [row["epoch"] for row in state.history] == [1, 2, 3]
@@ -192,12 +199,12 @@ def test_the_digest_trail_has_every_nth_step_and_each_epochs_end(digest_every: i
     wanted = spec(digest_every=digest_every)
     state = begun(wanted)
     train(state, wanted, around(state))
-    steps = [entry["step"] for entry in state.trail]
+    steps = [entry.step for entry in state.trail]
     ends = {STEPS, 2 * STEPS, 3 * STEPS}
     assert steps == sorted({*range(digest_every, 3 * STEPS + 1, digest_every), *ends})
-    assert len({entry["digest"] for entry in state.trail}) == len(steps)
-    assert state.trail[-1]["digest"] == digest(state.net)
-    assert all(math.isfinite(entry["loss"]) for entry in state.trail)
+    assert len({entry.digest for entry in state.trail}) == len(steps)
+    assert state.trail[-1].digest == digest(state.net)
+    assert all(math.isfinite(entry.loss) for entry in state.trail)
 
 
 def test_a_rank_without_a_writer_tells_nothing_and_compares_as_often() -> None:
@@ -211,14 +218,14 @@ def test_a_rank_without_a_writer_tells_nothing_and_compares_as_often() -> None:
         around(
             state,
             writer=None,
-            emit=told.append,
+            tell=lambda event: told.append(to_json(event)),
             compare=lambda state, digest: seen.append((state.steps, digest)),
         ),
     )
     train(other, wanted, around(other))
     assert "digest" not in {event["event"] for event in told}
     # An epoch's end may be an entry's step as well.
-    assert list(dict.fromkeys(seen)) == [(entry["step"], entry["digest"]) for entry in other.trail]
+    assert list(dict.fromkeys(seen)) == [(entry.step, entry.digest) for entry in other.trail]
     assert digest(state.net) == digest(other.net)
     assert [row["loss"] for row in state.history] == [row["loss"] for row in other.history]
 
@@ -264,7 +271,7 @@ def test_from_any_checkpoint_on_the_training_is_the_same() -> None:
         assert all(row["rows_per_s"] >= 0 for row in state.history)
         assert state.best is not None
         assert whole.best is not None
-        assert state.best["epoch"] == whole.best["epoch"]
+        assert state.best.epoch == whole.best.epoch
 
 
 def without_speed(row: dict[str, float]) -> dict[str, float]:
@@ -275,7 +282,7 @@ def test_a_snapshot_does_not_change_with_later_steps() -> None:
     wanted, writer = spec(digest_every=1, checkpoint_every_s=1e-9), Kept()
     state = begun(wanted)
     train(state, wanted, around(state, writer=writer))
-    digests = {entry["step"]: entry["digest"] for entry in state.trail}
+    digests = {entry.step: entry.digest for entry in state.trail}
     for step, kept in writer.states:
         net = model()
         net.load_state_dict(kept["state"]["net"])
@@ -328,27 +335,29 @@ class TestEarlyStopping:
         state = self.ended(values, **rule)
         assert state.epoch == len(state.history) == epochs
         assert state.best is not None
-        assert state.best["epoch"] == best
+        assert state.best.epoch == best
 
     def test_the_best_epochs_weights_are_kept_apart(self) -> None:
         state = self.ended([0.5, 0.9, 0.9], patience=2)
         assert state.best is not None
-        assert digest(state.best["tensors"]) == state.trail[0]["digest"]
-        assert digest(state.net) == state.trail[-1]["digest"] != state.trail[0]["digest"]
+        assert digest(state.best.tensors) == state.trail[0].digest
+        assert digest(state.net) == state.trail[-1].digest != state.trail[0].digest
 
 
 @pytest.mark.parametrize("bad_step", [0, 3, 4, 7])
 def test_a_loss_that_is_not_finite_names_its_rows_and_is_never_kept(bad_step: int) -> None:
     wanted, writer = spec(digest_every=1, checkpoint_every_s=1e-9), Kept()
     state = begun(wanted)
-    gradients = around(state).gradients
+    replica = around(state).replica
 
-    def poisoned(slices: Any, **more: Any) -> torch.Tensor:
-        loss = gradients(slices, **more)
-        return loss * math.inf if more["step"] == bad_step else loss
+    def poisoned(slices: Any, **more: Any) -> Loss:
+        loss = replica.gradient(slices, **more)
+        is_bad = more["step"] == bad_step
+        return Loss(loss.total * math.inf, loss.count) if is_bad else loss
 
+    bad = SimpleNamespace(gradient=poisoned)
     with pytest.raises(TrainingError) as caught:
-        train(state, wanted, around(state, gradients=poisoned, writer=writer))
+        train(state, wanted, around(state, replica=bad, writer=writer))
     epoch, step = divmod(bad_step, STEPS)
     assert f"at epoch {epoch + 1}, step {step + 1}. <rows of {epoch}, {step}>" in str(caught.value)
     assert all(step <= bad_step for step, _ in writer.states)
@@ -359,23 +368,25 @@ def test_losses_that_are_read_late_name_the_right_step() -> None:
     """Losses stay on the device for many steps; the first bad one counts."""
     wanted = spec()
     state = begun(wanted)
-    gradients = around(state).gradients
+    replica = around(state).replica
 
-    def poisoned(slices: Any, **more: Any) -> torch.Tensor:
-        loss = gradients(slices, **more)
-        return loss * math.nan if more["step"] >= STEPS + 2 else loss
+    def poisoned(slices: Any, **more: Any) -> Loss:
+        loss = replica.gradient(slices, **more)
+        is_bad = more["step"] >= STEPS + 2
+        return Loss(loss.total * math.nan, loss.count) if is_bad else loss
 
     with pytest.raises(TrainingError, match=r"is nan at epoch 2, step 3\. <rows of 1, 2>"):
-        train(state, wanted, around(state, gradients=poisoned))
+        train(state, wanted, around(state, replica=SimpleNamespace(gradient=poisoned)))
 
 
 def test_progress_counts_the_rows_trained_on() -> None:
     wanted = spec()
     state = begun(wanted)
-    state.epoch, state.steps, state.loss_rows, state.loss_sum = 1, 7, 10, 5.0
+    state.epoch, state.step, state.steps = 1, 2, 7
+    state.loss_count, state.loss_sum = 10, 5.0
     told = progress(state, ROWS, wanted)
-    assert (told["event"], told["step"], told["epoch"]) == ("progress", 7, 2)
-    assert (told["done"], told["total"], told["loss"]) == (ROWS + 10, 3 * ROWS, 0.5)
+    assert (told.step, told.epoch) == (7, 2)
+    assert (told.done, told.total, told.loss) == (ROWS + 2 * SIZE, 3 * ROWS, 0.5)
 
 
 def test_each_step_is_a_sign_of_life() -> None:
@@ -400,10 +411,10 @@ def test_an_ended_training_takes_no_step() -> None:
     train(state, wanted, around(state))
     before = digest(state.net)
 
-    def no_step(*_: Any, **__: Any) -> torch.Tensor:
+    def no_step(*_: Any, **__: Any) -> Loss:
         raise AssertionError("a step was taken")
 
-    train(state, wanted, around(state, gradients=no_step))
+    train(state, wanted, around(state, replica=SimpleNamespace(gradient=no_step)))
     assert digest(state.net) == before
     assert len(state.history) == 3
 
@@ -411,7 +422,7 @@ def test_an_ended_training_takes_no_step() -> None:
 def test_the_last_epoch_ends_a_training_even_without_early_stopping() -> None:
     wanted = spec(epochs=1)
     state = begun(wanted)
-    state.loss_sum, state.loss_rows, state.steps = 1.0, 2, 1
+    state.loss_sum, state.loss_count, state.steps = 1.0, 2, 1
     end_epoch(state, wanted, task_for("binary"), {}, 1.0)
     assert state.ended
     assert state.best is None

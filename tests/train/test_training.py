@@ -111,8 +111,10 @@ def test_the_model_folder_is_the_trained_model(
     for shard in made.manifest.shards_of("validation"):
         columns = map_shard(made.dataset / shard.path)
         label = torch.from_numpy(columns["label"])
-        numbers = columns.get("features", np.empty((len(label), 0), np.float32))
-        outputs = loaded.outputs(numbers, columns.get("categories"))
+        part = {name: torch.from_numpy(values.copy()) for name, values in columns.items()}
+        part.setdefault("features", torch.empty(len(label), 0))
+        with torch.no_grad():
+            outputs = loaded.predictor(part)
         loss += loaded.task.criterion.sum(outputs, label).item()
         rows += len(label)
     assert loss / rows == pytest.approx(result["metrics"]["loss"], rel=1e-6)
@@ -419,7 +421,7 @@ def test_the_row_to_look_at_is_named_first(tmp_path: Path, bench: Callable[..., 
     job = replace(job, dataset=str(dataset), data=spec.model_dump(mode="json"))
     with pytest.raises(TrainingError, match=r"the source are row 123 \(z = 1e\+30\), row "):
         training.run(
-            job, 0, 1, None, torch.device("cpu"), emit=lambda e: None, must_stop=lambda: False
+            job, 0, 1, None, torch.device("cpu"), tell=lambda e: None, must_stop=lambda: False
         )
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddlflow.sweep.fused.program import Noise
-from ddlflow.train.parallel.gradients import seed_random
+from ddlflow.train.seeding import seed_random
 
 
 def layers(net: nn.Module) -> list[nn.Dropout]:

@@ -18,7 +18,7 @@ from ddlflow.sweep.fused import dense, dropout
 from ddlflow.sweep.fused.head import Head
 from ddlflow.sweep.fused.program import Inputs, Program, Step
 from ddlflow.sweep.fused.vmapped import Vmapped
-from ddlflow.train.parallel.gradients import seed_random
+from ddlflow.train.seeding import seed_random
 from ddlflow.train.tasks.table import LabelTask
 from ddlflow.train.tasks.target import LABEL
 

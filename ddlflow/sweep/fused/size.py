@@ -21,8 +21,8 @@ from ddlflow.sweep.fused.update import Update
 from ddlflow.sweep.member import Member, Prepared, first_nets, task_of
 from ddlflow.train import precision
 from ddlflow.train.optimizers import make_optimizer
-from ddlflow.train.parallel.gradients import Gradients
-from ddlflow.train.parallel.reduction import Reduction
+from ddlflow.train.parallel.layout import ALONE
+from ddlflow.train.parallel.whole import WholeReplica
 from ddlflow.train.tasks.target import LABEL
 
 MOST = 1024
@@ -188,11 +188,11 @@ def _solo_step(member: Member, prepared: Prepared) -> Callable[[], None]:
     task = task_of(member, prepared)
     inputs, labels = _made(prepared, member)
     loss_of = precision.loss_of(net, task, spec.precision, device.type, inputs=[*inputs])
-    gradients = Gradients(net, loss_of, Reduction(0, 1, 1, None), mine=range(1), seed=spec.seed)
+    replica = WholeReplica(net, loss_of, ALONE, seed=spec.seed)
     batch = {**inputs, "label": labels}
 
     def run() -> None:
-        gradients([batch], step=1, rows=len(labels), parts=1)
+        replica.gradient([batch], step=1, sharing=1)
         optimizer.step()
 
     return run

@@ -26,6 +26,7 @@ from ddlflow.models.standardise import Predictor, Standardise, standardises
 from ddlflow.spec.code import digest_of
 from ddlflow.store.store import open_store
 from ddlflow.train.job import Job
+from ddlflow.train.result import TrainingResult
 from ddlflow.train.saved.digests import digest
 from ddlflow.train.saved.ledger import worlds
 from ddlflow.train.saved.state import State
@@ -52,34 +53,34 @@ def sealed(described: dict[str, Any], weights: str) -> str:
 
 def save_model(
     job: Job, manifest: Manifest, rows: Rows, state: State, label: LabelScale
-) -> dict[str, Any]:
+) -> TrainingResult:
     """Writes ``job.model_folder`` as a whole and returns the training's result.
 
     With early stopping these are the best epoch's weights, else the last ones.
     """
     if state.best is not None:
-        state.net.load_state_dict(state.best["tensors"])
+        state.net.load_state_dict(state.best.tensors)
     statistics = manifest.statistics("train")
     standardise = Standardise(statistics.mean, statistics.variance)
     tensors = standardises(manifest.tensors, manifest.tensor_statistics())
     inputs = manifest.columns.inputs
     predictor = Predictor(standardise, state.net.cpu(), label, inputs, tensors)
     model_digest = digest(state.net)
-    last = state.best["epoch"] if state.best else state.epoch
+    last = state.best.epoch if state.best else state.epoch
     row: dict[str, float] = state.history[last - 1] if state.history else {}
-    result = {
-        "model_digest": model_digest,
-        "epochs": state.epoch,
-        "best_epoch": last,
-        "steps": state.steps,
-        "rows": rows.rows,
-        "rows_mark": rows_mark(rows),
-        "seconds": state.seconds,
-        "metrics": {k.removeprefix("val_"): v for k, v in row.items() if k.startswith("val_")},
-        "history": state.history,
-        "trail": state.trail,
-        "worlds": worlds(job.ledgers),
-    }
+    result = TrainingResult(
+        model_digest=model_digest,
+        epochs=state.epoch,
+        best_epoch=last,
+        steps=state.steps,
+        rows=rows.rows,
+        rows_mark=rows_mark(rows),
+        seconds=state.seconds,
+        metrics={k.removeprefix("val_"): v for k, v in row.items() if k.startswith("val_")},
+        history=state.history,
+        trail=state.trail,
+        worlds=worlds(job.ledgers),
+    )
     missing = statistics.missing / statistics.rows
     weights = io.BytesIO()  # torch itself would name a full disk by an error of its own
     torch.save(predictor.state_dict(), weights)
@@ -104,7 +105,7 @@ def save_model(
     with open_store(job.folder).writing_folder("model", last="model.json") as making:
         (making / "weights.pt").write_bytes(weights.getbuffer())
         (making / "model.json").write_text(json.dumps(described, indent=1))
-        (making / "train.json").write_text(json.dumps(result))
+        (making / "train.json").write_text(json.dumps(result.to_json()))
         if job.code is not None:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(job.code, making / "code", ignore=ignored)

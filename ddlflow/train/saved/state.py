@@ -1,15 +1,36 @@
 """Where a training stands: all that a checkpoint holds and a resumed training goes on from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from ddlflow.train.events import DigestMarked
 from ddlflow.train.saved.digests import digest
+from ddlflow.train.tasks.task import Loss
 
 Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class BestEpoch:
+    """The best epoch so far by the rule of early stopping.
+
+    Attributes:
+        epoch: from 1.
+        value: of the rule's metric.
+        tensors: the net's state after it, on the CPU.
+    """
+
+    epoch: int
+    value: float
+    tensors: Tensors
+
+    def to_plain(self) -> dict[str, Any]:
+        """For a checkpoint; the tensors are not copied, as nobody changes them."""
+        return {"epoch": self.epoch, "value": self.value, "tensors": self.tensors}
 
 
 @dataclass(slots=True)
@@ -22,13 +43,13 @@ class State:
         epoch: the epoch under way, from 0.
         step: the next step of that epoch, from 0.
         steps: steps done in all.
-        loss_sum: of the epoch so far, over ``loss_rows`` rows.
+        loss_sum: of the epoch so far, over ``loss_count`` items.
         seconds: of training, over all attempts.
         history: a row an epoch: loss, validation metrics, learning rate, rows per second.
-        trail: the digest trail: {"step", "digest", "loss"}.
-        best: with early stopping, the best epoch's {"epoch", "value", "tensors"}.
+        trail: the digest trail.
+        best: with early stopping, the best epoch.
         ended: whether the last epoch is done, or an early stop was decided.
-        unread: (loss sum, rows) of the steps whose loss has not been read from the device yet;
+        unread: of the steps whose loss has not been read from the device yet;
             empty in a snapshot, as losses are read before it is made.
     """
 
@@ -38,13 +59,13 @@ class State:
     step: int = 0
     steps: int = 0
     loss_sum: float = 0.0
-    loss_rows: int = 0
+    loss_count: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    trail: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
+    trail: list[DigestMarked] = field(default_factory=list)
+    best: BestEpoch | None = None
     ended: bool = False
-    unread: list[tuple[torch.Tensor, int]] = field(default_factory=list)
+    unread: list[Loss] = field(default_factory=list)
 
     def snapshot(self) -> dict[str, Any]:
         """A copy on the CPU that later steps do not change."""
@@ -52,11 +73,11 @@ class State:
             "net": copied(self.net.state_dict()),
             "optimizer": _copied_tree(self.optimizer.state_dict()),
             "position": [self.epoch, self.step, self.steps],
-            "loss": [self.loss_sum, self.loss_rows],
+            "loss": [self.loss_sum, self.loss_count],
             "seconds": self.seconds,
             "history": [dict(row) for row in self.history],
-            "trail": [dict(row) for row in self.trail],
-            "best": self.best,
+            "trail": [asdict(entry) for entry in self.trail],
+            "best": None if self.best is None else self.best.to_plain(),
             "ended": self.ended,
         }
 
@@ -65,16 +86,18 @@ class State:
         self.net.load_state_dict(saved["net"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.epoch, self.step, self.steps = saved["position"]
-        self.loss_sum, self.loss_rows = saved["loss"]
+        self.loss_sum, self.loss_count = saved["loss"]
         self.seconds = saved["seconds"]
-        self.history, self.trail = list(saved["history"]), list(saved["trail"])
-        self.best, self.ended = saved["best"], saved["ended"]
+        self.history = list(saved["history"])
+        self.trail = [DigestMarked(**entry) for entry in saved["trail"]]
+        self.best = None if saved["best"] is None else BestEpoch(**saved["best"])
+        self.ended = saved["ended"]
 
-    def mark(self) -> dict[str, Any]:
+    def mark_digest(self) -> DigestMarked:
         """Adds the parameters as they are now to the digest trail; returns the entry."""
-        if not self.trail or self.trail[-1]["step"] != self.steps:
-            loss = self.loss_sum / max(self.loss_rows, 1)
-            self.trail.append({"step": self.steps, "digest": digest(self.net), "loss": loss})
+        if not self.trail or self.trail[-1].step != self.steps:
+            loss = self.loss_sum / max(self.loss_count, 1)
+            self.trail.append(DigestMarked(self.steps, digest(self.net), loss))
         return self.trail[-1]
 
 

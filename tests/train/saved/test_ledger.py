@@ -26,15 +26,16 @@ def attempt(job: Job, name: str, stop_after: int | None = None) -> Any:
     asked = itertools.count()
     must_stop = (lambda: next(asked) >= stop_after) if stop_after is not None else (lambda: False)
     try:
-        return training.run(
+        result = training.run(
             replace(job, attempt=name),
             0,
             1,
             None,
             torch.device("cpu"),
-            emit=lambda event: None,
+            tell=lambda event: None,
             must_stop=must_stop,
         )
+        return None if result is None else result.to_json()
     except Stopped:
         return None
 

@@ -20,6 +20,7 @@ import torch
 from ddlflow.history.audit import audit_ledgers
 from ddlflow.train import training
 from ddlflow.train.job import Job
+from ddlflow.train.events import Noted
 from ddlflow.train.pulse import Pulse
 import json
 
@@ -34,21 +35,21 @@ with filler.open("wb", buffering=0) as file:
             pass
 said = []
 
-def emit(event):
-    if event["event"] == "note":
-        said.append(event["text"])
-        print(event["text"], flush=True)
-        if "waits for space" in event["text"]:
+def tell(event):
+    if isinstance(event, Noted):
+        said.append(event.text)
+        print(event.text, flush=True)
+        if "waits for space" in event.text:
             assert pulse.resting
             filler.unlink()
 
-pulse = Pulse(emit, 1.0)
+pulse = Pulse(lambda beat: None, 1.0)
 job = replace(Job.from_json(values), folder=str(disk / "training"), attempt="1")
 result = training.run(
-    job, 0, 1, None, torch.device("cpu"), emit=emit, must_stop=lambda: False, pulse=pulse
+    job, 0, 1, None, torch.device("cpu"), tell=tell, must_stop=lambda: False, pulse=pulse
 )
 assert len(said) == 2 and "There is space again" in said[1], said
-assert not audit_ledgers("a run", Path(job.ledgers.location), result).faults
+assert not audit_ledgers("a run", Path(job.ledgers.location), result.to_json()).faults
 """
 
 

@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ddlflow.data.shards.order import slice_edges, virtual_ranks_of
+from ddlflow.data.shards.order import slice_edges
 from ddlflow.models import build
 from ddlflow.spec import pipeline
-from ddlflow.train.parallel.gradients import Gradients, seed_random
-from ddlflow.train.parallel.reduction import Reduction
+from ddlflow.train.parallel.layout import RankLayout
+from ddlflow.train.parallel.whole import WholeReplica
 from ddlflow.train.precision import loss_of
+from ddlflow.train.seeding import seed_random
 from ddlflow.train.tasks.criterion import Criterion
 from ddlflow.train.tasks.regression import RegressionTask
 from ddlflow.train.tasks.table import task_for
@@ -77,20 +78,22 @@ def computed(
     precision: Literal["float32", "bf16"] = "float32",
 ) -> torch.Tensor:
     """One rank's call; returns the loss, gradients are the net's."""
-    mine = virtual_ranks_of(rank, world, virtual_ranks)
+    layout = RankLayout(rank, world, virtual_ranks)
     edges = list(pairwise(slice_edges(number, virtual_ranks)))
     names = ("features", "categories", "label")
     columns = dict(zip(names, rows(number), strict=True))
     slices = [{name: column[a:b] for name, column in columns.items()} for a, b in edges]
-    gradients = Gradients(
+    replica = WholeReplica(
         net.train(),
         loss_of(net, task or task_for("binary"), precision, "cpu", inputs=names[:2]),
-        Reduction(rank, world, virtual_ranks, group),
-        mine=mine,
+        layout,
+        group,
         seed=3,
     )
-    parts = min(number, virtual_ranks)
-    return gradients([slices[v] for v in mine], step=step, rows=number, parts=parts)
+    own = [slices[v] for v in layout.mine]
+    loss = replica.gradient(own, step=step, sharing=min(number, virtual_ranks))
+    assert int(loss.count) == number
+    return loss.total
 
 
 def of_the_whole(net: nn.Module, number: int) -> torch.Tensor:
@@ -257,7 +260,7 @@ def test_any_world_and_virtual_ranks_in_one_process(
 
 def test_worlds_of_3_5_and_8_with_8_virtual_ranks_in_real_processes(tmp_path: Path) -> None:
     """Over gloo, in float32 and bf16, vectors sent at once and in pieces."""
-    script = Path(__file__).with_name("gradient_rank.py")
+    script = Path(__file__).with_name("whole_rank.py")
     numbers = ["8", "8"]
     processes = [
         subprocess.Popen(

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ddlflow.data.shards.order import virtual_ranks_of
-from ddlflow.train.parallel import reduction
-from ddlflow.train.parallel.reduction import Reduction, TreeSum
+from ddlflow.train.parallel import tree
+from ddlflow.train.parallel.tree import Reduction, TreeSum
 
 SHAPES = [(3, 4), (), (5,)]
 
@@ -74,11 +74,11 @@ def test_another_order_of_adding_would_give_other_bits() -> None:
 
 
 @pytest.mark.parametrize("virtual_ranks", range(1, 10))
-@pytest.mark.parametrize("cut_from", [0, reduction.CUT_FROM], ids=["in pieces", "at once"])
+@pytest.mark.parametrize("cut_from", [0, tree.CUT_FROM], ids=["in pieces", "at once"])
 def test_the_same_bits_for_every_world_and_on_every_rank(
     ranks: Any, virtual_ranks: int, cut_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reduction, "CUT_FROM", cut_from)
+    monkeypatch.setattr(tree, "CUT_FROM", cut_from)
     dtypes = (torch.float32, torch.float64, torch.float32)
     wanted = [added(list(parts)) for parts in zip(*vectors(virtual_ranks, dtypes), strict=True)]
     for world in range(1, min(5, virtual_ranks) + 1):
@@ -125,7 +125,7 @@ def test_a_rank_keeps_no_vector_longer_than_its_pass(
     ranks: Any, cut_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many virtual ranks it has: what it keeps of the others' are pieces of sums."""
-    monkeypatch.setattr(reduction, "CUT_FROM", cut_from)
+    monkeypatch.setattr(tree, "CUT_FROM", cut_from)
 
     def reduce(rank: int, group: Any) -> int:
         alive: list[weakref.ref[torch.Tensor]] = []
@@ -164,7 +164,7 @@ def test_one_rank_keeps_a_sum_a_level() -> None:
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_vectors_as_they_are_in_a_training_are_cut_by_themselves(ranks: Any, world: int) -> None:
     """Odd sizes above and below ``CUT_FROM``, two dtypes, a virtual rank too few for the ranks."""
-    size, virtual_ranks = reduction.CUT_FROM + 5, 2 * world + 1
+    size, virtual_ranks = tree.CUT_FROM + 5, 2 * world + 1
 
     def vector(virtual_rank: int) -> list[torch.Tensor]:
         random = torch.Generator().manual_seed(virtual_rank)

@@ -1,6 +1,6 @@
-"""One real process of `test_gradients.py`: hashes of gradients in several worlds, as JSON.
+"""One real process of `test_whole.py`: hashes of gradients in several worlds, as JSON.
 
-python gradient_rank.py VIRTUAL_RANKS PROCESSES RANK FOLDER WORLD...
+python whole_rank.py VIRTUAL_RANKS PROCESSES RANK FOLDER WORLD...
 """
 
 import hashlib
@@ -13,41 +13,46 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ddlflow.data.shards.order import slice_edges, virtual_ranks_of
+from ddlflow.data.shards.order import slice_edges
 from ddlflow.models import build
 from ddlflow.spec.pipeline import MlpSection
-from ddlflow.train.parallel import reduction
-from ddlflow.train.parallel.gradients import Gradients
+from ddlflow.train.parallel import tree
+from ddlflow.train.parallel.layout import RankLayout
+from ddlflow.train.parallel.whole import WholeReplica
 from ddlflow.train.precision import loss_of
 from ddlflow.train.tasks.table import task_for
 
 ROWS = 37
 PRECISIONS = ("float32", "bf16")
-CUTS = (0, reduction.CUT_FROM)  # vectors in pieces, and at once
+CUTS = (0, tree.CUT_FROM)  # vectors in pieces, and at once
 
 
 def hashes(rank: int, world: int, virtual_ranks: int, group: Any) -> list[str]:
     """Of loss, gradients and buffers after two steps, in each way of computing and sending."""
     found = []
     for precision in PRECISIONS:
-        for reduction.CUT_FROM in CUTS:
+        for tree.CUT_FROM in CUTS:
             torch.manual_seed(1)
             spec = MlpSection(use="mlp", hidden=[9, 5], batch_norm=True, dropout=0.3)
             net = build(spec, num_features=3, category_sizes=[], num_outputs=1).train()
-            mine = virtual_ranks_of(rank, world, virtual_ranks)
+            layout = RankLayout(rank, world, virtual_ranks)
             loss = loss_of(net, task_for("binary"), precision, "cpu", inputs=["features"])
-            add_up = reduction.Reduction(rank, world, virtual_ranks, group)
-            gradients = Gradients(net, loss, add_up, mine=mine, seed=3)
+            replica = WholeReplica(net, loss, layout, group, seed=3)
             random = torch.Generator().manual_seed(5)
             features = torch.randn(ROWS, 3, generator=random)
             labels = torch.rand(ROWS, generator=random).round()
             edges = list(pairwise(slice_edges(ROWS, virtual_ranks)))
-            cuts = [slice(*edges[v]) for v in mine]
+            cuts = [slice(*edges[v]) for v in layout.mine]
             slices = [{"features": features[c], "label": labels[c]} for c in cuts]
             content = hashlib.sha256()
             for step in (7, 8):
-                total = gradients(slices, step=step, rows=ROWS, parts=virtual_ranks)
-                kept = [total, *(p.grad for p in net.parameters()), *net.buffers()]
+                summed = replica.gradient(slices, step=step, sharing=virtual_ranks)
+                kept = [
+                    summed.total,
+                    summed.count,
+                    *(p.grad for p in net.parameters()),
+                    *net.buffers(),
+                ]
                 for tensor in kept:
                     content.update(tensor.detach().numpy().tobytes())
             found.append(content.hexdigest())

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from ddlflow.data.shards.order import slice_edges
-from ddlflow.train.parallel.gradients import seed_random
+from ddlflow.train.seeding import seed_random
 from ddlflow.train.tasks.table import task_for
 
-SCRIPT = Path(__file__).with_name("replica.py")
-spec = importlib.util.spec_from_file_location("replica", SCRIPT)
+SCRIPT = Path(__file__).with_name("ddp_rank.py")
+spec = importlib.util.spec_from_file_location("ddp_rank", SCRIPT)
 assert spec is not None
 assert spec.loader is not None
 replica = importlib.util.module_from_spec(spec)
@@ -29,7 +29,7 @@ Found = list[dict[str, dict[str, torch.Tensor]]]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What each rank of a gang found, by case."""
-    folder = tmp_path_factory.mktemp("replicas")
+    folder = tmp_path_factory.mktemp("ddp")
     ranks = [
         subprocess.Popen(
             [sys.executable, SCRIPT, str(WORLD), str(rank), folder],

@@ -1,6 +1,6 @@
-"""One real process of `test_replicas.py`: its gradients of some steps of every case, saved.
+"""One real process of `test_ddp.py`: its gradients of some steps of every case, saved.
 
-python replica.py WORLD RANK FOLDER
+python ddp_rank.py WORLD RANK FOLDER
 """
 
 import sys
@@ -14,7 +14,8 @@ from torch import nn
 from ddlflow.data.shards.order import slice_edges
 from ddlflow.models import build
 from ddlflow.spec.pipeline import MlpSection
-from ddlflow.train.parallel.replicas import Replicas
+from ddlflow.train.parallel.ddp import DdpReplica
+from ddlflow.train.parallel.layout import RankLayout
 from ddlflow.train.precision import loss_of
 from ddlflow.train.tasks.table import task_for
 
@@ -64,12 +65,11 @@ def gradients(
     """By "step name": the loss, each parameter's gradient, each buffer."""
     name, number, micro = CASES[case]
     net = model(name).train()
-    replicas = Replicas(
+    replica = DdpReplica(
         net,
         loss_of(net, task_for("binary"), "float32", "cpu", inputs=["features"]),
-        rank=rank,
-        world=world,
-        group=group,
+        RankLayout(rank, world, world, is_elastic=False),
+        group,
         seed=3,
         micro_batch_rows=micro,
     )
@@ -78,8 +78,9 @@ def gradients(
     for step in STEPS:
         features, labels = rows(number, step)
         mine = {"features": features[a:b], "label": labels[a:b]}
-        loss = replicas([mine], step=step, rows=number, parts=min(number, world))
-        found[f"{step} loss"] = loss.clone()
+        loss = replica.gradient([mine], step=step, sharing=min(number, world))
+        assert int(loss.count) == number
+        found[f"{step} loss"] = loss.total.clone()
         found |= {f"{step} {n}": p.grad.clone() for n, p in net.named_parameters()}
         found |= {f"{step} buffer {n}": b.clone() for n, b in net.named_buffers()}
     return found

@@ -1,4 +1,4 @@
-"""The gradient of one global batch by torch's DistributedDataParallel: one pass a rank.
+"""The whole net on every rank, by torch's DistributedDataParallel: one pass a rank.
 
 What ``train.determinism: world`` and ``off`` train with. Buckets of gradients are sent while the
 backward pass goes on. The order in which they are added depends on the world, and so do the last
@@ -12,44 +12,47 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from ddlflow.models.call import Batch, num_rows
-from ddlflow.train.parallel.gradients import seed_random
+from ddlflow.train.parallel.layout import RankLayout
+from ddlflow.train.parallel.replica import clip_whole, counted, divide
 from ddlflow.train.precision import LossOf
+from ddlflow.train.seeding import seed_random
+from ddlflow.train.tasks.task import Loss
 
 WARM_ROWS = 2  # batch norm needs two
 
 
-class Told(nn.Module):
-    """A loss as a module whose own parameter gets the loss as its gradient.
+class LossCarrier(nn.Module):
+    """A loss as a module whose own parameter gets the loss and its count as its gradient.
 
-    So the loss travels in the gradients' buckets, and every rank is told the whole batch's without
-    a message of its own.
+    So both travel in the gradients' buckets, and every rank is told the whole batch's without a
+    message of its own.
     """
 
     def __init__(self, net: nn.Module, loss_of: LossOf, device: torch.device) -> None:
         super().__init__()
         self.net = net  # for its parameters; it is called by loss_of
-        self.told = nn.Parameter(torch.zeros((), device=device))
+        self.carried = nn.Parameter(torch.zeros(2, device=device))
         self._loss_of = loss_of
 
     def forward(self, batch: Batch) -> Tensor:
-        loss = self._loss_of(batch).total
-        return loss + self.told * loss.detach()
+        loss = self._loss_of(batch)
+        known = torch.stack(counted(loss, self.carried.device))
+        return loss.total + (self.carried * known).sum()
 
 
-class Replicas:
-    """Computes the mean gradient over the rows of a global batch into ``parameter.grad``.
+class DdpReplica:
+    """A ``Replica`` whose last bits depend on the world.
 
-    Takes the place of ``gradients.Gradients``. Buffers that the forward pass changes are averaged
-    over the ranks that have rows.
+    Buffers that the forward pass changes are averaged over the ranks that have rows.
 
     Args:
         net: the model.
-        loss_of: its loss as a sum over rows.
-        rank: this rank.
-        world: how many ranks there are.
+        loss_of: its loss.
+        layout: whose slices are this rank's.
         group: the process group; None where the world is 1.
         seed: of the random numbers of dropout and the like.
         micro_batch_rows: the most rows in one pass; None: all of the slice.
@@ -61,55 +64,49 @@ class Replicas:
         self,
         net: nn.Module,
         loss_of: LossOf,
+        layout: RankLayout,
+        group: dist.ProcessGroup | None = None,
         *,
-        rank: int,
-        world: int,
-        group: dist.ProcessGroup | None,
         seed: int,
         micro_batch_rows: int | None = None,
         seeds_steps: bool = True,
     ) -> None:
+        self._net = net
         self._parameters = [p for p in net.parameters() if p.requires_grad]
         self._device = self._parameters[0].device
         self._buffers = [b for b in net.buffers() if b.dtype != torch.bool]
-        self._module = Told(net, loss_of, self._device)
-        self._rank, self._world, self._group = rank, world, group
+        self._module = LossCarrier(net, loss_of, self._device)
+        self._rank, self._world, self._group = layout.rank, layout.world, group
         self._seed, self._seeds_steps = seed, seeds_steps
         self._micro_batch_rows = micro_batch_rows
         self._spread: DistributedDataParallel | None = None
-        self._shares: dict[float, Tensor] = {}
 
-    def __call__(self, slices: Sequence[Batch], *, step: int, rows: int, parts: int) -> Tensor:
-        """Sets every parameter's gradient; returns the loss's sum over the global batch's rows.
-
-        Args:
-            slices: this rank's, which are computed as one.
-            step: of the whole training; it seeds the random numbers.
-            rows: of the global batch, over all ranks.
-            parts: ranks that have at least one of these rows.
-        """
+    def gradient(self, slices: Sequence[Batch], *, step: int, sharing: int) -> Loss:
         mine = slices[0] if len(slices) == 1 else _joined(slices)
         if self._group is not None and self._spread is None:
             self._spread = self._warmed(mine)
             seed_random(self._device, self._seed, step, self._rank)
         if self._seeds_steps:
             seed_random(self._device, self._seed, step, self._rank)
-        for parameter in (*self._parameters, self._module.told):
+        trained = (*self._parameters, self._module.carried)
+        for parameter in trained:
             parameter.grad = None
-        everywhere = parts == self._world  # else some rank has no row to go forward with
-        # DistributedDataParallel takes the mean over the ranks; what is wanted is their sum.
-        share = self._share(self._world / rows if everywhere else 1.0 / rows)
+        everywhere = sharing == self._world  # else some rank has no row to go forward with
         if num_rows(mine):
-            self._backward(mine, share, sends=everywhere)
+            self._backward(mine, sends=everywhere)
         if self._group is not None and not everywhere:
-            self._add_up([self._grad(p) for p in (*self._parameters, self._module.told)])
-        for parameter in self._parameters:  # that no gradient reached
-            parameter.grad = self._grad(parameter)
+            self._add_up([_grad(parameter) for parameter in trained])
+        *gradients, carried = [_grad(parameter) for parameter in trained]  # none stays None
+        total, count = carried.clone()  # its memory is a bucket's
+        divide(gradients, count)
         if self._group is not None and self._buffers:
-            self._mean_buffers(num_rows(mine), parts)
-        return self._grad(self._module.told) * rows
+            self._mean_buffers(num_rows(mine), sharing)
+        return Loss(total, count)
 
-    def _backward(self, mine: Batch, share: Tensor, *, sends: bool) -> None:
+    def clip(self, max_norm: float) -> None:
+        clip_whole(self._net, max_norm)
+
+    def _backward(self, mine: Batch, *, sends: bool) -> None:
         """Adds the gradients of this rank's rows, piece by piece; the last one sends them."""
         module = self._spread or self._module
         size = self._micro_batch_rows or num_rows(mine)
@@ -120,7 +117,7 @@ class Replicas:
             if self._spread is not None and not (sends and number == len(pieces)):
                 waits = self._spread.no_sync()
             with waits:
-                module(piece).backward(share)
+                module(piece).backward()
 
     def _warmed(self, mine: Batch) -> DistributedDataParallel:
         """The model spread over the ranks, with its buckets in their last order.
@@ -131,8 +128,7 @@ class Replicas:
         """
         made = {n: c.new_zeros((WARM_ROWS, *c.shape[1:])) for n, c in mine.items()}
         before = [buffer.clone() for buffer in self._buffers]
-        one = self._share(1.0)
-        self._module(made).backward(one)
+        self._module(made).backward()
         unused = any(parameter.grad is None for parameter in self._parameters)
         spread = DistributedDataParallel(
             self._module,
@@ -141,16 +137,17 @@ class Replicas:
             find_unused_parameters=unused,
             gradient_as_bucket_view=True,
         )
+        spread.register_comm_hook(self._group, _summed)
         for _ in range(2):  # the second forward pass puts the buckets in order
-            spread(made).backward(one)
+            spread(made).backward()
         for buffer, value in zip(self._buffers, before, strict=True):
             buffer.copy_(value)
         return spread
 
-    def _mean_buffers(self, has_rows: int, parts: int) -> None:
+    def _mean_buffers(self, has_rows: int, sharing: int) -> None:
         values = [buffer if has_rows else torch.zeros_like(buffer) for buffer in self._buffers]
         for buffer, value in zip(self._buffers, self._add_up(values), strict=True):
-            mean: Any = value / parts if value.is_floating_point() else value // parts
+            mean: Any = value / sharing if value.is_floating_point() else value // sharing
             buffer.copy_(mean)
 
     def _add_up(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -164,15 +161,22 @@ class Replicas:
                 tensor.copy_(part.view_as(tensor))
         return list(tensors)
 
-    def _grad(self, parameter: nn.Parameter) -> Tensor:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        return parameter.grad
 
-    def _share(self, value: float) -> Tensor:
-        if value not in self._shares:
-            self._shares[value] = torch.tensor(value, device=self._device)
-        return self._shares[value]
+def _summed(
+    group: dist.ProcessGroup | None, bucket: GradBucket
+) -> torch.futures.Future[torch.Tensor]:
+    """Sends a bucket: DistributedDataParallel's own way takes the mean over the ranks."""
+    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
+    assert work is not None
+    sent: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+    return sent
+
+
+def _grad(parameter: nn.Parameter) -> Tensor:
+    """A parameter's gradient; zeros where none reached it."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def _joined(slices: Sequence[Batch]) -> Batch:

@@ -1,0 +1,44 @@
+"""The rows of a split as a training reads them: mapped, checked, standardised."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddlflow.data.shards.manifest import Manifest, Shard, SplitName
+from ddlflow.data.shards.rows import Rows, ShardFiles, Standardisation
+from ddlflow.data.shards.statistics import Statistics
+from ddlflow.data.shards.verified import verified
+from ddlflow.models.label_scale import AS_IT_IS, LabelScale
+from ddlflow.models.standardise import Standardise
+from ddlflow.train.pulse import Pulse
+
+
+def standardisation_of(manifest: Manifest) -> Standardisation:
+    """That of the training rows, in the very numbers that the model's buffers have."""
+    return standardisation_by(manifest, manifest.statistics("train"))
+
+
+def standardisation_by(manifest: Manifest, statistics: Statistics) -> Standardisation:
+    """That of a data set's rows by the statistics of those that are trained on."""
+    buffers = Standardise(statistics.mean, statistics.variance)
+    groups = manifest.groups
+    has_missing = any((g.statistics.count < g.statistics.rows).any() for g in groups)
+    return Standardisation(buffers.mean.numpy(), buffers.scale.numpy(), has_missing)
+
+
+def split_rows(
+    folder: Path,
+    manifest: Manifest,
+    split: SplitName,
+    standardisation: Standardisation,
+    pulse: Pulse,
+    *,
+    label: LabelScale = AS_IT_IS,
+) -> Rows:
+    """A split's rows. A shard may have to be read before it is used, to see that it is whole."""
+
+    def locate(shards: Sequence[Shard]) -> list[Path]:
+        with pulse.fetching():
+            return verified(folder, shards)
+
+    files = ShardFiles(tuple(manifest.shards_of(split)), locate)
+    return Rows(files, standardisation, label.of_array)
