@@ -114,11 +114,14 @@ def of_manifests(manifests: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
 
 def _described(manifest: dict[str, Any]) -> dict[str, list[str]]:
     """A data set in words."""
+    from ddlflow.data.fields import Field
+
     columns = manifest["columns"]
     categories, label = columns["categories"], columns["label"]
     named = {
         "numeric features": columns["numeric"],
         "categorical features": [category["name"] for category in categories],
+        "tensors": [Field.from_json(one).shown for one in columns.get("tensors", ())],
         "label": [f"{label['name']} ({label['kind']})"],
         "classes": label["classes"],
         **{f"values of {category['name']}": category["values"] for category in categories},
@@ -149,7 +152,7 @@ def _of_shards(
     range_rows: Sequence[int],
 ) -> list[Difference]:
     """Shards, then and now, that have other bytes; where they are in the source as it is now."""
-    old, new = ({shard.path: shard.sha256 for shard in one} for one in shards)
+    old, new = ({one.path: [f.sha256 for f in one.files] for one in each} for each in shards)
     changed = sorted(path for path in {*old, *new} if old.get(path) != new.get(path))
     if not changed:
         return []

@@ -43,6 +43,8 @@ class RunRecord:
 
     def settings(self, prepared: Stage) -> None:
         """The resolved pipeline and site, versions, commit, seeds and the data's fingerprint."""
+        from ddlflow.data.fields import Field
+
         request = self.session.request
         pipeline = redacted_values(request.pipeline.model_dump(mode="json", by_alias=True))
         for name, values in (("pipeline", pipeline), ("site", redacted_site(self.session))):
@@ -77,6 +79,8 @@ class RunRecord:
         described = json.loads(manifest.read_text())["columns"]
         schema = dict.fromkeys(described["numeric"], "float32")
         schema |= {c["name"]: c["kind"] for c in described["categories"]}
+        for one in map(Field.from_json, described.get("tensors", ())):
+            schema[one.name] = one.shown.removeprefix(f"{one.name} ").strip("()")
         schema[described["label"]["name"]] = f"label ({described['label']['kind']})"
         self.run.log_dataset(
             request.pipeline.name,
@@ -157,7 +161,10 @@ class RunRecord:
         return report
 
     def model(self, prepared: Stage, trained: Stage) -> str:
-        """Logs the model with a signature and an input example; returns its URI or folder."""
+        """Logs the model with a signature and an input example; returns its URI or folder.
+
+        Tensors have neither: MLflow's tables are of single values.
+        """
         from ddlflow.data.sources.derive_dates import without_zones
         from ddlflow.data.sources.source import ranges, read
         from ddlflow.infer.model import load_model
@@ -165,15 +172,17 @@ class RunRecord:
 
         folder = self.here(trained.folder, "model")
         model = load_model(folder, trust_code=True)  # it was trained a moment ago
-        location = inferred_source(self.session, prepared)
-        found = model.open(location, self.session.data_root)
-        first = next(iter(read(found, ranges(found)[0], model.inputs)))
-        example = without_zones(first.slice(0, EXAMPLE_ROWS)).to_pandas()
+        example = None
+        if not model.columns.tensors:
+            location = inferred_source(self.session, prepared)
+            found = model.open(location, self.session.data_root)
+            first = next(iter(read(found, ranges(found)[0], model.inputs)))
+            example = without_zones(first.slice(0, EXAMPLE_ROWS)).to_pandas()
         uri = log_model(
             self.run,
             folder,
             example=example,
-            predictions=model.predict_frame(example),
+            predictions=None if example is None else model.predict_frame(example),
             digest=model.digest,
             wheel=wheel(self.folder / "wheels"),
             pip_requirements=requirements(ranks.said(open_store(trained.folder))),

@@ -100,6 +100,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
             "digest": manifest.digest,
             "features": len(manifest.feature_names),
             "categories": len(manifest.categories),
+            "tensors": [field.shown for field in manifest.tensors],
             "classes": [str(c) for c in manifest.label.classes],
             "dropped": manifest.dropped,
             "replaced": manifest.replaced,
@@ -239,7 +240,7 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
         how["map_over"] = session.map_over
         scored = score(*where, split, feature=pipeline.report.histogram, **how)
         documents.save(folder, "scores.json", scored, indent=1)
-        if has_coefficients(pipeline.model):
+        if has_coefficients(pipeline.model, of_tensors=bool(prepared.value.get("tensors"))):
             documents.save(folder, COEFFICIENTS, coefficients(*where, **how), indent=1)
         kept = {name: scored[name] for name in ("metrics", "baseline", "predicted_classes")}
         return {
