@@ -67,7 +67,7 @@ ORDER = {
         ("apply", "doctor"),
     ],
     "data": [
-        ("fields", "tensors", "sequences"),
+        ("fields", "tensors", "padding"),
         ("sources/",),
         ("convert", "matrix", "numbers", "offsets", "roles"),
         ("columns",),

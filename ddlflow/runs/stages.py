@@ -65,9 +65,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
     pipeline = session.request.pipeline
     location = source(session)
     spec = pipeline.data.model_copy(update={"source": location})
-    sources, roles = open_sources(spec, pipeline.labels, session.data_root, pipeline.cv)
-    for field in roles.tensors:  # until batches have them
-        raise DataError(f"{field.shown} cannot be trained on yet. List it in data.exclude.")
+    sources, _ = open_sources(spec, pipeline.labels, session.data_root, pipeline.cv)
     settings = {
         "version": VERSION["prepare"],
         "data": redacted_values(spec.model_dump(mode="json")),  # a signature may change

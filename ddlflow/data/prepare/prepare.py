@@ -305,7 +305,7 @@ def _remove_strangers(folder: Path, manifest: Manifest) -> None:
 
     A worker that was taken for dead may still write: its shard is the same, and its own to end.
     """
-    known = {folder / path for shard in manifest.shards for path in shard.paths}
+    known = {folder / file.path for shard in manifest.shards for file in shard.files}
     for path in (folder / "shards").glob("*/*"):
         if path not in known and not is_temporary(path.name):
             path.unlink(missing_ok=True)

@@ -85,7 +85,8 @@ def _finished(scan: ScanTask) -> WriteResult | None:
     if not found or found["key"] != scan.key:
         return None
     shards = shards_from_json(found["shards"])
-    if not all((scan.work.parent / path).exists() for shard in shards for path in shard.paths):
+    files = [file for shard in shards for file in shard.files]
+    if not all((scan.work.parent / file.path).exists() for file in files):
         return None
     return WriteResult(shards, tuple(group_from_json(own) for own in found["statistics"]))
 

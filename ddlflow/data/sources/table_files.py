@@ -101,7 +101,8 @@ class TableFiles:
     def share(self, part: Range) -> float:
         if self.dialect.is_text:
             return (part.stop - part.start) / text.RANGE_BYTES
-        return sum(self.files[part.file].units[part.start : part.stop]) / source_.PIECE_ROWS
+        rows = sum(self.files[part.file].units[part.start : part.stop])
+        return rows / source_.rows_of_piece(self.schema)
 
     def extremes(self, part: Range, names: Iterable[str]) -> dict[str, tuple[float, float]]:
         """What Parquet's own statistics say."""
