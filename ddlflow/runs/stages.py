@@ -86,6 +86,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
             folder=Path(folder.location),
             map=session.map_over,
             cv=cv,
+            converted=session.store.at("converted"),
         )
         rows = {split: manifest.rows(split) for split in ("train", "validation", "test")}
         if not rows["train"]:

@@ -1,6 +1,5 @@
 """The last pass: the rows of a task become shards, one a piece, split and part."""
 
-import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,9 +72,6 @@ def write_ranges(task: RangeTask) -> WriteResult:
     statistics = [group_to_json(own) for own in result.statistics]
     shards = shards_to_json(result.shards)
     save_json(scan.written, {"key": scan.key, "shards": shards, "statistics": statistics})
-    if scan.spool is not None:
-        with contextlib.suppress(OSError):
-            scan.spool.unlink()
     return result
 
 

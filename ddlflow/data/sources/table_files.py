@@ -14,13 +14,12 @@ import pyarrow as pa
 
 from ddlflow.data.sources import columnar, converted, lines, text
 from ddlflow.data.sources import source as source_
-from ddlflow.data.sources.converted import SMALL, Conversion, place_of
+from ddlflow.data.sources.converted import SMALL, Conversion
 from ddlflow.data.sources.derive import Derived
 from ddlflow.data.sources.dialect import Dialect
 from ddlflow.data.sources.files import File, open_file, reading
 from ddlflow.data.sources.schema import conform, kind_of
 from ddlflow.data.sources.source import Range
-from ddlflow.redact import redacted
 from ddlflow.store.store import Store
 
 
@@ -65,10 +64,6 @@ class TableFiles:
     @property
     def num_bytes(self) -> int:
         return sum(file.size for file in self.files.values())
-
-    @property
-    def is_parsed(self) -> bool:
-        return self.dialect.is_text
 
     @property
     def untyped(self) -> Collection[str]:
@@ -131,9 +126,7 @@ class TableFiles:
     def converted(self, place: Store, names: Sequence[str]) -> "TableFiles":
         if not self.dialect.is_text:
             return self
-        facts = json.dumps(_facts(self.files.values()))
-        own = place_of(place, redacted(self.address), facts, self.fingerprint)
-        return replace(self, conversion=Conversion(own.location, tuple(names)))
+        return replace(self, conversion=Conversion(place.location, tuple(names)))
 
     def batches(self, part: Range, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         if self.conversion is None or self.share(part) < SMALL:
@@ -203,12 +196,9 @@ def _cuts(
 
 def fingerprint_of(files: Iterable[File], dialect: Dialect) -> str:
     """A hash of names, sizes, stamps and dialect."""
-    facts: list[object] = [*_facts(files), asdict(dialect)]
+    facts: list[object] = [[file.name, file.size, file.stamp] for file in files]
+    facts.append(asdict(dialect))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _facts(files: Iterable[File]) -> list[list[object]]:
-    return [[file.name, file.size, file.stamp] for file in files]
 
 
 def _constant(value: str | None, type_: pa.DataType, rows: int) -> pa.Array:
