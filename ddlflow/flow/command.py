@@ -6,6 +6,9 @@ from typing import Any
 
 from ddlflow.errors import DdlflowError
 from ddlflow.redact import keep_out_of_logs
+from ddlflow.runs.results import RunSummary, SweepSummary
+
+Flow = Callable[..., RunSummary | SweepSummary]  # of flows/pipeline.py
 
 
 def settle_prefect() -> None:
@@ -32,9 +35,7 @@ def prefect_place() -> str:
     return PREFECT_API_URL.value() or str(PREFECT_HOME.value())
 
 
-def run_flow(
-    flow: Callable[..., dict[str, Any]], command: str, /, **parameters: Any
-) -> dict[str, Any]:
+def run_flow(flow: Flow, command: str, /, **parameters: Any) -> RunSummary | SweepSummary:
     """Runs the flow, its run tagged with the command, so that `end_lost` finds it."""
     settle_prefect()
     from prefect import tags

@@ -17,6 +17,7 @@ from ddlflow.runs.finished import Stage
 from ddlflow.runs.installed import PACKAGES, versions
 from ddlflow.runs.ranks import together
 from ddlflow.runs.record import flat
+from ddlflow.runs.results import PrepareResult
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import Request
 from ddlflow.store.store import open_store
@@ -84,10 +85,14 @@ def _settings(request: Request, recorded: Recorded, place: Path) -> list[tuple[s
 
 
 def data(
-    session: Session, reader: Reader, recorded: Recorded, prepared: Stage, place: Path
+    session: Session,
+    reader: Reader,
+    recorded: Recorded,
+    prepared: Stage[PrepareResult],
+    place: Path,
 ) -> list[Difference]:
     """Whether the source still gives the same shards of the same names, and where it does not."""
-    if recorded.tags.get("data_digest") == prepared.value["digest"]:
+    if recorded.tags.get("data_digest") == prepared.value.digest:
         return []
     before = reader.json(recorded.run_id, "data/manifest.json", place)
     now = json.loads(open_store(prepared.folder).read("manifest.json"))
@@ -147,7 +152,7 @@ def _shown(values: list[list[str]]) -> list[str]:
 
 def _of_shards(
     session: Session,
-    prepared: Stage,
+    prepared: Stage[PrepareResult],
     shards: tuple[Sequence[Shard], Sequence[Shard]],
     range_rows: Sequence[int],
 ) -> list[Difference]:
@@ -158,7 +163,7 @@ def _of_shards(
         return []
     first_rows = {shard.path: shard.first_row for one in shards for shard in one}
     starts = sorted({shard.first_row for shard in shards[1]})
-    ends, files = np.cumsum(range_rows), _files(session, prepared.value["location"])
+    ends, files = np.cumsum(range_rows), _files(session, prepared.value.location)
 
     def place(path: str) -> str:
         """``1 (train, 1.parquet)``; a shard of several small ranges has all of them."""
@@ -174,7 +179,7 @@ def _of_shards(
     shown = ", ".join(dict.fromkeys(places[:SHOWN]))
     more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
     text = (
-        f"the data changed: {prepared.value['location']} gives {len(changed)} of {len(new)} shards "
+        f"the data changed: {prepared.value.location} gives {len(changed)} of {len(new)} shards "
         f"with other bytes, in its range {shown}{more}"
     )
     return [Difference("data", text)]
