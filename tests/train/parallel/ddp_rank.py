@@ -30,7 +30,11 @@ CASES: dict[str, tuple[str, int, int | None]] = {
     "fewer rows than ranks": ("mlp", 2, None),  # the last batch of an epoch
     "batch norm, fewer rows than ranks": ("batch norm", 2, None),
     "micro batches": ("mlp", 37, 5),
+    "lost ranks": ("batch norm", 37, None),
+    "lost ranks, few rows": ("mlp", 2, None),
+    "lost ranks, micro batches": ("mlp", 37, 5),
 }
+LANES = 7  # slices of a global batch where ranks were lost: those that are left have several
 
 
 class Unused(nn.Module):
@@ -59,6 +63,19 @@ def rows(number: int, step: int) -> tuple[torch.Tensor, ...]:
     return features, torch.rand(number, generator=random).round()
 
 
+def slices_of(case: str, rank: int, world: int, step: int) -> list[tuple[torch.Tensor, ...]]:
+    """A rank's slices of a global batch."""
+    number = CASES[case][1]
+    lanes = LANES if case.startswith("lost") else world
+    edges = list(pairwise(slice_edges(number, lanes)))
+    columns = rows(number, step)
+    return [tuple(c[slice(*edges[v])] for c in columns) for v in range(rank, lanes, world)]
+
+
+def joined(case: str, rank: int, world: int, step: int) -> tuple[torch.Tensor, ...]:
+    return tuple(map(torch.cat, zip(*slices_of(case, rank, world, step), strict=True)))
+
+
 def gradients(
     case: str, rank: int, world: int, group: dist.ProcessGroup | None
 ) -> dict[str, torch.Tensor]:
@@ -74,11 +91,15 @@ def gradients(
         micro_batch_rows=micro,
     )
     found = {}
-    a, b = list(pairwise(slice_edges(number, world)))[rank]
+    parts = sum(
+        bool(len(labels)) for _, labels in (joined(case, r, world, 0) for r in range(world))
+    )
     for step in STEPS:
-        features, labels = rows(number, step)
-        mine = {"features": features[a:b], "label": labels[a:b]}
-        loss = replica.gradient([mine], step=step, sharing=min(number, world))
+        slices = [
+            {"features": features, "label": labels}
+            for features, labels in slices_of(case, rank, world, step)
+        ]
+        loss = replica.gradient(slices, step=step, sharing=parts)
         assert int(loss.count) == number
         found[f"{step} loss"] = loss.total.clone()
         found |= {f"{step} {n}": p.grad.clone() for n, p in net.named_parameters()}

@@ -70,6 +70,26 @@ def test_attempts_that_were_stopped_anywhere_add_up(
     assert sum(attempt.kept for attempt in found.attempts) == found.steps
 
 
+@pytest.mark.parametrize("determinism", ["world", "off"])
+def test_a_training_that_lost_ranks_has_each_row_once(
+    determinism: str, bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    """One rank goes on with what three had: the lanes stay, though the bits may not."""
+    job = bench().job(
+        tmp_path,
+        epochs=EPOCHS,
+        batch_rows=50,
+        virtual_ranks=3,
+        digest_every=1,
+        determinism=determinism,
+    )
+    assert attempt(job, "0", 7) is None
+    result = attempt(job, "1")
+    found = audit_ledgers("a run", Path(job.ledgers.location), result)
+    assert not found.faults
+    assert 0 < found.attempts[0].kept < found.steps // EPOCHS  # stopped inside an epoch
+
+
 def test_a_later_attempt_that_does_steps_again_counts_for_them(
     bench: Callable[..., Any], tmp_path: Path
 ) -> None:
