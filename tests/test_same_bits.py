@@ -192,7 +192,7 @@ def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str], after: int
     """The step of the first checkpoint of a later step than ``after``; training goes on."""
     give_up = time.monotonic() + 100
     while True:
-        found = [step_of(path) for path in folder.glob("*/checkpoints/*.ckpt")]
+        found = [step_of(path.name) for path in folder.glob("*/checkpoints/*.ckpt")]
         if max(found, default=0) > after:
             return max(found)
         assert process.poll() is None, process.communicate()[1]
