@@ -11,8 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ddlflow.errors import SpecError
-from ddlflow.flow.command import end_lost, prefect_place, run_flow
+from ddlflow.flow.command import (
+    end_lost,
+    prefect_findings,
+    prefect_page,
+    prefect_place,
+    prefect_server,
+    ready,
+    run_flow,
+)
 from ddlflow.flow.load import load_flow
+from ddlflow.flow.server import named_by_the_user
 from ddlflow.redact import hidden, hidden_values
 from ddlflow.runs.apply import load_model, predict
 from ddlflow.spec.given import Changes, Given, as_changes, called, plain
@@ -26,9 +35,6 @@ if TYPE_CHECKING:
     from ddlflow.history.compare import Comparison
     from ddlflow.history.reproduce import Verdict
     from ddlflow.runs.check.finding import Finding
-    from ddlflow.runs.results import RunSummary as RunSummary  # noqa: PLC0414 - of the api as well
-    from ddlflow.runs.results import SearchSummary as SearchSummary  # noqa: PLC0414 - of the api as well
-    from ddlflow.runs.results import SweepSummary as SweepSummary  # noqa: PLC0414 - of the api as well
     from ddlflow.tracking.servers import Pages
 
 __all__ = [
@@ -45,10 +51,7 @@ __all__ = [
     "predict",
     "reproduce",
     "run",
-    "run_pipeline",
-    "run_sweep",
     "site",
-    "summary_json",
     "ui",
 ]
 
@@ -82,46 +85,6 @@ def run(
         SpecError, DataError: the input is wrong; nothing was written.
         DdlflowError: the run failed; the same call goes on from what was finished.
     """
-    result = _run(pipeline, on, set, source=source, fresh=fresh, only=only)
-    return summary_json(result)
-
-
-def run_pipeline(
-    pipeline: Given, on: Given = "local", set: Changes = (), *, fresh: bool = False
-) -> "RunSummary":
-    """As `run`, which gives the same as JSON values."""
-    from ddlflow.runs.results import RunSummary
-
-    result = _run(pipeline, on, set, source=None, fresh=fresh, only=None)
-    assert isinstance(result, RunSummary)
-    return result
-
-
-def run_sweep(
-    only: Literal["cross_validate", "search"],
-    pipeline: Given,
-    on: Given = "local",
-    set: Changes = (),
-    *,
-    fresh: bool = False,
-) -> "SweepSummary":
-    """As `run` with ``only``, which gives the same as JSON values."""
-    from ddlflow.runs.results import SweepSummary
-
-    result = _run(pipeline, on, set, source=None, fresh=fresh, only=only)
-    assert isinstance(result, SweepSummary)
-    return result
-
-
-def _run(
-    pipeline: Given,
-    on: Given,
-    set: Changes,
-    *,
-    source: Any,
-    fresh: bool,
-    only: Literal["cross_validate", "search"] | None,
-) -> "RunSummary | SweepSummary":
     from ddlflow.data.sources.frames import is_frame
     from ddlflow.runs.check import precheck
     from ddlflow.runs.check.site import prefect_answers
@@ -153,31 +116,33 @@ def _run(
 
 def _run_flow(
     request: Request, pipeline: Given, on: Given, changes: list[str], **more: Any
-) -> "RunSummary | SweepSummary":
+) -> dict[str, Any]:
     """Runs the project's flow as a command that others know of."""
     from ddlflow.report.screen import Screen
     from ddlflow.runs.doctor import mend
     from ddlflow.runs.running import running
 
     screen = Screen()
-    server = os.environ.get("PREFECT_API_URL")
-    starts = "starts a server for this run (PREFECT_API_URL names one that runs already)"
-    screen.say(f"prefect: {server or starts}")
-    flow = load_flow()
     storage = storage_of(request.site)
     what = f"run {called(pipeline)} on {called(on)}"
-    with running(storage, what, prefect_place()) as command:
-        for finding in mend(storage, end_lost):
-            screen.say(f"{finding.what}: {finding.text}")
-        return run_flow(
-            flow,
-            command.name,
-            # Prefect keeps what it is given.
-            pipeline=hidden_values(pipeline) if isinstance(pipeline, Mapping) else str(pipeline),
-            on=hidden_values(on) if isinstance(on, Mapping) else str(on),
-            changes=[hidden(change) for change in changes],
-            **more,
-        )
+    with prefect_server() as server:
+        screen.say(f"prefect: {server.words if server else named_by_the_user()}")
+        flow = load_flow()  # takes seconds, in which a new server starts
+        with running(storage, what, prefect_place()) as command:
+            for finding in mend(storage, end_lost):
+                screen.say(f"{finding.what}: {finding.text}")
+            with ready(server):
+                return run_flow(
+                    flow,
+                    command.name,
+                    # Prefect keeps what it is given.
+                    pipeline=hidden_values(pipeline)
+                    if isinstance(pipeline, Mapping)
+                    else str(pipeline),
+                    on=hidden_values(on) if isinstance(on, Mapping) else str(on),
+                    changes=[hidden(change) for change in changes],
+                    **more,
+                )
 
 
 def _storage(request: Request) -> Path:
@@ -207,13 +172,6 @@ def _check_asked(request: Request, only: str | None) -> None:
         )
 
 
-def summary_json(result: "RunSummary | SweepSummary") -> dict[str, Any]:
-    """What ``--json`` prints of a run."""
-    from ddlflow.runs.results import to_json
-
-    return to_json(result)
-
-
 def site(on: Given = "local", set: Changes = ()) -> Site:
     """A site by name or path."""
     return load_site(on, as_changes(set))
@@ -230,7 +188,7 @@ def doctor(on: Given = "local", set: Changes = ()) -> "list[Finding]":
     """Ends what commands that were killed left in Prefect, in MLflow and on the storage."""
     from ddlflow.runs.doctor import doctor as look
 
-    return look(on, as_changes(set), end_lost=end_lost)
+    return [*look(on, as_changes(set), end_lost=end_lost), *prefect_findings()]
 
 
 def reproduce(
@@ -273,7 +231,9 @@ def ui(on: Given = "local", set: Changes = (), *, say: "Callable[[Pages], None]"
     """Serves the pages of MLflow and Prefect until Ctrl-C; ``say`` is told where they are."""
     from ddlflow.tracking.servers import ui as serve
 
-    serve(site(on, set).tracking.uri, say=say)
+    uri = site(on, set).tracking.uri
+    with prefect_server() as server:  # it starts while MLflow's does
+        serve(uri, prefect=lambda: prefect_page(server), say=say)
 
 
 def make(

@@ -50,6 +50,7 @@ _HOME = tempfile.mkdtemp(prefix="ddlflow-tests-")
 os.environ["PREFECT_HOME"] = str(Path(_HOME) / "prefect")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
+os.environ["DDLFLOW_PREFECT_IDLE_S"] = "20"  # a server that commands of tests share goes soon
 os.environ.pop("PREFECT_API_URL", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 

@@ -52,9 +52,7 @@ MAY_IMPORT = {
 # Path prefixes under a room, the lowest first: no file imports what a later line names.
 ORDER = {
     "runs": [
-        ("results",),
-        ("events", "workers", "ranks", "failures", "finished", "holds", "tables", "running"),
-        ("installed",),
+        ("workers", "ranks", "failures", "finished", "holds", "tables", "running", "installed"),
         ("project",),
         ("check/finding",),
         ("check/",),
@@ -65,11 +63,11 @@ ORDER = {
         ("search",),
         ("sweeps",),
         ("record",),
-        ("record_trials", "summaries"),
+        ("record_trials",),
         ("apply", "doctor"),
     ],
     "data": [
-        ("fields", "tensors", "padding"),
+        ("fields", "tensors", "sequences"),
         ("sources/",),
         ("convert", "matrix", "numbers", "offsets", "roles"),
         ("columns",),

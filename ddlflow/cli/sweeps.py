@@ -1,6 +1,6 @@
 """Commands that train many times: search and cross-validate."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import typer
 
@@ -45,11 +45,11 @@ def _sweep(
     fresh: bool,
     as_json: bool,
 ) -> None:
-    from ddlflow.api import run_sweep, summary_json
+    from ddlflow.api import run
 
     with stdout_for_result(as_json):
-        result = run_sweep(only, pipeline, on=on, set=changes, fresh=fresh)
+        result: dict[str, Any] = run(pipeline, on=on, set=changes, fresh=fresh, only=only)
     if as_json:
-        print_json(summary_json(result))
+        print_json(result)
     else:
         show_sweep(result, pipeline)

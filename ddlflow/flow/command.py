@@ -1,41 +1,91 @@
 """A command's flow run in Prefect: begun, and ended where its command ended without a word."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ddlflow.errors import DdlflowError
-from ddlflow.redact import keep_out_of_logs
-from ddlflow.runs.results import RunSummary, SweepSummary
-
-Flow = Callable[..., RunSummary | SweepSummary]  # of flows/pipeline.py
-
-
-def settle_prefect() -> None:
-    """Settings that Prefect reads when it is imported; what the user has set stays."""
-    calm = {
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        # Its console lines would stand between ours; its pages and files keep theirs.
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING" if _debug() else "CRITICAL",
-        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-        # Its own 20 s are too few for the first start on a small or busy machine.
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    }
-    for name, value in calm.items():
-        os.environ.setdefault(name, value)
-    keep_out_of_logs()  # Prefect sends them to its server
+from ddlflow.flow.server import (
+    PrefectServer,
+    home,
+    named_by_the_user,
+    num_users,
+    running_server,
+    shared_server,
+    wait_until_ready,
+)
+from ddlflow.flow.settings import settle_prefect
+from ddlflow.runs.check.finding import Finding, counted
 
 
 def prefect_place() -> str:
-    """Which Prefect has the flow runs: a server's address, or the embedded one's folder."""
-    settle_prefect()
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME
-
-    return PREFECT_API_URL.value() or str(PREFECT_HOME.value())
+    """Which Prefect has the flow runs: a server's address, or the shared one's folder."""
+    return named_by_the_user() or str(home())
 
 
-def run_flow(flow: Flow, command: str, /, **parameters: Any) -> RunSummary | SweepSummary:
+@contextmanager
+def prefect_server() -> Iterator[PrefectServer | None]:
+    """The shared server for as long as the block lasts; None where the user named another.
+
+    It starts while the block goes on, see `ready`.
+    """
+    with nullcontext() if named_by_the_user() else shared_server() as server:
+        yield server
+
+
+def prefect_page(server: PrefectServer | None) -> str | None:
+    """The address of Prefect's pages, once they are there.
+
+    Raises:
+        DdlflowError: the server does not start.
+    """
+    if server is None:
+        return (named_by_the_user() or "").rstrip("/").removesuffix("/api") or None
+    return wait_until_ready(server).address
+
+
+def prefect_findings() -> Iterator[Finding]:
+    """What `ddlflow doctor` says of the shared server."""
+    server = None if os.environ.get("PREFECT_API_URL") else running_server()
+    if server is None:
+        return
+    pid, users = server.process.pid, num_users(server.folder)
+    if server.answers:
+        use = f"used by {counted(users, 'command')}" if users else "it ends by itself when idle"
+        yield Finding("prefect", "ok", f"{server.address} serves (process {pid}); {use}.")
+    else:
+        text = (
+            f"The server at {server.address} (process {pid}) does not answer: it starts, or hangs. "
+            "The next run replaces it if it still does not."
+        )
+        yield Finding("prefect", "note", text)
+
+
+@contextmanager
+def ready(server: PrefectServer | None) -> Iterator[None]:
+    """Waits for the server, and has this process's Prefect use it while the block lasts.
+
+    Raises:
+        DdlflowError: it does not start.
+    """
+    if server is None:
+        yield
+        return
+    from prefect.context import refresh_global_settings_context
+
+    os.environ["PREFECT_API_URL"] = wait_until_ready(server).api_url
+    refresh_global_settings_context()
+    try:
+        yield
+    finally:
+        del os.environ["PREFECT_API_URL"]
+        refresh_global_settings_context()
+
+
+def run_flow(
+    flow: Callable[..., dict[str, Any]], command: str, /, **parameters: Any
+) -> dict[str, Any]:
     """Runs the flow, its run tagged with the command, so that `end_lost` finds it."""
     settle_prefect()
     from prefect import tags
@@ -59,21 +109,24 @@ def end_lost(command: str, place: str, message: str) -> int:
         How many flow runs it was: 0 if the command was lost before its flow began, or after.
 
     Raises:
-        DdlflowError: it ran on an embedded server in another folder.
+        DdlflowError: it ran on a shared server in another folder.
     """
     settle_prefect()
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+    from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect.states import Crashed
 
     is_server = place.startswith(("http://", "https://"))
-    if place and not is_server and place != str(PREFECT_HOME.value()):
+    if place and not is_server and place != str(home()):
         raise DdlflowError(f"it is kept elsewhere; set PREFECT_HOME={place}")
-    there = PREFECT_API_URL.value() if not place else place if is_server else None
+    named = place if is_server else None if place else named_by_the_user()
     own = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"command:{command}"]))
     with (
-        temporary_settings({PREFECT_API_URL: there}),
+        nullcontext() if named else shared_server() as server,
+        temporary_settings(
+            {PREFECT_API_URL: wait_until_ready(server).api_url if server else named}
+        ),
         get_client(sync_client=True) as client,
     ):
         for task_run in client.read_task_runs(flow_run_filter=own, task_run_filter=_begun()):
@@ -96,7 +149,3 @@ def _begun() -> Any:
 
     types = [state for state in StateType if state not in TERMINAL_STATES]
     return TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=types)))
-
-
-def _debug() -> bool:
-    return bool(os.environ.get("DDLFLOW_DEBUG"))

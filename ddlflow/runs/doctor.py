@@ -1,7 +1,7 @@
 """What commands that ended without a word left behind, found and ended.
 
 Ranks and workers end by themselves within a second or two of their command. What stays: Prefect's
-flow run and its embedded server, MLflow's run, scratch folders. The next command ends them, or
+flow run, MLflow's run, scratch folders. The next command ends them, or
 ``ddlflow doctor`` does.
 """
 
@@ -145,9 +145,7 @@ def _end_processes(command: Owner) -> list[str]:
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):  # another user's, or it ended in this moment
             if process.pid not in ours and process.environ().get(VARIABLE) == command.name:
-                is_server = any("prefect.server" in word for word in process.cmdline())
-                what = "Prefect's server" if is_server else process.name()
-                family[process] = f"{what} (process {process.pid})"
+                family[process] = f"{process.name()} (process {process.pid})"
     for process in family:
         with suppress(psutil.NoSuchProcess):
             process.terminate()

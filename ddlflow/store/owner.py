@@ -91,7 +91,11 @@ class Owner:
 
 def this_owner() -> Owner:
     """The owner that this process is."""
-    pid = os.getpid()
+    return owner_of_process(os.getpid())
+
+
+def owner_of_process(pid: int) -> Owner:
+    """The owner that a process of this host and space is."""
     boot, space = _here()
     return Owner(pid, _started(pid) or 0, space, boot, _machine(), os.uname().nodename)
 

@@ -4,7 +4,6 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas
 from mlflow.models import ModelSignature, infer_signature
@@ -18,8 +17,8 @@ def log_model(
     run: Run,
     folder: Path,
     *,
-    example: pandas.DataFrame | None,
-    predictions: pandas.DataFrame | None,
+    example: pandas.DataFrame,
+    predictions: pandas.DataFrame,
     digest: str,
     wheel: Path,
     pip_requirements: Sequence[str],
@@ -33,8 +32,7 @@ def log_model(
     Args:
         run: the run that trained it.
         folder: the model folder (``model.json``, ...); it has to stay where it is until sent.
-        example: a few rows of input, kept with the model and shown on its page; None: the model
-            is logged without them and without a signature.
+        example: a few rows of input, kept with the model and shown on its page.
         predictions: what the model says to ``example``; with it, the model's signature.
         digest: of the model's parameters. A model of this run with the same digest is not logged
             again.
@@ -60,25 +58,14 @@ def log_model(
         wait_s=wait_s,
         folder=str(folder.absolute()),
         name=name,
-        **_described(example, predictions),
+        signature=_signature(example, predictions).to_dict(),
+        example=json.loads(example.to_json(orient="split", double_precision=15)),
+        dtypes={column: str(kind) for column, kind in example.dtypes.items()},
         wheel=str(wheel.absolute()),
         requirements=list(pip_requirements),
         register_as=register_as,
         tags={**(tags or {}), RUN_TAG: run.local_id, MODEL_DIGEST_TAG: digest},
     )
-
-
-def _described(
-    example: pandas.DataFrame | None, predictions: pandas.DataFrame | None
-) -> dict[str, Any]:
-    """Signature and example as the spool keeps them."""
-    if example is None or predictions is None:
-        return {"signature": None, "example": None, "dtypes": {}}
-    return {
-        "signature": _signature(example, predictions).to_dict(),
-        "example": json.loads(example.to_json(orient="split", double_precision=15)),
-        "dtypes": {column: str(kind) for column, kind in example.dtypes.items()},
-    }
 
 
 def _signature(example: pandas.DataFrame, predictions: pandas.DataFrame) -> ModelSignature:

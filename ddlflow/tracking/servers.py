@@ -1,7 +1,7 @@
-"""The pages of ``ddlflow ui``: MLflow's and Prefect's servers as processes of ours.
+"""The pages of ``ddlflow ui``: MLflow's server as a process of ours, beside Prefect's.
 
-They listen on this machine alone (127.0.0.1), on ports that the operating system says are free,
-and end with us: each is a process group of its own, stopped as a whole.
+It listens on this machine alone (127.0.0.1), on a port that the operating system says is free, and
+ends with us: it is a process group of its own, stopped as a whole.
 """
 
 import os
@@ -67,15 +67,16 @@ class Pages:
 
 
 @contextmanager
-def pages(tracking_uri: str, *, prefect: bool = True, start_s: float = 120.0) -> Iterator[Pages]:
+def pages(
+    tracking_uri: str, *, prefect: Callable[[], str | None], start_s: float = 120.0
+) -> Iterator[Pages]:
     """Serve the pages while the block lasts.
 
-    A tracking URI that is a server, and a Prefect server named by ``PREFECT_API_URL``, have pages
-    already: those addresses are returned and nothing is started.
+    A tracking URI that is a server has pages already: its address is returned and nothing started.
 
     Args:
         tracking_uri: MLflow's tracking URI.
-        prefect: Prefect's page too.
+        prefect: gives the address of Prefect's pages; called once MLflow's are there.
         start_s: how long the servers may take until they answer.
 
     Raises:
@@ -83,10 +84,7 @@ def pages(tracking_uri: str, *, prefect: bool = True, start_s: float = 120.0) ->
     """
     uri = absolute(tracking_uri)
     has_mlflow = uri.startswith(("http://", "https://"))
-    known_prefect = os.environ.get("PREFECT_API_URL", "").rstrip("/").removesuffix("/api")
     programs = [] if has_mlflow else [_mlflow(uri)]
-    if prefect and not known_prefect:
-        programs.append(_prefect())
     with tempfile.TemporaryDirectory(prefix="ddlflow-ui-") as logs:
         servers: dict[str, Server] = {}
         try:
@@ -102,21 +100,21 @@ def pages(tracking_uri: str, *, prefect: bool = True, start_s: float = 120.0) ->
                     servers[program.name] = _start(program, Path(logs))
             yield Pages(
                 mlflow=page(uri, None, None) if has_mlflow else servers["MLflow"].address,
-                prefect=servers["Prefect"].address
-                if "Prefect" in servers
-                else known_prefect or None,
+                prefect=prefect(),
                 servers=tuple(servers.values()),
             )
         finally:
             stop(list(servers.values()))
 
 
-def ui(tracking_uri: str, *, prefect: bool = True, say: Callable[[Pages], None]) -> None:
+def ui(
+    tracking_uri: str, *, prefect: Callable[[], str | None], say: Callable[[Pages], None]
+) -> None:
     """Serve the pages until Ctrl-C or SIGTERM, which is how to end it and no error.
 
     Args:
         tracking_uri: MLflow's tracking URI.
-        prefect: Prefect's page too.
+        prefect: see `pages`.
         say: is told the addresses once the pages answer.
 
     Raises:
@@ -171,16 +169,6 @@ def _mlflow(uri: str) -> ServerProgram:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # three more processes, for LLM scorers
     }
     return ServerProgram("MLflow", tuple(arguments), variables, "/health")
-
-
-def _prefect() -> ServerProgram:
-    variables = {
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        # Where the page in the browser asks; it would ask port 4200 otherwise.
-        "PREFECT_UI_API_URL": "{address}/api",
-    }
-    return ServerProgram("Prefect", ("prefect", "server", "start"), variables, "/api/health")
 
 
 def _start(program: ServerProgram, logs: Path) -> Server:

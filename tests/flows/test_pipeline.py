@@ -214,11 +214,11 @@ def test_the_same_command_twice_at_once_works_once(project: Path) -> None:
 def test_the_doctor_ends_what_a_killed_command_left(project: Path) -> None:
     lost = killed_in_training(project)
     assert "Running" in states_of(lost)[0]
-    assert any("prefect.server" in line for line in processes_of(lost))
     done = ddlflow(project, "doctor")
     assert done.returncode == 0, done.stderr
     assert "run small on local (process" in done.stdout
-    assert "1 flow run set to Crashed; ended: Prefect's server (process" in done.stdout
+    assert "1 flow run set to Crashed" in done.stdout
+    assert " serves (process " in done.stdout  # Prefect's server stays: others share it
     assert "is half done" in done.stdout
     assert states_of(lost) == ({"Crashed"}, {"Completed", "Crashed"})
     assert processes_of(lost) == []
@@ -310,7 +310,7 @@ def wait_for(seen: Any, process: "subprocess.Popen[Any]", timeout_s: float = 200
 def ranks_of(project: Path) -> list[int]:
     """Rank processes whose log lies in this project."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
+    for process in psutil.process_iter(["name"]):
         if process.info["name"] == RANK:
             try:
                 if any(str(project) in file.path for file in process.open_files()):

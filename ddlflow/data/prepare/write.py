@@ -1,5 +1,6 @@
 """The last pass: the rows of a task become shards, one a piece, split and part."""
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +73,9 @@ def write_ranges(task: RangeTask) -> WriteResult:
     statistics = [group_to_json(own) for own in result.statistics]
     shards = shards_to_json(result.shards)
     save_json(scan.written, {"key": scan.key, "shards": shards, "statistics": statistics})
+    if scan.spool is not None:
+        with contextlib.suppress(OSError):
+            scan.spool.unlink()
     return result
 
 
@@ -81,8 +85,7 @@ def _finished(scan: ScanTask) -> WriteResult | None:
     if not found or found["key"] != scan.key:
         return None
     shards = shards_from_json(found["shards"])
-    files = [file for shard in shards for file in shard.files]
-    if not all((scan.work.parent / file.path).exists() for file in files):
+    if not all((scan.work.parent / path).exists() for shard in shards for path in shard.paths):
         return None
     return WriteResult(shards, tuple(group_from_json(own) for own in found["statistics"]))
 

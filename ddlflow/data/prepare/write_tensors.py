@@ -65,8 +65,7 @@ class PieceTensors:
             statistics[field.name] = of_values(taken, field, counts)
             beside = f"{path.removesuffix('.arrow')}-values{number}.arrow"
             sha256 = write_shard(folder / beside, {"values": taken})
-            longest = int(counts.max(initial=0))
-            values.append(ValueShard(field.name, beside, len(taken), longest, sha256))
+            values.append(ValueShard(field.name, beside, len(taken), sha256))
             columns[field.name] = np.stack([firsts, counts], axis=1)
         return ShardTensors(columns, statistics, tuple(values))
 

@@ -107,10 +107,10 @@ def tracking(request: Request) -> Iterator[Finding]:
 
 
 def prefect_answers() -> Iterator[Finding]:
-    """Whether the Prefect server of ``PREFECT_API_URL`` is there; without it, one is started."""
+    """Whether the Prefect server of ``PREFECT_API_URL`` is there; without it, ours is started."""
     url = os.environ.get("PREFECT_API_URL")
     if not url:
-        text = "PREFECT_API_URL is not set: a server of its own serves each run."
+        text = "PREFECT_API_URL is not set: one server of ours serves all your commands."
         yield Finding("prefect", "ok", text)
     elif _answers(f"{url.rstrip('/')}/health"):
         yield Finding("prefect", "ok", f"{url} answers.")

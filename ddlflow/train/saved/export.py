@@ -31,7 +31,7 @@ from ddlflow.train.saved.digests import digest
 from ddlflow.train.saved.ledger import worlds
 from ddlflow.train.saved.state import State
 
-FORMAT = 3
+FORMAT = 2
 SEAL = "sha256"
 
 
