@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     from ddlflow.engines.local import LocalEngine
-    from ddlflow.engines.resources import available_cores
+    from ddlflow.machine import cores as available_cores
 
     cores = available_cores()
     context = multiprocessing.get_context("spawn")

@@ -1,7 +1,8 @@
 """The last pass: the rows of a task become shards, one a piece, split and part."""
 
 import contextlib
-from dataclasses import dataclass, field
+import threading
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,17 +34,30 @@ Int64 = npt.NDArray[np.int64]
 _HELD_OUT = split.SPLITS[1:]
 
 
-@dataclass(slots=True)
-class _Buffers:
-    """Memory for one piece, used again for the next: fresh pages cost as much as filling them."""
+_KEPT_BYTES = 64 << 20  # of buffers that a worker keeps for its next task: 56 columns
 
-    pairs: matrix.Pairs = field(default_factory=lambda: matrix.new_pairs(0, 0))
-    features: matrix.Float32 = field(default_factory=lambda: np.empty((0, 0), np.float32))
+
+class _Buffers(threading.local):
+    """Memory for one piece, used again for the next: fresh pages cost as much as filling them.
+
+    Each thread of a worker has its own.
+    """
+
+    pairs: matrix.Pairs = matrix.new_pairs(0, 0)
+    features: matrix.Float32 = np.empty((0, 0), np.float32)
 
     def reserve(self, rows: int, num_features: int) -> None:
-        if self.features.shape[0] < rows:
+        if self.features.shape[0] < rows or self.features.shape[1] != num_features:
             self.pairs = matrix.new_pairs(num_features + 2, rows)  # the last pair is scratch
             self.features = np.empty((rows, num_features), dtype=np.float32)
+
+    def release(self) -> None:
+        """Gives large ones back to the system."""
+        if self.features.nbytes > _KEPT_BYTES:
+            self.pairs, self.features = matrix.new_pairs(0, 0), np.empty((0, 0), np.float32)
+
+
+_buffers = _Buffers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +80,9 @@ def write_ranges(task: RangeTask) -> WriteResult:
     if finished is not None:
         return finished
     written: list[tuple[Shard, Group]] = []
-    buffers = _Buffers()
     for piece in pieces(task, (*scan.roles.numeric, *scan.roles.tensor_names)):
-        written += _write_piece(task, piece, buffers)
+        written += _write_piece(task, piece, _buffers)
+    _buffers.release()
     result = WriteResult(tuple(shard for shard, _ in written), tuple(own for _, own in written))
     statistics = [group_to_json(own) for own in result.statistics]
     shards = shards_to_json(result.shards)
