@@ -180,4 +180,15 @@ def _grad(parameter: nn.Parameter) -> Tensor:
 
 
 def _joined(slices: Sequence[Batch]) -> Batch:
-    return {name: torch.cat([one[name] for one in slices]) for name in slices[0]}
+    """The rows of all slices; sequences are padded to the longest of all."""
+    return {name: _stacked([one[name] for one in slices]) for name in slices[0]}
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    if len({part.shape[1:] for part in parts}) == 1:
+        return torch.cat(list(parts))
+    longest = max(part.shape[1] for part in parts)
+    wide = [part.new_zeros(len(part), longest, *part.shape[2:]) for part in parts]
+    for part, into in zip(parts, wide, strict=True):
+        into[:, : part.shape[1]] = part
+    return torch.cat(wide)

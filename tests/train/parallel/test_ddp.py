@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from ddlflow.train.parallel import ddp
 from ddlflow.train.seeding import seed_random
 from ddlflow.train.tasks.table import task_for
 
@@ -100,3 +101,15 @@ def test_the_same_world_has_the_same_bits(found: Found) -> None:
     one, again = found[0]["dropout"], found[0]["dropout again"]
     for key, tensor in one.items():
         assert torch.equal(tensor, again[key]), key
+
+
+def test_slices_of_sequences_are_padded_to_the_longest_of_all() -> None:
+    slices = [
+        {"sequence": torch.full((rows, steps, 2), float(steps)), "label": torch.ones(rows)}
+        for rows, steps in ((3, 4), (0, 0), (2, 7))
+    ]
+    found = ddp._joined(slices)
+    assert found["sequence"].shape == (5, 7, 2)
+    assert found["label"].shape == (5,)
+    assert found["sequence"][:, :, 0].sum(1).tolist() == [16.0] * 3 + [49.0] * 2
+    assert not found["sequence"][:3, 4:].any()
