@@ -89,9 +89,9 @@ class Searches:
         found = sweeps.search(session, prepared)
         seconds = time.perf_counter() - began
         assert not found.cached
-        assert found.value["trainings"] == 5 * settings
-        assert found.value["statuses"]["done"] == settings
-        return seconds / (5 * settings), found.value["best"]["score"]
+        assert found.value.trainings == 5 * settings
+        assert found.value.statuses["done"] == settings
+        return seconds / (5 * settings), found.value.best.score
 
     def cold(self, settings: int) -> tuple[float, float]:
         """The same in a session of its own: its workers start and import torch in the search."""

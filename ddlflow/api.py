@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from ddlflow.history.compare import Comparison
     from ddlflow.history.reproduce import Verdict
     from ddlflow.runs.check.finding import Finding
+    from ddlflow.runs.results import RunSummary as RunSummary  # noqa: PLC0414 - of the api as well
+    from ddlflow.runs.results import SearchSummary as SearchSummary  # noqa: PLC0414 - of the api as well
+    from ddlflow.runs.results import SweepSummary as SweepSummary  # noqa: PLC0414 - of the api as well
     from ddlflow.tracking.servers import Pages
 
 __all__ = [
@@ -51,7 +54,10 @@ __all__ = [
     "predict",
     "reproduce",
     "run",
+    "run_pipeline",
+    "run_sweep",
     "site",
+    "summary_json",
     "ui",
 ]
 
@@ -85,6 +91,46 @@ def run(
         SpecError, DataError: the input is wrong; nothing was written.
         DdlflowError: the run failed; the same call goes on from what was finished.
     """
+    result = _run(pipeline, on, set, source=source, fresh=fresh, only=only)
+    return summary_json(result)
+
+
+def run_pipeline(
+    pipeline: Given, on: Given = "local", set: Changes = (), *, fresh: bool = False
+) -> "RunSummary":
+    """As `run`, which gives the same as JSON values."""
+    from ddlflow.runs.results import RunSummary
+
+    result = _run(pipeline, on, set, source=None, fresh=fresh, only=None)
+    assert isinstance(result, RunSummary)
+    return result
+
+
+def run_sweep(
+    only: Literal["cross_validate", "search"],
+    pipeline: Given,
+    on: Given = "local",
+    set: Changes = (),
+    *,
+    fresh: bool = False,
+) -> "SweepSummary":
+    """As `run` with ``only``, which gives the same as JSON values."""
+    from ddlflow.runs.results import SweepSummary
+
+    result = _run(pipeline, on, set, source=None, fresh=fresh, only=only)
+    assert isinstance(result, SweepSummary)
+    return result
+
+
+def _run(
+    pipeline: Given,
+    on: Given,
+    set: Changes,
+    *,
+    source: Any,
+    fresh: bool,
+    only: Literal["cross_validate", "search"] | None,
+) -> "RunSummary | SweepSummary":
     from ddlflow.data.sources.frames import is_frame
     from ddlflow.runs.check import precheck
     from ddlflow.runs.check.site import prefect_answers
@@ -116,7 +162,7 @@ def run(
 
 def _run_flow(
     request: Request, pipeline: Given, on: Given, changes: list[str], **more: Any
-) -> dict[str, Any]:
+) -> "RunSummary | SweepSummary":
     """Runs the project's flow as a command that others know of."""
     from ddlflow.report.screen import Screen
     from ddlflow.runs.doctor import mend
@@ -170,6 +216,13 @@ def _check_asked(request: Request, only: str | None) -> None:
         raise SpecError(
             f"{shown(request.pipeline_path)} has no section {section}. Add one (such as {example})."
         )
+
+
+def summary_json(result: "RunSummary | SweepSummary") -> dict[str, Any]:
+    """What ``--json`` prints of a run."""
+    from ddlflow.runs.results import to_json
+
+    return to_json(result)
 
 
 def site(on: Given = "local", set: Changes = ()) -> Site:

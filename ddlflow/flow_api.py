@@ -13,10 +13,12 @@ from ddlflow.flow.stage_task import flow_run_name, run_stage
 from ddlflow.report.screen import Screen
 from ddlflow.runs.check import precheck, recheck
 from ddlflow.runs.finished import Stage
-from ddlflow.runs.record import RunRecord, recorded, summary, sweep_summary
+from ddlflow.runs.record import RunRecord, recorded
 from ddlflow.runs.record_trials import log_best, log_folds, log_search, trials
+from ddlflow.runs.results import PrepareResult, RunSummary, SweepSummary
 from ddlflow.runs.session import Session
 from ddlflow.runs.stages import evaluate, infer, prepare, train
+from ddlflow.runs.summaries import summary, sweep_summary
 from ddlflow.runs.sweeps import cross_validate, search, use_best
 from ddlflow.spec.given import Given
 from ddlflow.spec.load import load
@@ -24,8 +26,10 @@ from ddlflow.spec.load import load
 __all__ = [
     "FLOW_API",
     "RunRecord",
+    "RunSummary",
     "Session",
     "Stage",
+    "SweepSummary",
     "check_prepared",
     "cross_validate",
     "evaluate",
@@ -69,7 +73,7 @@ def open_session(
     return Session(request, Screen(), fresh=fresh)
 
 
-def check_prepared(session: Session, prepared: Stage) -> None:
+def check_prepared(session: Session, prepared: Stage[PrepareResult]) -> None:
     """Raises what the prepared rows and the pipeline do not allow, before they are trained on.
 
     Raises:

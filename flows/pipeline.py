@@ -9,7 +9,15 @@ from typing import Any, Literal
 from prefect import flow
 
 from ddlflow import flow_api
-from ddlflow.flow_api import RunRecord, Session, Stage, recorded, run_stage
+from ddlflow.flow_api import (
+    RunRecord,
+    RunSummary,
+    Session,
+    Stage,
+    SweepSummary,
+    recorded,
+    run_stage,
+)
 
 FLOW_API = 2  # of ddlflow.flow_api, for which this file was written
 
@@ -26,7 +34,7 @@ def pipeline(
     changes: list[str] | None = None,
     fresh: bool = False,
     only: Literal["cross_validate", "search"] | None = None,
-) -> dict[str, Any]:
+) -> RunSummary | SweepSummary:
     """Runs a pipeline on a site.
 
     Args:
@@ -62,8 +70,8 @@ def sweep(session: Session, prepared: Stage, record: RunRecord, only: str | None
     done = []
     if spec is not None and only != "cross_validate":
         with flow_api.trials(record) as log_trial:
-            tell = flow_api.search_progress(spec, log_trial)
-            searched = run_stage(flow_api.search, session, prepared, tell)
+            on_trial = flow_api.search_progress(spec, log_trial)
+            searched = run_stage(flow_api.search, session, prepared, on_trial)
         done.append(searched)
         flow_api.log_search(record, searched)
         flow_api.use_best(session, searched)
@@ -76,15 +84,13 @@ def sweep(session: Session, prepared: Stage, record: RunRecord, only: str | None
     return done
 
 
-def final(
-    session: Session, prepared: Stage, record: RunRecord, swept: list[Stage]
-) -> dict[str, Any]:
+def final(session: Session, prepared: Stage, record: RunRecord, swept: list[Stage]) -> RunSummary:
     """Trains the model, scores it, and predicts with it."""
-    trained = run_stage(flow_api.train, session, prepared, record.tell)
+    trained = run_stage(flow_api.train, session, prepared, record.on_train_event)
     record.trained(trained)
     evaluated = run_stage(flow_api.evaluate, session, prepared, trained)
     record.evaluated(prepared, trained, evaluated)
     inferred = run_stage(flow_api.infer, session, prepared, trained)
     model_uri = record.model(prepared, trained)
     done = [prepared, *swept, trained, evaluated, inferred]
-    return flow_api.summary(record, done, model_uri, evaluated, inferred)
+    return flow_api.summary(record, done, model_uri)

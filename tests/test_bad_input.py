@@ -471,11 +471,11 @@ def test_missing_and_infinite_values_are_counted(
 ) -> None:
     write(table(a=with_value(np.nan), b=with_value(np.inf, row=9)), data=data)
     prepared = prepare()
-    assert sum(prepared.value["dropped"].values()) == dropped
-    assert sum(prepared.value["rows"].values()) == ROWS - dropped
-    assert prepared.value["replaced"] == ({} if dropped else {"a": 1, "b": 1})
+    assert sum(prepared.value.dropped.values()) == dropped
+    assert sum(prepared.value.rows.values()) == ROWS - dropped
+    assert prepared.value.replaced == ({} if dropped else {"a": 1, "b": 1})
     said = "dropped: 1 as a feature is missing (a 1)" if dropped else "mean (a 1, b 1)"
-    assert said in prepared.value["warnings"][0]
+    assert said in prepared.value.warnings[0]
 
 
 # ---- found by training ----------------------------------------------------------------------

@@ -324,9 +324,9 @@ def _run(project: Path, *changes: str, train: bool) -> Outcome:
         outcome = Outcome(project, Manifest.load(folder), folder, "")
         if train:
             trained = stages.train(session, prepared)
-            outcome.metrics = stages.evaluate(session, prepared, trained).value["metrics"]
+            outcome.metrics = stages.evaluate(session, prepared, trained).value.metrics
             inferred = stages.infer(session, prepared, trained)
-            outcome.predictions = pq.read_table(inferred.value["predictions"]).to_pandas()
+            outcome.predictions = pq.read_table(inferred.value.predictions).to_pandas()
     outcome.said = said.getvalue()
     return outcome
 

@@ -24,6 +24,7 @@ from ddlflow.runs import stages, sweeps
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 from ddlflow.sweep.choose.space import settings
+from ddlflow.sweep.choose.table import TrialRow
 from ddlflow.sweep.fused.plan import plan_stacks
 from ddlflow.sweep.member import Member, Result
 from ddlflow.sweep.place import Where, prepared_at
@@ -137,31 +138,31 @@ def test_a_training_keeps_its_bits(
     with Session(load(pipeline, site, []), Screen(io.StringIO())) as session:
         trained = stages.train(session, stages.prepare(session)).value
 
-    known, last = KNOWN[name], trained["history"][-1]
-    assert trained["steps"] == known.steps
+    known, last = KNOWN[name], trained.history[-1]
+    assert trained.steps == known.steps
     if has_these_bits():
-        assert trained["model_digest"] == known.digest
+        assert trained.model_digest == known.digest
     assert last["loss"] == pytest.approx(known.loss, rel=2e-2)
     assert last["val_loss"] == pytest.approx(known.val_loss, rel=2e-2)
 
 
 def test_a_fused_search_keeps_its_bits(tmp_path: Path) -> None:
     pipeline, site = write(tmp_path, SEARCH, tmp_path)
-    told: list[dict[str, Any]] = []
+    told: list[TrialRow] = []
     with Session(load(pipeline, site, []), Screen(io.StringIO())) as session:
         prepared = stages.prepare(session)
         searched = sweeps.search(session, prepared, told.append).value
         request = session.request.pipeline
-    assert (searched["trainings"], searched["fused"]) == (6, 6)
-    told.sort(key=lambda row: row["number"])
+    assert (searched.trainings, searched.fused) == (6, 6)
+    told.sort(key=lambda row: row.number)
 
     # A search keeps no weights: its members once more, as its worker trains them.
-    rows = prepared.value["rows"]
+    rows = prepared.value.rows
     members = []
     for row in told:
-        setting = settings(request, row["values"])
+        setting = settings(request, row.values)
         train = resolve(setting.train, rows["train"], rows["validation"])
-        members.append(Member(str(row["number"]), setting.model, train))
+        members.append(Member(str(row.number), setting.model, train))
     where = prepared_at(Where(prepared.folder, None, "cpu", 1), members, 0)
     found: dict[str, Result] = {}
     torch.set_flush_denormal(True)
@@ -177,8 +178,8 @@ def test_a_fused_search_keeps_its_bits(tmp_path: Path) -> None:
 
     assert {result.fused for result in found.values()} == {3}
     losses = [found[member.id].history[-1]["val_loss"] for member in members]
-    scores = [found[member.id].metrics[searched["metric"]] for member in members]
-    assert scores == pytest.approx([row["score"] for row in told], rel=1e-6)
+    scores = [found[member.id].metrics[searched.metric] for member in members]
+    assert scores == pytest.approx([row.score for row in told], rel=1e-6)
     if has_these_bits():
         tensors = {
             f"{id_}.{name}": tensor

@@ -69,17 +69,17 @@ def test_as_scikit_learn() -> None:
     with Session(load("p", "local", []), Screen(io.StringIO())) as session:
         prepared = stages.prepare(session)
         searched = sweeps.search(session, prepared)
-        session.use(sweeps.chosen(session, searched))
+        sweeps.use_best(session, searched)
         trained = stages.train(session, prepared)
         how: dict[str, Any] = {"spec": session.request.pipeline.train, "threads": 1}
         found = coefficients(
-            Path(trained.value["model"]),
+            Path(trained.value.model),
             Path(prepared.folder),
             map_over=session.map_over,
             **how,
         )
     frame = table()
-    best = searched.value["best"]["values"]["model.features"]
+    best = searched.value.best.values["model.features"]
 
     def loss(names: list[str]) -> float:
         """The mean over the folds of the squared error of ordinary least squares."""
@@ -101,7 +101,7 @@ def test_as_scikit_learn() -> None:
         taken.append(name)
     assert best == taken
     assert {"a", "d", "town"} <= set(best)
-    assert searched.value["best"]["score"] == pytest.approx(loss(taken), rel=1e-5)
+    assert searched.value.best.score == pytest.approx(loss(taken), rel=1e-5)
     # The model that is trained with them has their coefficients alone.
     numbers = [name for name in NUMBERS if name in best]
     names = [term["name"] for term in found["terms"]]
@@ -112,7 +112,7 @@ def test_as_scikit_learn() -> None:
     )
     mine = [term["coefficient"] for term in found["terms"]]
     assert mine == pytest.approx([expected.intercept_, *expected.coef_], rel=1e-5)
-    predicted = load_model(Path(trained.value["model"])).predict_frame(frame)
+    predicted = load_model(Path(trained.value.model)).predict_frame(frame)
     assert len(predicted) == 900
 
 

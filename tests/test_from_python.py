@@ -218,7 +218,7 @@ def test_a_table_trains_as_its_file_does_and_is_found_done(here: Path) -> None:
     in_dict = PIPELINE | {"data": {"source": frame(), "label": "y"}}
     by_table = trained(in_dict, here)
     again = trained(PIPELINE, here, source=polars.from_pandas(frame()))
-    digests = {r["trained"].value["model_digest"] for r in (by_file, by_table, again)}
+    digests = {r["trained"].value.model_digest for r in (by_file, by_table, again)}
     assert len(digests) == 1
     assert not by_table["prepared"].cached
     assert again["prepared"].cached
@@ -226,7 +226,7 @@ def test_a_table_trains_as_its_file_does_and_is_found_done(here: Path) -> None:
     manifest = Manifest.load(Path(by_table["prepared"].folder))
     assert manifest.feature_names == ("a", "b")  # and no index
 
-    out = pd.read_parquet(by_table["inferred"].value["predictions"])
+    out = pd.read_parquet(by_table["inferred"].value.predictions)
     assert list(out) == [
         "split",
         "prediction",
@@ -239,7 +239,7 @@ def test_a_table_trains_as_its_file_does_and_is_found_done(here: Path) -> None:
 
 def test_a_model_is_loaded_and_applied_from_a_result(here: Path) -> None:
     done = trained(PIPELINE | {"data": {"source": frame(), "label": "y"}}, here)
-    result = {"run_id": "1", "model": done["trained"].value["model"], "model_uri": "runs:/1/model"}
+    result = {"run_id": "1", "model": done["trained"].value.model, "model_uri": "runs:/1/model"}
     model = ddlflow.load_model(result)
     said = model.predict_frame(frame())
     assert said.index.equals(frame().index)

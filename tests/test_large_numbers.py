@@ -59,15 +59,15 @@ def run(root: Path, label: str, objective: str, *changes: str) -> dict[str, Any]
         trained = stages.train(session, prepared)
         scored = stages.evaluate(session, prepared, trained)
         inferred = stages.infer(session, prepared, trained)
-    files = sorted(Path(inferred.value["predictions"]).glob("*.parquet"))
+    files = sorted(Path(inferred.value.predictions).glob("*.parquet"))
     return {
         "train": train,
         "later": later,
-        "model": load_model(Path(trained.value["model"])),
-        "metrics": scored.value["metrics"],
+        "model": load_model(Path(trained.value.model)),
+        "metrics": scored.value.metrics,
         "scores": json.loads((Path(scored.folder) / "scores.json").read_text()),
         "predictions": pd.concat([pq.read_table(file).to_pandas() for file in files]),
-        "warnings": prepared.value["warnings"],
+        "warnings": prepared.value.warnings,
     }
 
 
@@ -122,6 +122,6 @@ def test_one_zero_among_the_times_is_told(tmp_path: Path) -> None:
     )
     (tmp_path / "local.yaml").write_text(yaml.safe_dump({"engine": {"use": "local"}}))
     with Session(load("p.yaml", "local.yaml"), Screen(io.StringIO())) as session:
-        (warning,) = stages.prepare(session).value["warnings"]
+        (warning,) = stages.prepare(session).value.warnings
     assert warning.startswith("Column t_ms: many of its values are about ")
     assert "Leave empty what stands for a missing value" in warning

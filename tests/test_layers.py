@@ -52,7 +52,9 @@ MAY_IMPORT = {
 # Path prefixes under a room, the lowest first: no file imports what a later line names.
 ORDER = {
     "runs": [
-        ("workers", "ranks", "failures", "finished", "holds", "tables", "running", "installed"),
+        ("results",),
+        ("events", "workers", "ranks", "failures", "finished", "holds", "tables", "running"),
+        ("installed",),
         ("project",),
         ("check/finding",),
         ("check/",),
@@ -63,11 +65,11 @@ ORDER = {
         ("search",),
         ("sweeps",),
         ("record",),
-        ("record_trials",),
+        ("record_trials", "summaries"),
         ("apply", "doctor"),
     ],
     "data": [
-        ("fields", "tensors", "sequences"),
+        ("fields", "tensors", "padding"),
         ("sources/",),
         ("convert", "matrix", "numbers", "offsets", "roles"),
         ("columns",),

@@ -268,14 +268,14 @@ def test_powers_and_products_as_statsmodels(fit: Fit, rows: pd.DataFrame, tmp_pa
         for value, of in (("coefficient", "params"), ("std_error", "bse"), ("p_value", "pvalues")):
             mine = by_name(found, value)[ours]
             assert mine == pytest.approx(getattr(expected, of)[theirs], rel=1e-3), (ours, value)
-    model = load_model(Path(found["trained"]["model"]))
+    model = load_model(Path(found["trained"].model))
     new = frame.sample(500, random_state=1)
     wanted = expected.predict(new.assign(a=new.a - 1000))
     predicted = model.predict_frame(new[["c", "b", "a"]])  # another order, and no label
     assert predicted["prediction"].to_numpy() == pytest.approx(wanted.to_numpy(), rel=1e-5)
     new.drop(columns="number").to_csv(tmp_path / "data/new.csv", index=False)
     infer(
-        Path(found["trained"]["model"]),
+        Path(found["trained"].model),
         "new.csv",
         tmp_path / "predictions",
         keys=[],
@@ -294,6 +294,6 @@ def test_two_ranks_of_their_own_give_the_same_bits(fit: Fit, rows: pd.DataFrame)
     site = {"engine": {"use": "local", "workers": 2, "threads": 1}, "storage": ".ddlflow-2"}
     Path("conf/local.yaml").write_text(yaml.safe_dump(site))
     two = fit(frame, "yes", "binary", train=train)
-    assert (one["trained"]["world"], two["trained"]["world"]) == (1, 2)
-    assert one["trained"]["model_digest"] == two["trained"]["model_digest"]
+    assert (one["trained"].world, two["trained"].world) == (1, 2)
+    assert one["trained"].model_digest == two["trained"].model_digest
     assert one["terms"] == two["terms"]

@@ -74,11 +74,11 @@ def test_late_flights_are_told_as_well_as_by_boosted_trees(
     (train, label), (test, _) = rows_of(folder, "train"), rows_of(folder, "test")
     assert np.array_equal(label, frame["arr_delay"].to_numpy()[train] > 15)
     kept = frame["arr_delay"].notna() & (frame["flight"] % 2 == 0)
-    assert sum(prepared.value["rows"].values()) == kept.sum()
-    assert prepared.value["dropped"]["where"] == len(frame) - kept.sum()
+    assert sum(prepared.value.rows.values()) == kept.sum()
+    assert prepared.value.dropped["where"] == len(frame) - kept.sum()
     if "column" in split:
         assert frame["month"].iloc[train].max() == 9
         assert frame["month"].iloc[test].min() == 11
     theirs = trees(frame, train, test)
-    print(f"\nAUROC {scored.value['metrics']['auroc']:.4f}, trees {theirs:.4f}")
-    assert scored.value["metrics"]["auroc"] >= theirs - 0.01
+    print(f"\nAUROC {scored.value.metrics['auroc']:.4f}, trees {theirs:.4f}")
+    assert scored.value.metrics["auroc"] >= theirs - 0.01

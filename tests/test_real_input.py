@@ -63,7 +63,7 @@ def run(tmp_path: Path) -> Run:
             prepared = stages.prepare(session)
             trained = stages.train(session, prepared)
             scored = stages.evaluate(session, prepared, trained)
-        return scored.value, Path(trained.value["model"])
+        return scored.value, Path(trained.value.model)
 
     return run
 
@@ -84,8 +84,8 @@ def test_shipped_higgs_sample_separates_signal_from_background(
     pipeline = shipped.pipeline.model_dump(mode="json", by_alias=True)
     pipeline["train"]["seed"] = seed
     scored, _ = run(pipeline, real_data)
-    assert scored["split"] == "test"
-    assert scored["metrics"]["auroc"] >= 0.77
+    assert scored.split == "test"
+    assert scored.metrics["auroc"] >= 0.77
 
 
 def test_linear_scores_as_logistic_regression(run: Run, real_data: Path) -> None:
@@ -109,7 +109,7 @@ def test_linear_scores_as_logistic_regression(run: Run, real_data: Path) -> None
     peer = make_pipeline(StandardScaler(), LogisticRegression(C=1e6, max_iter=1_000))
     peer.fit(features, label)
     auroc = roc_auc_score(test_label, peer.decision_function(test_features))
-    assert scored["metrics"]["auroc"] == pytest.approx(auroc, abs=0.005)
+    assert scored.metrics["auroc"] == pytest.approx(auroc, abs=0.005)
 
 
 # ---- diabetes ------------------------------------------------------------------------------
@@ -191,8 +191,8 @@ def test_digits_are_read(run: Run, tmp_path: Path) -> None:
             },
         }
     )
-    assert scored["split"] == "test"
-    assert scored["metrics"]["accuracy"] > 0.97
+    assert scored.split == "test"
+    assert scored.metrics["accuracy"] > 0.97
 
 
 def test_text_labels_of_tumours_are_learned_and_given_back(run: Run, tmp_path: Path) -> None:
@@ -216,12 +216,12 @@ def test_text_labels_of_tumours_are_learned_and_given_back(run: Run, tmp_path: P
             "train": LOGISTIC,
         }
     )
-    assert scored["split"] == "test"
-    assert scored["metrics"]["auroc"] > 0.97
-    assert scored["metrics"]["accuracy"] > 0.92
+    assert scored.split == "test"
+    assert scored.metrics["auroc"] > 0.97
+    assert scored.metrics["accuracy"] > 0.92
     model = load_model(folder)
     assert model.classes == ("benign", "malignant")  # sorted: the second is the positive class
     batch = table_of(cancer.data[held_out], names, label[held_out]).drop(["label"])
     predicted = model.predict(batch.combine_chunks().to_batches()[0])["prediction"].to_pylist()
     right = accuracy_score(label[held_out], predicted)
-    assert right == pytest.approx(scored["metrics"]["accuracy"])
+    assert right == pytest.approx(scored.metrics["accuracy"])

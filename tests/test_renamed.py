@@ -108,7 +108,7 @@ def run(pipeline: str, *changes: str) -> tuple[dict[str, Stage], pd.DataFrame]:
             stages.evaluate(opened, prepared, trained),
             stages.infer(opened, prepared, trained),
         ]
-    found = pq.read_table(done[3].value["predictions"]).to_pandas()
+    found = pq.read_table(done[3].value.predictions).to_pandas()
     return {stage.name: stage for stage in done}, found
 
 
@@ -143,11 +143,11 @@ def test_another_name_trains_anew_and_is_what_predictions_say(
     for stages_, predicted in ((after, found), (other, found_there)):
         assert set(predicted.prediction) == set(new.y)
         assert (predicted.prediction.to_numpy() == new.y.to_numpy()).mean() > 0.9
-        described = json.loads((Path(stages_["train"].value["model"]) / "model.json").read_text())
+        described = json.loads((Path(stages_["train"].value.model) / "model.json").read_text())
         assert described["columns"] == manifest(stages_["prepare"])["columns"]
     assert words in of_manifests([manifest(plain["prepare"]), manifest(after["prepare"])])
     if change != "order":  # else the same weights under other names
-        digests = {one["train"].value["model_digest"] for one in (plain, after)}
+        digests = {one["train"].value.model_digest for one in (plain, after)}
         assert len(digests) == 1
 
 
@@ -161,7 +161,7 @@ def test_every_name_is_part_of_the_digest(ending: str) -> None:
             "first", f"data.source=v.{ending}", f"data.label={frame.columns[-1]}"
         ) as open_:
             found.append(stages.prepare(open_))
-    assert len({stage.value["digest"] for stage in found}) == 1 + len(CHANGES)
+    assert len({stage.value.digest for stage in found}) == 1 + len(CHANGES)
     for stage, (_, words) in zip(found[1:], CHANGES.values(), strict=True):
         assert list(of_manifests([manifest(found[0]), manifest(stage)])) == [words]
 
@@ -189,7 +189,7 @@ def test_a_source_that_is_read_otherwise_has_a_model_that_reads_it_so() -> None:
         pa.csv.write_csv(rows, "data/t.csv", options)
         after, found = run("first", "data.source=t.csv", f"data.delimiter={sign!r}")
         assert (found.prediction.to_numpy() == table().y.to_numpy()).mean() > 0.9
-        described = json.loads((Path(after["train"].value["model"]) / "model.json").read_text())
+        described = json.loads((Path(after["train"].value.model) / "model.json").read_text())
         assert described["data"]["delimiter"] == sign
 
 
@@ -206,7 +206,7 @@ def test_two_data_roots_with_like_files_are_two_sources() -> None:
         Path("conf/other.yaml").write_text(yaml.safe_dump(site))
         request = load("first", "other", ["data.source=t.csv"])
         with Session(request, Screen(io.StringIO())) as opened:
-            found.append(stages.prepare(opened).value["classes"])
+            found.append(stages.prepare(opened).value.classes)
     assert found == [["no", "ye"], ["ba", "si"]]
 
 
@@ -215,7 +215,7 @@ def test_predictions_of_a_namesake_are_not_gone_on_with(
 ) -> None:
     """A model's folder, and one whose classes were renamed: the same weights."""
     write(table(), "t.parquet")
-    one = Path(plain["train"].value["model"])
+    one = Path(plain["train"].value.model)
     other = shutil.copytree(one, tmp_path / "model")
     described = json.loads((other / "model.json").read_text())
     described["columns"]["label"]["classes"] = list(CLASSES.values())

@@ -23,6 +23,7 @@ import yaml
 
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
+from ddlflow.runs.results import to_json
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 from ddlflow.train.rank import NAME as RANK
@@ -96,7 +97,7 @@ class Project:
             prepared = stages.prepare(session)
             trained = stages.train(session, prepared)
         said = screen.getvalue()
-        return {"prepared": prepared.folder, "said": said, **trained.value}
+        return {"prepared": prepared.folder, "said": said, **to_json(trained.value)}
 
     def start(self, storage: str, use: str, workers: int, *changes: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

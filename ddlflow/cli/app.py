@@ -66,12 +66,12 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a pipeline: prepare, search if asked, train, evaluate, infer; MLflow and Prefect know."""
-    from ddlflow.api import run as run_pipeline
+    from ddlflow.api import run_pipeline, summary_json
 
     with stdout_for_result(as_json):
         result = run_pipeline(pipeline, on=on, set=changes or [], fresh=fresh)
     if as_json:
-        print_json(result)
+        print_json(summary_json(result))
     else:
         show_run(result)
 

@@ -6,12 +6,16 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ddlflow.errors import DdlflowError
 from ddlflow.redact import redacted_text
+
+if TYPE_CHECKING:
+    from ddlflow.api import RunSummary, SearchSummary, SweepSummary
+    from ddlflow.report.screen import Screen
 
 SHOWN_TERMS = 8  # of a linear model
 SHOWN_TRIALS = 10  # the best of a search, on the screen
@@ -55,41 +59,44 @@ def show_findings(findings: Sequence[Any]) -> None:
         typer.echo(f"{signs[finding.level]} {finding.what}: {finding.text}")
 
 
-def show_run(result: dict[str, Any]) -> None:
-    """The last screen: what came out, where it is, what to type next."""
+def show_run(result: "RunSummary") -> None:
+    """The last screen of a run: what came out, where it is, what to type next."""
     from ddlflow.report.screen import Screen
 
     screen = Screen(sys.stdout)
     rows = [
-        (stage["name"], "cached" if stage["cached"] else f"{stage['seconds']:.1f} s")
-        for stage in result["stages"]
+        (stage.name, "cached" if stage.cached else f"{stage.seconds:.1f} s")
+        for stage in result.stages
     ]
     screen.table("", ["stage", "time"], rows)
-    baseline = result["baseline"]
     metrics = [
-        (name, f"{value:.4f}", f"{baseline[name]:.4f}" if name in baseline else "")
-        for name, value in result["metrics"].items()
+        (name, _score(value), _score(result.baseline.get(name)))
+        for name, value in result.metrics.items()
         if name != "rows"
     ]
     screen.table("", ["metric", "value", "baseline"], metrics)
-    _show_coefficients(screen, result["coefficients"])
+    _show_coefficients(screen, result.coefficients)
     _show_swept(screen, result)
     screen.say("")
     screen.facts(
         {
-            "run": result["run_id"],
-            "trained at": f"{result['rows_per_s']:,.0f} rows/s",
-            "digest": result["model_digest"],
-            "model": result["model_uri"],
-            "predictions": result["predictions"],
-            "report": result["report"],
+            "run": result.run_id,
+            "trained at": f"{result.rows_per_s:,.0f} rows/s",
+            "digest": result.model_digest,
+            "model": result.model_uri,
+            "predictions": result.predictions,
+            "report": result.report,
             "next": "ddlflow ui",
-            "or": result["page"],
+            "or": result.page,
         }
     )
 
 
-def _show_coefficients(screen: Any, table: dict[str, Any] | None) -> None:
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _show_coefficients(screen: "Screen", table: dict[str, Any] | None) -> None:
     """The strongest terms of a linear model, in the source's units."""
     from ddlflow.report.coefficients import notes_of, strongest
 
@@ -106,57 +113,60 @@ def _show_coefficients(screen: Any, table: dict[str, Any] | None) -> None:
         screen.say(note)
 
 
-def show_sweep(result: dict[str, Any], pipeline: str) -> None:
+def show_sweep(result: "SweepSummary", pipeline: str) -> None:
     """The last screen of a search or a cross-validation."""
     from ddlflow.report.screen import Screen
 
     screen = Screen(sys.stdout)
     _show_swept(screen, result)
     screen.say("")
-    facts = {"run": result["run_id"], "report": result["report"]}
-    if "predictions" in result.get("cross_validation", {}):
-        facts["predictions"] = result["cross_validation"]["predictions"]
-    facts["next"] = f"ddlflow run {pipeline}" if "search" in result else "ddlflow ui"
-    screen.facts(facts | {"or": result["page"]})
+    facts = {"run": result.run_id, "report": result.report}
+    folds = result.cross_validation
+    if folds is not None and folds.predictions is not None:
+        facts["predictions"] = folds.predictions
+    facts["next"] = f"ddlflow run {pipeline}" if result.search is not None else "ddlflow ui"
+    screen.facts(facts | {"or": result.page})
 
 
-def _show_swept(screen: Any, result: dict[str, Any]) -> None:
+def _show_swept(screen: "Screen", result: "RunSummary | SweepSummary") -> None:
     """The best trials, and the scores over the folds."""
-    if "search" in result:
-        found = result["search"]
-        ended = ", ".join(f"{number} {what}" for what, number in found["statuses"].items())
-        screen.say(f"\n{len(found['trials'])} trials: {ended}")
-        names = list(dict.fromkeys(name for row in found["trials"] for name in row["values"]))
-        best = [
-            row for row in found["trials"] if row["status"] == "done" and row["score"] is not None
-        ]
-        sign = -1 if found["better"] == "higher" else 1
-        best.sort(key=lambda row: (sign * row["score"], row["number"]))
-        screen.table(
-            "",
-            ["trial", found["metric"], "+-", *_short(names)],
-            [
-                [
-                    str(row["number"]),
-                    f"{row['score']:.4f}",
-                    "" if row["stderr"] is None else f"{row['stderr']:.4f}",
-                    *(_cell(row["values"].get(name, "")) for name in names),
-                ]
-                for row in best[:SHOWN_TRIALS]
-            ],
-        )
-    if "cross_validation" in result:
-        found = result["cross_validation"]
-        scores = found["scores"]
-        screen.say(f"\n{len(found['folds'])} folds")
+    if result.search is not None:
+        _show_trials(screen, result.search)
+    if result.cross_validation is not None:
+        screen.say(f"\n{len(result.cross_validation.folds)} folds")
         screen.table(
             "",
             ["metric", "mean", "std", "standard error"],
             [
-                [name, *("" if v[k] is None else f"{v[k]:.4f}" for k in ("mean", "std", "stderr"))]
-                for name, v in scores.items()
+                [name, *map(_score, (values.mean, values.std, values.stderr))]
+                for name, values in result.cross_validation.scores.items()
             ],
         )
+
+
+def _show_trials(screen: "Screen", found: "SearchSummary") -> None:
+    ended = ", ".join(f"{number} {what}" for what, number in found.statuses.items())
+    screen.say(f"\n{len(found.trials)} trials: {ended}")
+    names = list(dict.fromkeys(name for row in found.trials for name in row.values))
+    sign = -1 if found.better == "higher" else 1
+    best = sorted(
+        (sign * row.score, row.number, row)
+        for row in found.trials
+        if row.status == "done" and row.score is not None
+    )
+    screen.table(
+        "",
+        ["trial", found.metric, "+-", *_short(names)],
+        [
+            [
+                str(row.number),
+                _score(row.score),
+                _score(row.stderr),
+                *(_cell(row.values.get(name, "")) for name in names),
+            ]
+            for _, _, row in best[:SHOWN_TRIALS]
+        ],
+    )
 
 
 def _short(names: list[str]) -> list[str]:

@@ -48,10 +48,10 @@ def reproduce(
     else:
         first = verdict.first_difference
         if first is not None:
-            was, now = first["loss"]
+            was, now = first.loss
             loss = f"{was:.9g} then, {now:.9g} now ({now - was:+.3g})"
             typer.echo(
-                f"different: first seen at step {first['step']}, after {verdict.steps_compared} "
+                f"different: first seen at step {first.step}, after {verdict.steps_compared} "
                 f"equal entries of the digest trail; mean loss "
                 f"{loss if was != now else f'still the same, {was:.9g}'}"
             )

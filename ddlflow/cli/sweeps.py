@@ -1,6 +1,6 @@
 """Commands that train many times: search and cross-validate."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import typer
 
@@ -45,11 +45,11 @@ def _sweep(
     fresh: bool,
     as_json: bool,
 ) -> None:
-    from ddlflow.api import run
+    from ddlflow.api import run_sweep, summary_json
 
     with stdout_for_result(as_json):
-        result: dict[str, Any] = run(pipeline, on=on, set=changes, fresh=fresh, only=only)
+        result = run_sweep(only, pipeline, on=on, set=changes, fresh=fresh)
     if as_json:
-        print_json(result)
+        print_json(summary_json(result))
     else:
         show_sweep(result, pipeline)

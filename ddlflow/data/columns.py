@@ -18,8 +18,8 @@ from ddlflow.data.fields import LENGTH, Field, input_names
 from ddlflow.data.matrix import Float32, interleave
 from ddlflow.data.numbers import EXACT, float_values, plain
 from ddlflow.data.offsets import Number
+from ddlflow.data.padding import padded
 from ddlflow.data.roles import Labels
-from ddlflow.data.sequences import padded
 from ddlflow.data.sources.derive import read_by
 from ddlflow.data.sources.known import as_parsed, read_back
 from ddlflow.data.sources.schema import meant
@@ -181,8 +181,8 @@ class Columns:
             found["categories"] = encoded.categories[start:stop]
         for one in self.tensors:
             column = encoded.tensors[one.name]
-            if column.counts is None:
-                found[one.name] = column.values[start:stop]
+            if column.counts is None:  # Arrow's memory may not be written to, and torch wants that
+                found[one.name] = np.require(column.values[start:stop], requirements=["C", "W"])
                 continue
             counts = column.counts[start:stop]
             found[one.name] = padded(column.values, column.starts[start:stop], counts)

@@ -56,7 +56,7 @@ class Tensors:
 
     def by_sample(self, of_values: Mask) -> Mask:
         """Whether any number of a sample is marked: bool [n] of bool as ``values``."""
-        marked: Mask = np.any(of_values.reshape(len(of_values), -1), axis=1)
+        marked: Mask = np.any(of_values, axis=tuple(range(1, of_values.ndim)))
         if self.counts is None:
             return marked
         found = np.zeros(len(self.counts), dtype=bool)

@@ -17,6 +17,9 @@ from ddlflow.flow.server import (
 )
 from ddlflow.flow.settings import settle_prefect
 from ddlflow.runs.check.finding import Finding, counted
+from ddlflow.runs.results import RunSummary, SweepSummary
+
+Flow = Callable[..., RunSummary | SweepSummary]  # of flows/pipeline.py
 
 
 def prefect_place() -> str:
@@ -83,9 +86,7 @@ def ready(server: PrefectServer | None) -> Iterator[None]:
         refresh_global_settings_context()
 
 
-def run_flow(
-    flow: Callable[..., dict[str, Any]], command: str, /, **parameters: Any
-) -> dict[str, Any]:
+def run_flow(flow: Flow, command: str, /, **parameters: Any) -> RunSummary | SweepSummary:
     """Runs the flow, its run tagged with the command, so that `end_lost` finds it."""
     settle_prefect()
     from prefect import tags

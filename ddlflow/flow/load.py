@@ -6,11 +6,11 @@ it was written for, and that is looked at before it is run.
 
 import ast
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ddlflow.errors import DdlflowError, SpecError
+from ddlflow.flow.command import Flow
 from ddlflow.flow.settings import settle_prefect
 from ddlflow.spec.load import project_folder, shown
 
@@ -19,7 +19,7 @@ FLOW_API = 2  # raised when flows/pipeline.py of earlier projects cannot be run 
 VERSION_NAME = "FLOW_API"
 
 
-def load_flow() -> Callable[..., dict[str, Any]]:
+def load_flow() -> Flow:
     """Imports the flow, and Prefect with it, which takes some seconds.
 
     Raises:
@@ -35,7 +35,7 @@ def load_flow() -> Callable[..., dict[str, Any]]:
         raise DdlflowError(f"{path} cannot be loaded as Python.")
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    flow: Callable[..., dict[str, Any]] | None = getattr(module, "pipeline", None)
+    flow: Flow | None = getattr(module, "pipeline", None)
     if flow is None:
         raise SpecError(f"{shown(path)} holds no flow `pipeline`. {_how_to_mend(path)}")
     return flow

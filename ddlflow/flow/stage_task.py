@@ -7,22 +7,22 @@ from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 
-from ddlflow.runs.finished import Stage
+from ddlflow.runs.finished import Stage, Value
 from ddlflow.spec.given import called
 
 
-def run_stage(stage: Callable[..., Stage], *inputs: Any) -> Stage:
+def run_stage(stage: Callable[..., Stage[Value]], *inputs: Any) -> Stage[Value]:
     """Runs a stage as a Prefect task that is named after it; one whose work stands is Cached."""
 
     # mypy does not follow Prefect's types
     @task(  # type: ignore[untyped-decorator]
         name=stage.__name__, cache_policy=NO_CACHE, persist_result=False
     )
-    def run() -> State[Stage]:
+    def run() -> State[Stage[Value]]:
         done = stage(*inputs)
         return Completed(name="Cached" if done.cached else "Completed", data=done)
 
-    done: Stage = run(return_state=True).result()
+    done: Stage[Value] = run(return_state=True).result()
     return done
 
 

@@ -115,9 +115,9 @@ def _shards(session: Session, digest: str) -> tuple[int | None, list[str]]:
 
 
 def _damaged(folder: Path, shards: Iterable[Shard]) -> Iterator[str]:
-    for shard in shards:
+    for file in (one for shard in shards for one in shard.files):
         try:
-            check(folder / shard.path, shard.sha256)
+            check(folder / file.path, file.sha256)
         except DataError as error:
             yield str(error)
 

@@ -17,6 +17,7 @@ from ddlflow.runs.finished import Stage
 from ddlflow.runs.installed import PACKAGES, versions
 from ddlflow.runs.ranks import together
 from ddlflow.runs.record import flat
+from ddlflow.runs.results import PrepareResult
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import Request
 from ddlflow.store.store import open_store
@@ -84,10 +85,14 @@ def _settings(request: Request, recorded: Recorded, place: Path) -> list[tuple[s
 
 
 def data(
-    session: Session, reader: Reader, recorded: Recorded, prepared: Stage, place: Path
+    session: Session,
+    reader: Reader,
+    recorded: Recorded,
+    prepared: Stage[PrepareResult],
+    place: Path,
 ) -> list[Difference]:
     """Whether the source still gives the same shards of the same names, and where it does not."""
-    if recorded.tags.get("data_digest") == prepared.value["digest"]:
+    if recorded.tags.get("data_digest") == prepared.value.digest:
         return []
     before = reader.json(recorded.run_id, "data/manifest.json", place)
     now = json.loads(open_store(prepared.folder).read("manifest.json"))
@@ -114,11 +119,14 @@ def of_manifests(manifests: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
 
 def _described(manifest: dict[str, Any]) -> dict[str, list[str]]:
     """A data set in words."""
+    from ddlflow.data.fields import Field
+
     columns = manifest["columns"]
     categories, label = columns["categories"], columns["label"]
     named = {
         "numeric features": columns["numeric"],
         "categorical features": [category["name"] for category in categories],
+        "tensors": [Field.from_json(one).shown for one in columns.get("tensors", ())],
         "label": [f"{label['name']} ({label['kind']})"],
         "classes": label["classes"],
         **{f"values of {category['name']}": category["values"] for category in categories},
@@ -144,18 +152,18 @@ def _shown(values: list[list[str]]) -> list[str]:
 
 def _of_shards(
     session: Session,
-    prepared: Stage,
+    prepared: Stage[PrepareResult],
     shards: tuple[Sequence[Shard], Sequence[Shard]],
     range_rows: Sequence[int],
 ) -> list[Difference]:
     """Shards, then and now, that have other bytes; where they are in the source as it is now."""
-    old, new = ({shard.path: shard.sha256 for shard in one} for one in shards)
+    old, new = ({one.path: [f.sha256 for f in one.files] for one in each} for each in shards)
     changed = sorted(path for path in {*old, *new} if old.get(path) != new.get(path))
     if not changed:
         return []
     first_rows = {shard.path: shard.first_row for one in shards for shard in one}
     starts = sorted({shard.first_row for shard in shards[1]})
-    ends, files = np.cumsum(range_rows), _files(session, prepared.value["location"])
+    ends, files = np.cumsum(range_rows), _files(session, prepared.value.location)
 
     def place(path: str) -> str:
         """``1 (train, 1.parquet)``; a shard of several small ranges has all of them."""
@@ -171,7 +179,7 @@ def _of_shards(
     shown = ", ".join(dict.fromkeys(places[:SHOWN]))
     more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
     text = (
-        f"the data changed: {prepared.value['location']} gives {len(changed)} of {len(new)} shards "
+        f"the data changed: {prepared.value.location} gives {len(changed)} of {len(new)} shards "
         f"with other bytes, in its range {shown}{more}"
     )
     return [Difference("data", text)]

@@ -22,8 +22,10 @@ from ddlflow.history.differences import Difference, data, surroundings
 from ddlflow.redact import GONE
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
+from ddlflow.runs.events import StepDigest, TrainEvent
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.record import flat
+from ddlflow.runs.results import PrepareResult
 from ddlflow.runs.session import Session
 from ddlflow.runs.tables import check_there
 from ddlflow.spec.code import check_trusted
@@ -34,6 +36,15 @@ from ddlflow.tracking.read import Reader, Recorded
 from ddlflow.tracking.run import open_run
 
 CAUSES = (("setting", "threads", "data"), ("version", "machine"))  # the likelier first
+
+
+@dataclass(frozen=True, slots=True)
+class FirstDifference:
+    """The first entry of the digest trail that differs: of the recorded run, and of the new one."""
+
+    step: int
+    digest: tuple[str, str]
+    loss: tuple[float, float]
 
 
 @dataclass(slots=True)
@@ -55,7 +66,7 @@ class Verdict:
     child_run_id: str
     verdict: Literal["identical", "different"] = "identical"
     differences: list[Difference] = field(default_factory=list)
-    first_difference: dict[str, Any] | None = None
+    first_difference: FirstDifference | None = None
     steps_compared: int = 0
     model_digest: str | None = None
 
@@ -113,7 +124,7 @@ def reproduce(
         request = load(str(place / "pipeline" / "pipeline.yaml"), on, [*fixed, *changes])
         _check_known(recorded, request)
         with Session(request, Screen()) as session:
-            return _again(session, reader, recorded, trained["trail"], place)
+            return _again(session, reader, recorded, _trail(trained), place)
 
 
 def _check_known(recorded: Recorded, request: Request) -> None:
@@ -132,7 +143,7 @@ def _check_known(recorded: Recorded, request: Request) -> None:
 
 
 def _again(
-    session: Session, reader: Reader, recorded: Recorded, trail: list[dict[str, Any]], place: Path
+    session: Session, reader: Reader, recorded: Recorded, trail: list[StepDigest], place: Path
 ) -> Verdict:
     """Says what differs, trains under a child run, and compares."""
     request, screen = session.request, session.screen
@@ -164,6 +175,12 @@ def _again(
         run.log_tags({"ddlflow.verdict": verdict.verdict})
         run.log_text(json.dumps(verdict.to_json(), indent=1), "reproduce.json")
     return verdict
+
+
+def _trail(trained: dict[str, Any]) -> list[StepDigest]:
+    """The digest trail that a training left in its train.json."""
+    trail = trained["trail"]
+    return [StepDigest(entry["step"], entry["digest"], entry["loss"]) for entry in trail]
 
 
 def _trained(reader: Reader, recorded: Recorded, place: Path) -> dict[str, Any]:
@@ -247,28 +264,26 @@ def _check_repeatable(
 
 
 def _train(
-    session: Session, prepared: Stage, trail: list[dict[str, Any]], verdict: Verdict
+    session: Session, prepared: Stage[PrepareResult], trail: list[StepDigest], verdict: Verdict
 ) -> None:
     """Trains, and ends at the first entry of the trail that differs."""
-    expected = {entry["step"]: entry for entry in trail}
+    expected = {entry.step: entry for entry in trail}
     equal: set[int] = set()  # an attempt that goes on from a checkpoint tells some steps again
 
-    def tell(event: dict[str, Any]) -> None:
-        if event["event"] != "digest" or event["step"] not in expected:
+    def compare(event: TrainEvent) -> None:
+        if not isinstance(event, StepDigest) or event.step not in expected:
             return
-        was = expected[event["step"]]
-        if was["digest"] != event["digest"]:
-            verdict.first_difference = {
-                "step": event["step"],
-                "digest": [was["digest"], event["digest"]],
-                "loss": [was["loss"], event["loss"]],
-            }
+        was = expected[event.step]
+        if was.digest != event.digest:
+            verdict.first_difference = FirstDifference(
+                event.step, (was.digest, event.digest), (was.loss, event.loss)
+            )
             raise Parted
-        equal.add(event["step"])
+        equal.add(event.step)
         verdict.steps_compared = len(equal)
 
     try:
-        done = stages.train(session, prepared, tell, again=verdict.run_id)
+        done = stages.train(session, prepared, compare, again=verdict.run_id)
     except Parted:
         return
-    verdict.model_digest = done.value["model_digest"]
+    verdict.model_digest = done.value.model_digest

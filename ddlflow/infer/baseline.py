@@ -1,6 +1,6 @@
 """What a model that looks at no feature would score, and words on a model that does no better."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -66,13 +66,14 @@ def notes(
     return found
 
 
-def kept_notes(trained: dict[str, Any]) -> list[str]:
+def kept_notes(history: Sequence[Mapping[str, float | None]], best_epoch: int) -> list[str]:
     """As ``notes``, of the epoch whose weights were kept, by what a training said at its end."""
-    row: dict[str, float] = next(
-        (r for r in trained["history"] if r["epoch"] == trained["best_epoch"]), {}
+    row: Mapping[str, float | None] = next(
+        (row for row in history if row["epoch"] == best_epoch), {}
     )
-    if row.get(PREDICTED) == 1 and row["val_accuracy"] < 1:
-        return [one_class(f"the validation rows in the kept epoch {trained['best_epoch']}")]
+    accuracy = row.get("val_accuracy")
+    if row.get(PREDICTED) == 1 and accuracy is not None and accuracy < 1:
+        return [one_class(f"the validation rows in the kept epoch {best_epoch}")]
     return []
 
 

@@ -54,9 +54,15 @@ class Term:
     p_value: float | None = None
 
 
-def has_coefficients(spec: Model) -> bool:
-    """Whether a model is an affine map of its inputs."""
-    return isinstance(spec, LinearSection) and spec.embedding is None and spec.pca is None
+def has_coefficients(spec: Model, *, of_tensors: bool = False) -> bool:
+    """Whether a model is an affine map of its inputs, each of which means something by itself.
+
+    Args:
+        spec: the model.
+        of_tensors: the data has tensors: a pixel has no unit, and is compared with no other.
+    """
+    is_affine = isinstance(spec, LinearSection) and spec.embedding is None and spec.pca is None
+    return is_affine and not of_tensors
 
 
 def coefficients(

@@ -8,8 +8,7 @@ import torch
 
 from ddlflow.data.offsets import Number
 from ddlflow.data.shards.manifest import Manifest, Shard, SplitName
-from ddlflow.data.shards.shard import map_shard
-from ddlflow.data.shards.verified import verified
+from ddlflow.data.shards.rows import Rows, ShardFiles
 from ddlflow.infer.baseline import of_names, repeated, training_labels
 from ddlflow.infer.model import PASS_ROWS, load_model
 from ddlflow.infer.predict import Map
@@ -108,16 +107,13 @@ def score_shard(task: ShardToScore) -> dict[str, Any]:
     of_model = replace(model.task, label=replace(task.label, scale=model.predictor.label))
     scores, baseline = of_model.empty_scores(), of_model.empty_scores()
     constant = model.predictor.label.of_labels(of_model.baseline(task.known).float())
-    (path,) = verified(task.dataset, [task.shard])
-    columns = map_shard(path)
-    rows = len(columns["label"])
+    rows = Rows(ShardFiles.in_folder(task.dataset, [task.shard]), None)
+    step = rows.piece_rows(PASS_ROWS)
     with torch.inference_mode():
-        for start in range(0, rows, PASS_ROWS):
-            part = {
-                n: torch.from_numpy(a[start : start + PASS_ROWS].copy()) for n, a in columns.items()
-            }
-            if "features" not in part:
-                part["features"] = torch.empty(len(part["label"]), 0)
+        for start in range(0, rows.rows, step):
+            stop = min(start + step, rows.rows)
+            raw = rows.batch(start, stop, rows.empty(stop - start))
+            part = {name: torch.from_numpy(array) for name, array in raw.items()}
             of_model.score(scores, model.predictor.outputs(part), part)
             of_model.score(baseline, repeated(constant, len(part["label"])), part)
     result: dict[str, Any] = {"scores": scores.packed(), "baseline": baseline.packed()}
@@ -125,6 +121,7 @@ def score_shard(task: ShardToScore) -> dict[str, Any]:
     if task.feature is not None:
         histogram = _histogram(manifest, task.feature)
         column = manifest.feature_names.index(task.feature)
+        columns = rows.shard(0)
         values, of_rows = columns["features"][:, column].copy(), columns["label"].copy()
         histogram.update(torch.from_numpy(values), torch.from_numpy(of_rows))
         result["histogram"] = histogram.counts.tolist()

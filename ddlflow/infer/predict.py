@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ddlflow.data.fields import tensor_field
 from ddlflow.data.prepare.row_splits import RowSplits, row_splits
 from ddlflow.data.sources.source import Range, Source, ranges
 from ddlflow.errors import DataError, InputError, SpecError
@@ -118,6 +119,11 @@ def infer(
         if name not in source.schema:
             near = nearest(name, source.schema)
             raise DataError(f"{source.location} has no column {name!r} to keep as a key.{near}")
+        if name not in model.inputs and tensor_field(name, source.schema[name]) is not None:
+            raise DataError(
+                f"Key {name!r} of {source.location} is a column of tensors. Name columns of single "
+                "values."
+            )
     parts = ranges(source)
     splits: Sequence[RowSplits | None] = [None] * len(parts)
     if prepared is not None and SPLIT not in keys:  # a key of that name says it already

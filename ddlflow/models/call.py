@@ -47,8 +47,9 @@ def call(net: nn.Module, inputs: Sequence[str]) -> Call:
     """How a model is called where the data has these input fields.
 
     Where every parameter that ``forward`` needs has the name of a field, it gets those fields that
-    it names: ``forward(self, features, categories=None)`` gets the categories where there are any.
-    Else it gets all fields by position, in the data set's order: ``forward(self, x)``.
+    it names: ``forward(self, features, categories=None)`` gets the categories where there are any,
+    and ``forward(self, **fields)`` gets all. Else it gets all fields by position, in the data set's
+    order: ``forward(self, x)``.
 
     Args:
         net: the model.
@@ -59,10 +60,11 @@ def call(net: nn.Module, inputs: Sequence[str]) -> Call:
     """
     parameters = inspect.signature(net.forward).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    takes_names = len(named) == len(parameters) and all(
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    takes_names = len(named) + takes_all == len(parameters) and all(
         p.name in inputs or p.default is not p.empty for p in named
     )
-    asked = tuple(p.name for p in named if p.name in inputs)
+    asked = tuple(inputs) if takes_all else tuple(p.name for p in named if p.name in inputs)
     if takes_names and asked:
         return Call(net, asked, by_name=True)
     _check_positions(type(net).__qualname__, parameters, inputs)

@@ -4,11 +4,12 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from fsspec.utils import glob_translate
 
+from ddlflow.runs.results import from_json, to_json
 from ddlflow.store import documents
 from ddlflow.store.store import Store, is_url, open_store
 
@@ -17,8 +18,12 @@ DIGEST = "digest"  # of all else that it holds
 HASHED_BYTES = 64 * 2**20  # of a larger result the size alone is looked at each time it is found
 
 
+Value = TypeVar("Value")
+Value_co = TypeVar("Value_co", covariant=True)
+
+
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Generic[Value_co]):
     """A finished stage: a small manifest of what it made.
 
     Attributes:
@@ -27,7 +32,7 @@ class Stage:
         folder: on the storage.
         seconds: that its work took (when it was done).
         cached: whether this run found it done.
-        value: JSON values; what later stages and the user are told.
+        value: what later stages and the user are told (``ddlflow.runs.results``).
         results: its files that others read, each with its size and, unless it is large, SHA-256.
     """
 
@@ -36,7 +41,7 @@ class Stage:
     folder: str
     seconds: float
     cached: bool
-    value: dict[str, Any]
+    value: Value_co
     results: dict[str, list[Any]] = field(default_factory=dict)
 
 
@@ -71,17 +76,27 @@ def told(folder: Store, patterns: Sequence[str]) -> dict[str, list[Any]]:
     return found
 
 
-def save(stage: Stage) -> None:
+def save(stage: Stage[Any]) -> None:
     """Writes a stage's file: from now on the stage is done."""
-    known = asdict(stage)
+    known = {name: getattr(stage, name) for name in stage.__slots__}
+    known["value"] = to_json(stage.value)
     documents.save(open_store(stage.folder), STAGE_FILE, known | {DIGEST: hashed(known)}, indent=1)
 
 
-def load(folder: Store) -> Stage:
-    """The finished stage of a folder, wherever the folder lies now."""
+def load(folder: Store, kind: type[Value]) -> Stage[Value]:
+    """The finished stage of a folder, wherever the folder lies now.
+
+    Args:
+        folder: of the stage.
+        kind: of its value.
+
+    Raises:
+        DdlflowError: another version of ddlflow wrote it.
+    """
     known = json.loads(folder.read(STAGE_FILE))
     known.pop(DIGEST, None)
-    return Stage(**{**known, "cached": True, "folder": folder.location})
+    value = from_json(kind, known.pop("value"), f"{folder.location}/{STAGE_FILE}")
+    return Stage(**{**known, "cached": True, "folder": folder.location, "value": value})
 
 
 def damaged(folder: Store) -> list[str]:

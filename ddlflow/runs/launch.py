@@ -8,9 +8,11 @@ from typing import Any
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.engines import Failure, GangJob, GangResult
 from ddlflow.errors import DdlflowError, EngineError
+from ddlflow.runs.events import EpochDone, OnTrainEvent, StepDigest, TrainEvent
 from ddlflow.runs.failures import describe, error_of, is_final, is_same, plural
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.ranks import Gathering
+from ddlflow.runs.results import PrepareResult, TrainAttempt
 from ddlflow.runs.session import Session
 from ddlflow.spec.pipeline import Training
 from ddlflow.spec.site import EngineSection
@@ -22,8 +24,8 @@ from ddlflow.train.parallel.world import fitting_world
 from ddlflow.train.rank import PRELOAD
 from ddlflow.train.tasks.weights import weighting
 
-Tell = Callable[[dict[str, Any]], None]
 KEPT = "setup.json"
+OF_THE_GANG = {"event", "rank", "host"}  # keys of an event that are no part of an epoch's row
 COME_BACK_S = 4.0  # a nanny starts a worker again in 1 to 3 s; waiting for it keeps the world
 
 
@@ -44,13 +46,13 @@ class Setup:
     threads: int
 
 
-def settled(session: Session, prepared: Stage) -> Training:
+def settled(session: Session, prepared: Stage[PrepareResult]) -> Training:
     """The train section with numbers for ``auto``: from here on the session's own, and said.
 
     Raises:
         SpecError: ``class_weights`` names what is no class of these rows.
     """
-    pipeline, rows = session.request.pipeline, prepared.value["rows"]
+    pipeline, rows = session.request.pipeline, prepared.value.rows
     found = resolve(pipeline.train, rows["train"], rows["validation"])
     if found.class_weights is not None:
         weighting(found, Manifest.load(prepared.folder))
@@ -101,7 +103,26 @@ def setup(session: Session, spec: Training, folder: Store, rows: int, num_parame
     return Setup(world, min(most or world, virtual_ranks), virtual_ranks, threads)
 
 
-def launch(session: Session, job: Job, spread: Setup, rows: int, tell: Tell) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """How a training ended: what rank 0 said of it, and the attempts that it took."""
+
+    result: dict[str, Any]
+    attempts: tuple[TrainAttempt, ...]
+
+
+class _RunningAttempt:
+    """The attempt that is under way, as far as its ranks have told."""
+
+    def __init__(self, number: int, world: int) -> None:
+        self.now = TrainAttempt(number, world)
+
+    def update(self, **changes: Any) -> TrainAttempt:
+        self.now = replace(self.now, **changes)
+        return self.now
+
+
+def launch(session: Session, job: Job, spread: Setup, rows: int, tell: OnTrainEvent) -> Launched:
     """Runs a training to its end, over as many attempts as it takes and may have.
 
     When a rank dies, hangs or raises, the next attempt goes on from the last checkpoint with the
@@ -114,13 +135,8 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: Tell) -> 
         job: what to train.
         spread: how many ranks are wanted.
         rows: of one epoch, for the progress bar.
-        tell: gets each epoch's row of history, and an "attempt" event as each begins, and again,
-            with ``ended_by``, when it ended before the training did.
-
-    Returns:
-        What rank 0 says at the end, and ``attempts``: each one's number, world, the step that it
-        went on from (0: the start), that of its last checkpoint (0: none) and the first cause of
-        its end, ``ended_by``.
+        tell: gets each epoch as it ends, each entry of the digest trail, and each attempt: as it
+            begins, and again when it ended before the training did.
 
     Raises:
         TrainingError: no attempt is left, or another one would end the same way.
@@ -129,27 +145,27 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: Tell) -> 
     """
     tell = _each_epoch_once(tell)
     most = session.request.site.engine.max_restarts
-    attempts: list[dict[str, Any]] = []
+    attempts: list[_RunningAttempt] = []
     before: Failure | None = None
     highest = 0  # step of a checkpoint so far
     in_vain = 0  # attempts in a row without a higher one
     with session.screen.bar("train", rows * job.train_spec.epochs, "rows") as show:
         while True:
             ranks = _ranks_left(session, spread) if attempts else spread.world
-            steps = {"from_step": 0, "saved_step": 0}
-            attempt: dict[str, Any] = {"number": len(attempts) + 1, "world": ranks, **steps}
+            attempt = _RunningAttempt(len(attempts) + 1, ranks)
             attempts.append(attempt)
-            tell({"event": "attempt", **attempt})
+            tell(attempt.now)
             result = _attempt(session, job, attempt, tell, show)
             if result.values is not None:
-                return {**result.values[0], "attempts": attempts}
+                return Launched(result.values[0], tuple(one.now for one in attempts))
             failure = result.failure or _asked_to_stop(_logs(session, job), ranks)
             # The rank may have raised before it told of a step of this attempt.
-            failure = replace(failure, step=max(failure.step or 0, attempt["from_step"]))
-            attempt["ended_by"] = cause = describe(failure)
-            tell({"event": "attempt", **attempt})
+            failure = replace(failure, step=max(failure.step or 0, attempt.now.from_step))
+            cause = describe(failure)
+            ended = attempt.update(ended_by=cause)
+            tell(ended)
             session.screen.say(f"train: attempt {len(attempts)} ended: {cause}")
-            newest = attempt["saved_step"] or attempt["from_step"] or job.saved_step
+            newest = ended.saved_step or ended.from_step or job.saved_step
             job = replace(job, saved_step=newest)
             in_vain = 1 if newest > highest else in_vain + 1
             highest = max(highest, newest)
@@ -164,23 +180,27 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: Tell) -> 
 
 
 def _attempt(
-    session: Session, job: Job, attempt: dict[str, Any], tell: Tell, show: Callable[..., None]
+    session: Session,
+    job: Job,
+    attempt: _RunningAttempt,
+    tell: OnTrainEvent,
+    show: Callable[..., None],
 ) -> GangResult:
     """One gang's life; a cluster that loses a worker as it starts is a failure as any other."""
     named = replace(job, attempt=f"{time.time_ns():020d}")  # names sort as times do
     gang_job = _gang_job(named, session.request.site.engine, _logs(session, job))
     ranks = Gathering(
         open_store(job.folder),
-        attempt["world"],
+        attempt.now.world,
         job.device,
         must_be_alike=job.train_spec.determinism == "elastic",
         say=lambda text: session.screen.say(f"train: {text}"),
     )
     on_event = _listener(session, attempt, ranks, tell, show)
     try:
-        return session.gang(gang_job, attempt["world"], on_event)
+        return session.gang(gang_job, attempt.now.world, on_event)
     except EngineError as error:
-        if attempt["number"] == 1:
+        if attempt.now.number == 1:
             raise
         name = session.engine.name
         failure = Failure(0, name, None, "EngineError", str(error), "", gang_job.log_folder)
@@ -216,11 +236,11 @@ def _gang_job(job: Job, site: EngineSection, logs: str) -> GangJob:
 
 def _listener(
     session: Session,
-    attempt: dict[str, Any],
+    attempt: _RunningAttempt,
     ranks: Gathering,
-    tell: Tell,
+    tell: OnTrainEvent,
     show: Callable[..., None],
-) -> Tell:
+) -> Callable[[dict[str, Any]], None]:
     """What is done with the events of one attempt's ranks: rank 0 speaks for all."""
 
     def on_event(event: dict[str, Any]) -> None:
@@ -235,28 +255,30 @@ def _listener(
             words = f"epoch {event['epoch']}, loss {event['loss']:.4f}, {speed:.2f} M rows/s"
             show(event["done"], words)
         elif event["event"] == "saved":
-            attempt["saved_step"] = event["step"]
+            attempt.update(saved_step=event["step"])
         elif event["event"] == "resumed":
-            attempt["from_step"] = event["step"]
+            attempt.update(from_step=event["step"])
             session.screen.say(f"train: goes on from step {event['step']}")
             # The driver or a worker may have been killed before a row of these was told.
             for row in event["history"]:
-                tell({"event": "epoch", **row})
-        elif event["event"] in {"epoch", "digest"}:
-            tell(event)
+                tell(EpochDone(row))
+        elif event["event"] == "epoch":
+            tell(EpochDone({k: v for k, v in event.items() if k not in OF_THE_GANG}))
+        elif event["event"] == "digest":
+            tell(StepDigest(event["step"], event["digest"], event["loss"]))
 
     return on_event
 
 
-def _each_epoch_once(tell: Tell) -> Tell:
+def _each_epoch_once(tell: OnTrainEvent) -> OnTrainEvent:
     """An epoch that a later attempt does again, or goes on from, is not told again."""
     told: set[int] = set()
 
-    def tell_once(event: dict[str, Any]) -> None:
-        if event["event"] == "epoch":
-            if event["epoch"] in told:
+    def tell_once(event: TrainEvent) -> None:
+        if isinstance(event, EpochDone):
+            if event.epoch in told:
                 return
-            told.add(event["epoch"])
+            told.add(event.epoch)
         tell(event)
 
     return tell_once

@@ -6,9 +6,11 @@ training that went on elsewhere after a command was killed has those of both pla
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from ddlflow.errors import TrainingError
+from ddlflow.runs.results import AttemptRanks, from_json
 from ddlflow.store import documents
 from ddlflow.store.store import Store
 from ddlflow.train.facts import Facts, deciding, unlike
@@ -61,29 +63,29 @@ class Gathering:
         self._keep()
 
     def _keep(self) -> None:
-        earlier = kept(self._folder)
-        now = [facts.to_json() for facts in self._ranks.values()]
+        earlier = ranks_of_attempts(self._folder)
         if earlier:
-            both = {0: Facts(**earlier[-1]["ranks"][0]), 1: self._ranks[0]}
-            was, is_ = (deciding(facts, self._device) for facts in both.values())
+            both = (earlier[-1].ranks[0], self._ranks[0])
+            was, is_ = (deciding(facts, self._device) for facts in both)
             changed = [
                 f"{name} was {was[name]}, now {is_[name]}" for name in was if was[name] != is_[name]
             ]
             if changed:
                 what = "; ".join(changed)
                 self._say(f"goes on where last bits may differ: {what}")
-        entry = {"attempt": len(earlier) + 1, "ranks": now}
-        documents.save(self._folder, FILE, [*earlier, entry], indent=1)
+        now = AttemptRanks(len(earlier) + 1, tuple(self._ranks.values()))
+        documents.save(self._folder, FILE, [asdict(entry) for entry in (*earlier, now)], indent=1)
 
 
-def kept(folder: Store) -> list[dict[str, Any]]:
-    """The entries of a training's attempts, oldest first."""
-    return list(json.loads(folder.read(FILE))) if folder.exists(FILE) else []
+def ranks_of_attempts(folder: Store) -> list[AttemptRanks]:
+    """The ranks of a training's attempts, oldest first."""
+    entries = json.loads(folder.read(FILE)) if folder.exists(FILE) else []
+    return [from_json(AttemptRanks, entry, f"{folder.location}/{FILE}") for entry in entries]
 
 
 def said(folder: Store) -> dict[str, str]:
     """Of all a training's ranks: versions, processor, hosts, GPUs; unlike values side by side."""
-    return together([Facts(**rank) for entry in kept(folder) for rank in entry["ranks"]])
+    return together([facts for entry in ranks_of_attempts(folder) for facts in entry.ranks])
 
 
 def together(all_facts: list[Facts]) -> dict[str, str]:

@@ -14,13 +14,15 @@ import yaml
 import ddlflow
 from ddlflow.redact import redacted_values
 from ddlflow.runs import ranks
+from ddlflow.runs.events import EpochDone, TrainEvent
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.installed import PACKAGES, git_commit, requirements, versions, wheel
+from ddlflow.runs.results import EvaluateResult, PrepareResult, TrainAttempt, TrainResult
 from ddlflow.runs.session import Session
 from ddlflow.runs.stages import COEFFICIENTS, inferred_source, key_of
 from ddlflow.spec import code
 from ddlflow.store import documents
-from ddlflow.store.site_storage import storage_errors, write_json
+from ddlflow.store.site_storage import storage_errors
 from ddlflow.store.store import is_url, open_store
 from ddlflow.tracking.run import Run
 
@@ -41,8 +43,10 @@ class RunRecord:
         """What a user is told: MLflow's id, once the server has given one."""
         return self.run.id_for_people()
 
-    def settings(self, prepared: Stage) -> None:
+    def settings(self, prepared: Stage[PrepareResult]) -> None:
         """The resolved pipeline and site, versions, commit, seeds and the data's fingerprint."""
+        from ddlflow.data.fields import Field
+
         request = self.session.request
         pipeline = redacted_values(request.pipeline.model_dump(mode="json", by_alias=True))
         for name, values in (("pipeline", pipeline), ("site", redacted_site(self.session))):
@@ -62,7 +66,7 @@ class RunRecord:
             {
                 "ddlflow.version": ddlflow.__version__,
                 "ddlflow.pipeline": request.pipeline.name,
-                "ddlflow.data_digest": prepared.value["digest"],
+                "ddlflow.data_digest": prepared.value.digest,
                 **_counts(prepared),
                 "ddlflow.code_digest": code.fingerprint(request),
                 "ddlflow.git_commit": git_commit(request.pipeline_path.parent),
@@ -77,13 +81,15 @@ class RunRecord:
         described = json.loads(manifest.read_text())["columns"]
         schema = dict.fromkeys(described["numeric"], "float32")
         schema |= {c["name"]: c["kind"] for c in described["categories"]}
+        for one in map(Field.from_json, described.get("tensors", ())):
+            schema[one.name] = one.shown.removeprefix(f"{one.name} ").strip("()")
         schema[described["label"]["name"]] = f"label ({described['label']['kind']})"
         self.run.log_dataset(
             request.pipeline.name,
-            prepared.value["digest"],
-            source=str(prepared.value["location"]),
+            prepared.value.digest,
+            source=str(prepared.value.location),
             schema=schema,
-            profile=prepared.value["rows"],
+            profile=prepared.value.rows,
             context="training",
         )
 
@@ -94,19 +100,18 @@ class RunRecord:
         found = versions() | {k: v for k, v in said.items() if k in PACKAGES}
         self.run.log_text(json.dumps(found, indent=1), "versions.json")
 
-    def tell(self, event: Mapping[str, Any]) -> None:
+    def on_train_event(self, event: TrainEvent) -> None:
         """An epoch's row of history as metrics, with the epoch as step; an attempt as a tag."""
-        if event["event"] == "digest":
-            return  # the whole trail is logged at the end
-        if event["event"] == "attempt":
-            world = f"{event['world']} ranks" if event["world"] > 1 else "1 rank"
-            ended = f", ended: {event['ended_by']}" if "ended_by" in event else ""
-            self.run.log_tags({f"ddlflow.attempt.{event['number']}": world + ended})
-            return
-        values = {k: v for k, v in event.items() if isinstance(v, int | float) and _is_metric(k)}
-        self.run.log_metrics(values, step=int(event["epoch"]))
+        match event:  # the digest trail is logged as a whole at the end
+            case TrainAttempt():
+                world = f"{event.world} ranks" if event.world > 1 else "1 rank"
+                ended = f", ended: {event.ended_by}" if event.ended_by is not None else ""
+                self.run.log_tags({f"ddlflow.attempt.{event.number}": world + ended})
+            case EpochDone():
+                known = {k: v for k, v in event.row.items() if v is not None and _is_metric(k)}
+                self.run.log_metrics(known, step=event.epoch)
 
-    def trained(self, trained: Stage) -> None:
+    def trained(self, trained: Stage[TrainResult]) -> None:
         """What a training says of itself."""
         names = (
             "model_digest",
@@ -117,36 +122,41 @@ class RunRecord:
             "steps",
             "best_epoch",
         )
-        self.run.log_tags({f"ddlflow.{name}": trained.value[name] for name in names})
+        self.run.log_tags({f"ddlflow.{name}": getattr(trained.value, name) for name in names})
         self.run.log_metrics(
-            {"train_seconds": trained.value["seconds"], "train_rows_per_s": rows_per_s(trained)}, 0
+            {"train_seconds": trained.value.seconds, "train_rows_per_s": rows_per_s(trained)}, 0
         )
-        self.run.log_file(self.here(trained.value["model"], "train.json"), "training")
+        self.run.log_file(self.here(trained.value.model, "train.json"), "training")
         self.run.log_file(self.here(trained.folder, "ledger"), "training/ledger")
         self.run.log_file(self.here(trained.folder, ranks.FILE), "training")
         self._surroundings(ranks.said(open_store(trained.folder)))
 
-    def evaluated(self, prepared: Stage, trained: Stage, evaluated: Stage) -> Path:
+    def evaluated(
+        self,
+        prepared: Stage[PrepareResult],
+        trained: Stage[TrainResult],
+        evaluated: Stage[EvaluateResult],
+    ) -> Path:
         """The metrics and the plots; returns the report's folder."""
         from ddlflow.report.plots import write_report
         from ddlflow.train.tasks.table import measures_of
 
         pipeline = self.session.request.pipeline
         scored = json.loads(open_store(evaluated.folder).read("scores.json"))
-        split = evaluated.value["split"]
+        split = evaluated.value.split
         metrics = {f"{split}_{k}": v for k, v in scored["metrics"].items()}
         metrics |= {f"baseline_{k}": v for k, v in scored["baseline"].items()}
-        self.run.log_metrics(metrics, step=trained.value["epochs"])
+        self.run.log_metrics(metrics, step=trained.value.epochs)
         report = self.folder / "report"
         table = documents.load(open_store(evaluated.folder), COEFFICIENTS)  # of a linear model
         stopping = pipeline.train.early_stopping
         write_report(
             report,
-            history=trained.value["history"],
+            history=list(trained.value.history),
             metrics=scored["metrics"],
             baseline=scored["baseline"],
             curves=scored["curves"],
-            classes=prepared.value["classes"] or None,
+            classes=list(prepared.value.classes) or None,
             histogram=scored["histogram"],
             title=f"{pipeline.name}, {split} split",
             label=pipeline.data.label,
@@ -156,8 +166,11 @@ class RunRecord:
         self.run.log_file(report, "report")
         return report
 
-    def model(self, prepared: Stage, trained: Stage) -> str:
-        """Logs the model with a signature and an input example; returns its URI or folder."""
+    def model(self, prepared: Stage[PrepareResult], trained: Stage[TrainResult]) -> str:
+        """Logs the model with a signature and an input example; returns its URI or folder.
+
+        Tensors have neither: MLflow's tables are of single values.
+        """
         from ddlflow.data.sources.derive_dates import without_zones
         from ddlflow.data.sources.source import ranges, read
         from ddlflow.infer.model import load_model
@@ -165,22 +178,24 @@ class RunRecord:
 
         folder = self.here(trained.folder, "model")
         model = load_model(folder, trust_code=True)  # it was trained a moment ago
-        location = inferred_source(self.session, prepared)
-        found = model.open(location, self.session.data_root)
-        first = next(iter(read(found, ranges(found)[0], model.inputs)))
-        example = without_zones(first.slice(0, EXAMPLE_ROWS)).to_pandas()
+        example = None
+        if not model.columns.tensors:
+            location = inferred_source(self.session, prepared)
+            found = model.open(location, self.session.data_root)
+            first = next(iter(read(found, ranges(found)[0], model.inputs)))
+            example = without_zones(first.slice(0, EXAMPLE_ROWS)).to_pandas()
         uri = log_model(
             self.run,
             folder,
             example=example,
-            predictions=model.predict_frame(example),
+            predictions=None if example is None else model.predict_frame(example),
             digest=model.digest,
             wheel=wheel(self.folder / "wheels"),
             pip_requirements=requirements(ranks.said(open_store(trained.folder))),
             register_as=self.session.request.pipeline.register_as,
-            tags={"ddlflow.data_digest": str(trained.value.get("data", ""))},
+            tags={"ddlflow.data_digest": prepared.value.digest},
         )
-        return uri or str(trained.value["model"])
+        return uri or str(trained.value.model)
 
     def here(self, location: str, name: str) -> Path:
         """A file or folder of the storage, which stays where it is until MLflow has taken it.
@@ -199,7 +214,7 @@ class RunRecord:
 
 
 @contextmanager
-def recorded(session: Session, prepared: Stage) -> Iterator[RunRecord]:
+def recorded(session: Session, prepared: Stage[PrepareResult]) -> Iterator[RunRecord]:
     """An MLflow run around the rest of a pipeline: FINISHED, FAILED or KILLED at its end.
 
     A run of the same pipeline that did not finish is gone on with; one that is under way on this
@@ -245,15 +260,15 @@ def recorded(session: Session, prepared: Stage) -> Iterator[RunRecord]:
             marks.remove(mark)
 
 
-def _counts(prepared: Stage) -> dict[str, str]:
+def _counts(prepared: Stage[PrepareResult]) -> dict[str, str]:
     """What the source has and the data set has not, as tags; the manifest has it by column."""
-    found = {}
-    for name in ("dropped", "replaced"):
-        counts = {key: count for key, count in prepared.value[name].items() if count}
-        if counts:
-            shown = ", ".join(f"{key} {count}" for key, count in list(counts.items())[:20])
-            found[f"ddlflow.{name}"] = shown + (", ..." if len(counts) > 20 else "")
-    return found
+    tags = {}
+    both = {"dropped": prepared.value.dropped, "replaced": prepared.value.replaced}
+    for name, counts in both.items():
+        found = [f"{key} {count}" for key, count in counts.items() if count]
+        if found:
+            tags[f"ddlflow.{name}"] = ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
+    return tags
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -274,75 +289,12 @@ def redacted_site(session: Session) -> dict[str, Any]:
     return values
 
 
-def rows_per_s(trained: Stage) -> float:
+def rows_per_s(trained: Stage[TrainResult]) -> float:
     """Rows trained on a second, over all epochs; validation is not counted in."""
     # 0: an attempt that went on behind an epoch's last step did nothing but its end.
-    speeds = [row["rows_per_s"] for row in trained.value["history"] if row["rows_per_s"] > 0]
+    found = [row["rows_per_s"] for row in trained.value.history]
+    speeds = [speed for speed in found if speed is not None and speed > 0]
     return len(speeds) / sum(1 / speed for speed in speeds) if speeds else 0.0
-
-
-def summary(
-    record: RunRecord, stages: list[Stage], model_uri: str, evaluated: Stage, inferred: Stage
-) -> dict[str, Any]:
-    """What ``ddlflow run --json`` prints."""
-    trained = next(stage for stage in stages if stage.name == "train")
-    result = {
-        "run_id": record.run_id,
-        "stages": _times(stages),
-        "metrics": evaluated.value["metrics"],
-        "baseline": evaluated.value["baseline"],
-        "notes": evaluated.value["notes"],
-        "rows_per_s": rows_per_s(trained),
-        "model_digest": trained.value["model_digest"],
-        "model_uri": model_uri,
-        "model": trained.value["model"],
-        "predictions": inferred.value["predictions"],
-        "report": str(record.folder / "report"),
-        "tracking_uri": redacted_site(record.session)["tracking"]["uri"],
-        "page": record.run.page,
-        "coefficients": documents.load(open_store(evaluated.folder), COEFFICIENTS),
-        **swept(stages),
-    }
-    write_json(record.folder / "summary.json", result)
-    return result
-
-
-def sweep_summary(record: RunRecord, stages: list[Stage]) -> dict[str, Any]:
-    """What ``ddlflow search --json`` and ``ddlflow cross-validate --json`` print."""
-    result = {
-        "run_id": record.run_id,
-        "stages": _times(stages),
-        "report": str(record.folder / "report"),
-        "tracking_uri": redacted_site(record.session)["tracking"]["uri"],
-        "page": record.run.page,
-        **swept(stages),
-    }
-    write_json(record.folder / "summary.json", result)
-    return result
-
-
-def swept(stages: list[Stage]) -> dict[str, Any]:
-    """What the stages cross_validate and search found, where there are any."""
-    found: dict[str, Any] = {}
-    for stage in stages:
-        if stage.name == "search":
-            best = stage.value["best"]
-            found["search"] = {
-                "metric": stage.value["metric"],
-                "better": stage.value["better"],
-                "score": best["score"],
-                "best_trial": best["number"],
-                "best": best["values"],
-                "statuses": stage.value["statuses"],
-                "trials": json.loads(open_store(stage.folder).read("trials.json"))["trials"],
-            }
-        elif stage.name == "cross_validate":
-            found["cross_validation"] = dict(stage.value)
-    return found
-
-
-def _times(stages: list[Stage]) -> list[dict[str, Any]]:
-    return [{"name": s.name, "seconds": round(s.seconds, 3), "cached": s.cached} for s in stages]
 
 
 def _is_metric(name: str) -> bool:

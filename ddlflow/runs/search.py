@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from ddlflow.errors import SpecError, TrainingError
 from ddlflow.runs import spread
+from ddlflow.runs.events import OnTrial
 from ddlflow.runs.finished import Stage
-from ddlflow.runs.launch import Tell
+from ddlflow.runs.results import PrepareResult, SearchResult
 from ddlflow.runs.session import Session
 from ddlflow.spec.pipeline import Pipeline, Training
 from ddlflow.store import documents
@@ -50,8 +51,8 @@ class Searching:
     session: Session
     folder: Store
     where: list[Where]
-    data: list[Stage]
-    tell: Tell
+    data: list[Stage[PrepareResult]]
+    tell: OnTrial
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     begun: set[int] = field(default_factory=set)
     began: float = field(default_factory=time.monotonic)
@@ -59,7 +60,7 @@ class Searching:
     fused: int = 0
     trained: int = 0
 
-    def run(self) -> Json:
+    def run(self) -> SearchResult:
         """Searches to the end; returns the stage's value."""
         pipeline = self.session.request.pipeline
         spec = pipeline.search
@@ -85,21 +86,23 @@ class Searching:
         winner = best(self.outcomes.values(), better)
         if winner is None:
             raise TrainingError(self._nothing())
-        documents.save(self.folder, TABLE, {"trials": table, "metric": metric, "better": better})
-        row = next(row for row in table if row["number"] == winner.number)
-        return {
-            "metric": metric,
-            "better": better,
-            "best": row,
-            "trials": len(table),
-            "statuses": {
-                s: sum(r["status"] == s for r in table) for s in ("done", "pruned", "failed")
-            },
-            "trainings": self.trained,
-            "fused": self.fused,
-            "search_seconds": self._elapsed(),
-            "rows": self.data[0].value["rows"],
-        }
+        documents.save(
+            self.folder,
+            TABLE,
+            {"trials": [asdict(row) for row in table], "metric": metric, "better": better},
+        )
+        row = next(row for row in table if row.number == winner.number)
+        return SearchResult(
+            metric=metric,
+            better=better,
+            best=row,
+            trials=len(table),
+            statuses={s: sum(r.status == s for r in table) for s in ("done", "pruned", "failed")},
+            trainings=self.trained,
+            fused=self.fused,
+            search_seconds=self._elapsed(),
+            rows=self.data[0].value.rows,
+        )
 
     def _is_allowed(self, trial: Trial) -> bool:
         """Whether a training takes the values: between a range's ends it may take less."""
@@ -109,7 +112,7 @@ class Searching:
             refused = Outcome(trial.number, trial.values, "failed", reason=str(error))
             self.outcomes[trial.number] = refused
             (row,) = rows([refused])
-            self.tell({"event": "trial", **row})
+            self.tell(row)
             return False
         return True
 
@@ -214,7 +217,7 @@ class Searching:
             found = self._outcome(trial, results, metric)
             self.outcomes[trial.number] = found
             (row,) = rows([found])
-            self.tell({"event": "trial", **row})
+            self.tell(row)
 
     def _is_whole(self, trial: Trial, results: dict[Key, Json]) -> bool:
         """Whether all of a trial's trainings have a result."""
@@ -243,7 +246,7 @@ class Searching:
             curve=() if failed else spread.curve_of(found, metric),
         )
 
-    def _members(self, trials: Sequence[Trial], stage: Stage) -> list[Member]:
+    def _members(self, trials: Sequence[Trial], stage: Stage[PrepareResult]) -> list[Member]:
         members = []
         folds = self._folds(stage)
         for trial in trials:
@@ -257,13 +260,13 @@ class Searching:
 
     def _settled(self, setting: Pipeline) -> Training:
         """A setting's train section, with numbers: a space may hold ``auto``."""
-        rows = self.data[0].value["rows"]
+        rows = self.data[0].value.rows
         return resolve(setting.train, rows["train"], rows["validation"])
 
-    def _folds(self, stage: Stage) -> Sequence[int | None]:
+    def _folds(self, stage: Stage[PrepareResult]) -> Sequence[int | None]:
         spec = self.session.request.pipeline.search
         assert spec is not None
-        return range(stage.value["folds"]) if spec.cv else [None]
+        return range(stage.value.folds) if spec.cv else [None]
 
     def _alone(self, group: Group, metric: str, better: Better) -> Asynchronous | None:
         spec = self.session.request.pipeline.search

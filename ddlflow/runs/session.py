@@ -23,7 +23,7 @@ from ddlflow.engines.batched import map_batched
 from ddlflow.engines.resources import Resources, resources
 from ddlflow.errors import DdlflowError, InputError
 from ddlflow.report.screen import Screen
-from ddlflow.runs.finished import STAGE_FILE, Stage, damaged, hashed, load, save, told
+from ddlflow.runs.finished import STAGE_FILE, Stage, Value, damaged, hashed, load, save, told
 from ddlflow.runs.holds import Uses
 from ddlflow.runs.workers import count_gpus, gpus_of, least_cores
 from ddlflow.spec.load import Request
@@ -174,11 +174,12 @@ class Session:
         self,
         name: str,
         settings: Mapping[str, Any],
-        work: Callable[[Store], dict[str, Any]],
+        work: Callable[[Store], Value],
+        kind: type[Value],
         *,
         results: Sequence[str] = (),
         fresh: bool = False,
-    ) -> Stage:
+    ) -> Stage[Value]:
         """Does a stage's work in a folder of its own, unless it is done.
 
         What is done is looked at: a result that is not as it was written is removed and made again,
@@ -192,6 +193,7 @@ class Session:
             name: of the stage.
             settings: all that the result depends on.
             work: does it, given the folder; returns the stage's value.
+            kind: of that value.
             results: patterns of the files in the folder that others read.
             fresh: do it even if it is done, as the session's own ``fresh`` does for all stages.
 
@@ -203,7 +205,7 @@ class Session:
         key = hashed({"stage": name, **settings})
         folder = self.store.at(f"{name}/{key}")
         if folder in self._uses:
-            return self._found(folder)
+            return self._found(folder, kind)
         of_work = storage_errors(self.store.location, of_work=True)
         with of_work, self.lease(folder, folder.location) as lease:
             if fresh or self.fresh:
@@ -213,7 +215,7 @@ class Session:
                 bad = damaged(folder)
                 if not bad:
                     self._use(folder)
-                    return self._found(folder)
+                    return self._found(folder, kind)
                 names = ", ".join(key.rpartition("/")[2] for key in bad)
                 self.screen.say(f"{name}: {folder.location} is damaged ({names}): it is done again")
                 self._uses.wait_for_others(folder, self.screen.say)
@@ -237,8 +239,8 @@ class Session:
         self.screen.done(name, seconds, cached=False)
         return stage
 
-    def _found(self, folder: Store) -> Stage:
-        stage = load(folder)
+    def _found(self, folder: Store, kind: type[Value]) -> Stage[Value]:
+        stage = load(folder, kind)
         self.screen.done(stage.name, stage.seconds, cached=True)
         return stage
 

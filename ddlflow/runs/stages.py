@@ -10,8 +10,16 @@ from typing import Any, Literal
 
 from ddlflow.errors import DataError, SpecError
 from ddlflow.redact import redacted, redacted_values
+from ddlflow.runs.events import EpochDone, OnTrainEvent, ignore
 from ddlflow.runs.finished import Stage, hashed
-from ddlflow.runs.launch import Tell, launch, settled, setup
+from ddlflow.runs.launch import launch, settled, setup
+from ddlflow.runs.results import (
+    EvaluateResult,
+    InferResult,
+    PrepareResult,
+    SampleResult,
+    TrainResult,
+)
 from ddlflow.runs.session import Session
 from ddlflow.spec import code
 from ddlflow.spec.load import Request
@@ -34,22 +42,22 @@ def source(session: Session) -> str:
     return made(session, wanted).folder
 
 
-def made(session: Session, wanted: Made) -> Stage:
+def made(session: Session, wanted: Made) -> Stage[SampleResult]:
     """Makes a source's rows under the storage."""
     from ddlflow.data.samples.made import SOURCES, plan, write_part
 
-    def work(folder: Store) -> dict[str, Any]:
+    def work(folder: Store) -> SampleResult:
         session.warm_ranks()
         parts = plan(wanted.use, wanted.rows, folder.location, wanted.seed)
         written = list(session.map_over(write_part, parts, wanted.use))
-        return {"rows": wanted.rows, "files": len(written)}
+        return SampleResult(wanted.rows, len(written))
 
     versions = [VERSION["source"], SOURCES[wanted.use].VERSION]
     settings = {"version": versions, **wanted.model_dump(mode="json")}
-    return session.stage("source", settings, work, results=["*"])
+    return session.stage("source", settings, work, SampleResult, results=["*"])
 
 
-def prepare(session: Session, repeat: int = 0) -> Stage:
+def prepare(session: Session, repeat: int = 0) -> Stage[PrepareResult]:
     """Sources -> shards and their manifest, the training rows dealt to folds if ``cv`` says so.
 
     Args:
@@ -65,9 +73,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
     pipeline = session.request.pipeline
     location = source(session)
     spec = pipeline.data.model_copy(update={"source": location})
-    sources, roles = open_sources(spec, pipeline.labels, session.data_root, pipeline.cv)
-    for field in roles.tensors:  # until batches have them
-        raise DataError(f"{field.shown} cannot be trained on yet. List it in data.exclude.")
+    sources, _ = open_sources(spec, pipeline.labels, session.data_root, pipeline.cv)
     settings = {
         "version": VERSION["prepare"],
         "data": redacted_values(spec.model_dump(mode="json")),  # a signature may change
@@ -79,7 +85,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
     if cv is not None:
         settings["cv"] = cv.dealing(pipeline.labels)
 
-    def work(folder: Store) -> dict[str, Any]:
+    def work(folder: Store) -> PrepareResult:
         session.warm_ranks()
         manifest = prepare_data(
             spec,
@@ -88,27 +94,29 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
             folder=Path(folder.location),
             map=session.map_over,
             cv=cv,
+            converted=session.store.at("converted"),
         )
         rows = {split: manifest.rows(split) for split in ("train", "validation", "test")}
         if not rows["train"]:
             raise DataError(f"{location}: no row is left to train on. Look at data.split.")
         if rows["train"] < 2:
             raise DataError(f"{location}: one row alone cannot be trained on.")
-        return {
-            "rows": rows,
-            "folds": manifest.num_folds,
-            "digest": manifest.digest,
-            "features": len(manifest.feature_names),
-            "categories": len(manifest.categories),
-            "classes": [str(c) for c in manifest.label.classes],
-            "dropped": manifest.dropped,
-            "replaced": manifest.replaced,
-            "warnings": list(manifest.warnings),
-            "location": redacted(location),
-        }
+        return PrepareResult(
+            rows=rows,
+            folds=manifest.num_folds,
+            digest=manifest.digest,
+            features=len(manifest.feature_names),
+            categories=len(manifest.categories),
+            classes=tuple(str(c) for c in manifest.label.classes),
+            dropped=manifest.dropped,
+            replaced=manifest.replaced,
+            warnings=tuple(manifest.warnings),
+            location=redacted(location),
+            tensors=tuple(field.shown for field in manifest.tensors),
+        )
 
-    done = session.stage("prepare", settings, work, results=["manifest.json"])
-    for warning in done.value["warnings"]:
+    done = session.stage("prepare", settings, work, PrepareResult, results=["manifest.json"])
+    for warning in done.value.warnings:
         session.screen.say(f"note: {warning}")
     settled(session, done)
     return done
@@ -116,11 +124,11 @@ def prepare(session: Session, repeat: int = 0) -> Stage:
 
 def train(
     session: Session,
-    prepared: Stage,
-    tell: Tell = lambda event: None,
+    prepared: Stage[PrepareResult],
+    tell: OnTrainEvent = ignore,
     *,
     again: str | None = None,
-) -> Stage:
+) -> Stage[TrainResult]:
     """Trains the model on the prepared rows, from the last checkpoint if there is one.
 
     Args:
@@ -134,19 +142,19 @@ def train(
         TrainingError: a rank failed; the same command goes on from the last checkpoint.
     """
     from ddlflow.infer.baseline import kept_notes
-    from ddlflow.runs.ranks import kept
+    from ddlflow.runs.ranks import ranks_of_attempts
     from ddlflow.train.first_net import num_parameters
     from ddlflow.train.job import Job
 
     spec = settled(session, prepared)
     request = session.request
     pipeline = request.pipeline
-    rows = prepared.value["rows"]
+    rows = prepared.value.rows
     _check_train(session, rows)
     device: Literal["cpu", "cuda"] = "cuda" if session.num_gpus else "cpu"
     settings = {
         "version": VERSION["train"],
-        "data": prepared.value["digest"],
+        "data": prepared.value.digest,
         # The model reads later sources as this one was read.
         "reading": pipeline.data.model_dump(mode="json", exclude=SHARDS_ALONE),
         "labels": pipeline.labels,
@@ -156,7 +164,7 @@ def train(
         "device": device,
     }
 
-    def work(folder: Store) -> dict[str, Any]:
+    def work(folder: Store) -> TrainResult:
         job = Job(
             dataset=prepared.folder,
             folder=folder.location,
@@ -172,24 +180,26 @@ def train(
         )
         spread = setup(session, spec, folder, rows["train"], num_parameters(job))
         job = replace(job, virtual_ranks=spread.virtual_ranks, threads=spread.threads)
-        result = launch(session, job, spread, rows["train"], tell)
-        trained = {key: result[key] for key in result if key != "trail"}
-        trained["ranks"] = kept(folder)
-        return trained | {
-            "model": job.model_folder.location,
-            "world": spread.world,
-            "virtual_ranks": spread.virtual_ranks,
-            "threads": spread.threads,
-            "device": device,
-        }
+        trained = launch(session, job, spread, rows["train"], tell)
+        return TrainResult(
+            **{key: value for key, value in trained.result.items() if key != "trail"},
+            attempts=trained.attempts,
+            ranks=tuple(ranks_of_attempts(folder)),
+            model=job.model_folder.location,
+            world=spread.world,
+            virtual_ranks=spread.virtual_ranks,
+            threads=spread.threads,
+            device=device,
+        )
 
     if again is not None:
-        return session.stage("reproduce", {**settings, "run": again}, work, fresh=True)
-    done = session.stage("train", settings, work, results=["model/**/*"])
+        settings["run"] = again
+        return session.stage("reproduce", settings, work, TrainResult, fresh=True)
+    done = session.stage("train", settings, work, TrainResult, results=["model/**/*"])
     if done.cached:
-        for row in done.value["history"]:
-            tell({"event": "epoch", **row})
-    for note in kept_notes(done.value):
+        for row in done.value.history:
+            tell(EpochDone(row))
+    for note in kept_notes(done.value.history, done.value.best_epoch):
         session.screen.say(f"note: {note}")
     return done
 
@@ -212,7 +222,9 @@ def _check_train(session: Session, rows: dict[str, int]) -> None:
         )
 
 
-def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
+def evaluate(
+    session: Session, prepared: Stage[PrepareResult], trained: Stage[TrainResult]
+) -> Stage[EvaluateResult]:
     """Scores the model on the test split, or on the validation split where there is no test."""
     from ddlflow.data.shards.manifest import SplitName
     from ddlflow.infer.baseline import notes
@@ -221,40 +233,39 @@ def evaluate(session: Session, prepared: Stage, trained: Stage) -> Stage:
     from ddlflow.train.tasks.table import measures_of
 
     pipeline, spec = session.request.pipeline, session.request.pipeline.train
-    rows = prepared.value["rows"]
+    rows = prepared.value.rows
     order: tuple[SplitName, ...] = ("test", "validation", "train")
     split = next(name for name in order if rows[name])
     settings = {
         "version": VERSION["evaluate"],
-        "data": prepared.value["digest"],
-        "model": trained.value["model_digest"],
+        "data": prepared.value.digest,
+        "model": trained.value.model_digest,
         "trained": trained.key,
         "split": split,
         "histogram": pipeline.report.histogram,
     }
 
-    def work(folder: Store) -> dict[str, Any]:
-        where = trained.value["model"], prepared.folder
+    def work(folder: Store) -> EvaluateResult:
+        where = trained.value.model, prepared.folder
         how: dict[str, Any] = {"spec": spec, "threads": session.resources.threads}
         how["map_over"] = session.map_over
         scored = score(*where, split, feature=pipeline.report.histogram, **how)
         documents.save(folder, "scores.json", scored, indent=1)
-        if has_coefficients(pipeline.model):
+        if has_coefficients(pipeline.model, of_tensors=bool(prepared.value.tensors)):
             documents.save(folder, COEFFICIENTS, coefficients(*where, **how), indent=1)
         kept = {name: scored[name] for name in ("metrics", "baseline", "predicted_classes")}
-        return {
-            "split": split,
-            **kept,
-            "notes": notes(measures_of(pipeline.labels), spec, split, **kept),
-        }
+        told = notes(measures_of(pipeline.labels), spec, split, **kept)
+        return EvaluateResult(split, **kept, notes=tuple(told))
 
-    evaluated = session.stage("evaluate", settings, work, results=["scores.json"])
-    for note in evaluated.value["notes"]:
+    evaluated = session.stage("evaluate", settings, work, EvaluateResult, results=["scores.json"])
+    for note in evaluated.value.notes:
         session.screen.say(f"note: {note}")
     return evaluated
 
 
-def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
+def infer(
+    session: Session, prepared: Stage[PrepareResult], trained: Stage[TrainResult]
+) -> Stage[InferResult]:
     """The model over the pipeline's inference source (by default its test or whole source)."""
     from ddlflow.infer.model import load_model
     from ddlflow.infer.predict import PreparedSource
@@ -263,23 +274,23 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
     spec = session.request.pipeline
     location = inferred_source(session, prepared)
     is_test = location == spec.data.test_source
-    is_own = is_test or redacted(location) == prepared.value["location"]
-    model = load_model(trained.value["model"], trust_code=True)  # it is this pipeline's own
+    is_own = is_test or redacted(location) == prepared.value.location
+    model = load_model(trained.value.model, trust_code=True)  # it is this pipeline's own
     found = model.open(location, session.data_root)
     settings = {
         "version": VERSION["infer"],
-        "model": trained.value["model_digest"],
+        "model": trained.value.model_digest,
         "trained": trained.key,
         "source": [redacted(found.address), found.fingerprint],
         "location": redacted(location),
         "keys": spec.infer.keys,
-        "splits": prepared.value["digest"] if is_own else None,
+        "splits": prepared.value.digest if is_own else None,
     }
 
-    def work(folder: Store) -> dict[str, Any]:
+    def work(folder: Store) -> InferResult:
         predictions = folder.at("predictions")
         done = predict(
-            trained.value["model"],
+            trained.value.model,
             location,
             predictions,
             keys=spec.infer.keys,
@@ -289,23 +300,30 @@ def infer(session: Session, prepared: Stage, trained: Stage) -> Stage:
             trust_code=True,
             prepared=PreparedSource(prepared.folder, is_test) if is_own else None,
         )
-        kept = {name: done[name] for name in ("rows", "columns", "notes")}
-        return {"predictions": predictions.location, "location": redacted(location), **kept}
+        return InferResult(
+            predictions=predictions.location,
+            location=redacted(location),
+            rows=done["rows"],
+            columns=done["columns"],
+            notes=tuple(done["notes"]),
+        )
 
-    inferred = session.stage("infer", settings, work, results=["predictions/*.parquet"])
-    for note in inferred.value["notes"]:
+    inferred = session.stage(
+        "infer", settings, work, InferResult, results=["predictions/*.parquet"]
+    )
+    for note in inferred.value.notes:
         session.screen.say(f"note: {note}")
     return inferred
 
 
-def inferred_source(session: Session, prepared: Stage) -> str:
+def inferred_source(session: Session, prepared: Stage[PrepareResult]) -> str:
     """Where the rows of the infer stage are: what a stage's value says of it has no secrets."""
     spec = session.request.pipeline
-    own = spec.data.source if isinstance(spec.data.source, str) else prepared.value["location"]
+    own = spec.data.source if isinstance(spec.data.source, str) else prepared.value.location
     return spec.infer.source or spec.data.test_source or own
 
 
-def key_of(session: Session, prepared: Stage) -> str:
+def key_of(session: Session, prepared: Stage[PrepareResult]) -> str:
     """What tells one pipeline's runs from another's: an unfinished one is gone on with."""
     request = session.request
     settings = redacted_values(request.pipeline.model_dump(mode="json"))

@@ -12,15 +12,24 @@ from ddlflow.errors import SpecError, TrainingError
 from ddlflow.runs import spread as pieces
 from ddlflow.runs import stages
 from ddlflow.runs.check.search import too_late
+from ddlflow.runs.events import OnTrial, ignore
 from ddlflow.runs.finished import Stage
-from ddlflow.runs.launch import Tell, settled
+from ddlflow.runs.launch import settled
+from ddlflow.runs.results import (
+    CrossValidationResult,
+    FoldResult,
+    PrepareResult,
+    ScoreSpread,
+    SearchResult,
+    from_json,
+)
 from ddlflow.runs.search import TABLE, Searching
 from ddlflow.runs.session import Session
 from ddlflow.spec import code
 from ddlflow.store import documents
 from ddlflow.store.store import Store, open_store
 from ddlflow.sweep.choose.space import settings
-from ddlflow.sweep.choose.table import spread
+from ddlflow.sweep.choose.table import TrialRow, spread
 from ddlflow.sweep.member import Member
 from ddlflow.sweep.place import Where
 from ddlflow.train.auto import resolve
@@ -31,7 +40,9 @@ Json = dict[str, Any]
 VERSION = {"cross_validate": 6, "search": 5}
 
 
-def cross_validate(session: Session, prepared: Stage) -> Stage:
+def cross_validate(
+    session: Session, prepared: Stage[PrepareResult]
+) -> Stage[CrossValidationResult]:
     """Trains the pipeline's setting on each fold's training rows, and scores the held-out ones.
 
     Args:
@@ -48,34 +59,35 @@ def cross_validate(session: Session, prepared: Stage) -> Stage:
     data = _repeats(session, prepared)
     depends_on = _depends_on(session, data, "cross_validate") | {"predictions": wants_rows}
 
-    def work(folder: Store) -> Json:
+    def work(folder: Store) -> CrossValidationResult:
         where = _where(session, data, folder)
-        found: list[Json] = []
+        found: list[FoldResult] = []
         for repeat, (place, stage) in enumerate(zip(where, data, strict=True)):
             members = [
-                Member(str(fold), pipeline.model, train, fold)
-                for fold in range(stage.value["folds"])
+                Member(str(fold), pipeline.model, train, fold) for fold in range(stage.value.folds)
             ]
             cut = pieces.cut(session, folder.at(f"repeat-{repeat}"), place, members, pipeline.sweep)
             done = pieces.train(session, cut, lambda results: None, predictions=wants_rows)
-            found += [{"repeat": repeat, **_fold_of(done[member.id])} for member in members]
+            found += [_fold_of(repeat, done[member.id]) for member in members]
         for fold in found:
-            if fold["status"] == "failed":
+            if fold.status == "failed":
                 pieces.forget_failed(folder)
-                raise TrainingError(f"The training of fold {fold['fold']} failed: {fold['reason']}")
-        told = {"folds": found, "scores": _summary(found)}
-        return told | (_predictions(folder, prepared, len(data)) if wants_rows else {})
+                raise TrainingError(f"The training of fold {fold.fold} failed: {fold.reason}")
+        predictions = _predictions(folder, prepared, len(data)) if wants_rows else None
+        return CrossValidationResult(tuple(found), _summary(found), predictions)
 
-    return session.stage("cross_validate", depends_on, work)
+    return session.stage("cross_validate", depends_on, work, CrossValidationResult)
 
 
-def search(session: Session, prepared: Stage, tell: Tell = lambda event: None) -> Stage:
+def search(
+    session: Session, prepared: Stage[PrepareResult], tell: OnTrial = ignore
+) -> Stage[SearchResult]:
     """Trains with the settings that the search chooses, and finds the best.
 
     Args:
         session: whose pipeline has a ``search`` section.
         prepared: of ``stages.prepare``.
-        tell: gets ``{"event": "trial", ...}`` with the trial's row of the table as each ends.
+        tell: gets each trial's row of the table as it ends.
 
     Raises:
         TrainingError: no trial was trained to its end.
@@ -92,38 +104,44 @@ def search(session: Session, prepared: Stage, tell: Tell = lambda event: None) -
     section = spec.model_dump(mode="json") | {"order": list(spec.space)}
     depends_on = _depends_on(session, data, "search") | {"search": section}
 
-    def work(folder: Store) -> Json:
+    def work(folder: Store) -> SearchResult:
         under_way = Searching(session, folder, _where(session, data, folder), data, tell)
         return under_way.run()
 
-    done = session.stage("search", depends_on, work, results=[TABLE])
+    done = session.stage("search", depends_on, work, SearchResult, results=[TABLE])
     if done.cached:
-        for row in json.loads(open_store(done.folder).read(TABLE))["trials"]:
-            tell({"event": "trial", **row})
+        for row in table_of(done):
+            tell(row)
     return done
 
 
-def use_best(session: Session, searched: Stage) -> None:
+def table_of(searched: Stage[SearchResult]) -> list[TrialRow]:
+    """The table of a search's trials, by number."""
+    rows = json.loads(open_store(searched.folder).read(TABLE))["trials"]
+    return [from_json(TrialRow, row, f"{searched.folder}/{TABLE}") for row in rows]
+
+
+def use_best(session: Session, searched: Stage[SearchResult]) -> None:
     """The stages from here on have the best trial's settings; cv, search and sweep stay."""
     pipeline = session.request.pipeline
-    with_best = settings(pipeline, searched.value["best"]["values"])
-    rows = searched.value["rows"]
+    with_best = settings(pipeline, searched.value.best.values)
+    rows = searched.value.rows
     train = resolve(with_best.train, rows["train"], rows["validation"])
     session.use(with_best.model_copy(update={"search": pipeline.search, "train": train}))
 
 
-def _repeats(session: Session, prepared: Stage) -> list[Stage]:
+def _repeats(session: Session, prepared: Stage[PrepareResult]) -> list[Stage[PrepareResult]]:
     cv = session.request.pipeline.cv
     assert cv is not None
     return [prepared, *(stages.prepare(session, repeat) for repeat in range(1, cv.repeats))]
 
 
-def _depends_on(session: Session, data: Sequence[Stage], name: str) -> Json:
+def _depends_on(session: Session, data: Sequence[Stage[PrepareResult]], name: str) -> Json:
     """What a sweep's results depend on."""
     pipeline = session.request.pipeline
     return {
         "version": VERSION[name],
-        "data": [stage.value["digest"] for stage in data],
+        "data": [stage.value.digest for stage in data],
         "labels": pipeline.labels,
         "model": pipeline.model.model_dump(mode="json"),
         "train": pipeline.train.model_dump(mode="json", exclude={"checkpoint_every_s"}),
@@ -133,7 +151,7 @@ def _depends_on(session: Session, data: Sequence[Stage], name: str) -> Json:
     }
 
 
-def _where(session: Session, data: Sequence[Stage], folder: Store) -> list[Where]:
+def _where(session: Session, data: Sequence[Stage[PrepareResult]], folder: Store) -> list[Where]:
     shipped = stages.ship(session.request, folder)
     return [
         Where(
@@ -146,35 +164,37 @@ def _where(session: Session, data: Sequence[Stage], folder: Store) -> list[Where
     ]
 
 
-def _fold_of(result: Json) -> Json:
+def _fold_of(repeat: int, result: Json) -> FoldResult:
     row = pieces.counted_row(result)
-    return {
-        "fold": int(result["id"]),
-        "status": result["status"],
-        "reason": result["reason"],
-        "epochs": len(result["history"]),
-        "best_epoch": result["best_epoch"],
-        "seconds": result["seconds"],
-        "fused": result["fused"],
-        "history": result["history"],
-        "metrics": {k.removeprefix("val_"): v for k, v in row.items() if k.startswith("val_")},
-    }
+    return FoldResult(
+        repeat=repeat,
+        fold=int(result["id"]),
+        status=result["status"],
+        reason=result["reason"],
+        epochs=len(result["history"]),
+        best_epoch=result["best_epoch"],
+        seconds=result["seconds"],
+        fused=result["fused"],
+        history=tuple(result["history"]),
+        metrics={k.removeprefix("val_"): v for k, v in row.items() if k.startswith("val_")},
+    )
 
 
-def _summary(folds: Sequence[Json]) -> dict[str, Json]:
+def _summary(folds: Sequence[FoldResult]) -> dict[str, ScoreSpread]:
     """By metric: mean, standard deviation and standard error over the folds."""
     found = {}
-    for name in folds[0]["metrics"]:
-        values = [math.nan if f["metrics"][name] is None else f["metrics"][name] for f in folds]
+    for name in folds[0].metrics:
+        known = [fold.metrics[name] for fold in folds]
+        values = [math.nan if value is None else value for value in known]
         sound = all(map(math.isfinite, values))
         std, stderr = spread(values)
         mean = math.fsum(values) / len(values) if sound else None
-        found[name] = {"mean": mean, "std": std, "stderr": stderr}
+        found[name] = ScoreSpread(mean, std, stderr)
     return found
 
 
-def _predictions(folder: Store, prepared: Stage, repeats: int) -> Json:
-    """Gathers the folds' predictions in one place, a Parquet file a fold (and repeat)."""
+def _predictions(folder: Store, prepared: Stage[PrepareResult], repeats: int) -> str:
+    """Gathers the folds' predictions in one place, a file a fold (and repeat); says where."""
     made = folder.at("predictions")
     for key in folder.list():
         path = PurePosixPath(key)
@@ -192,7 +212,7 @@ def _predictions(folder: Store, prepared: Stage, repeats: int) -> Json:
     label = Manifest.load(prepared.folder).label
     task = BUILT_IN[label.kind](label=LabelTarget(classes=label.classes))
     documents.save(made, "_SUCCESS", {"files": files} | task.described(), indent=1)
-    return {"predictions": made.location}
+    return made.location
 
 
 def _with_repeat(path: Path, to: Path, repeat: int) -> None:

@@ -42,12 +42,11 @@ def write_predictions(member: Member, tensors: Tensors, prepared: Prepared, plac
     task = task_of(member, prepared)
     label = task.label.scale
     found: dict[str, list[Any]] = {"row": [], "label": []}
-    buffer = rows.empty(PASS_ROWS) | {"row": np.empty(PASS_ROWS, np.int64)}
+    step = rows.piece_rows(PASS_ROWS)
+    buffer = rows.empty(step) | {"row": np.empty(step, np.int64)}
     with torch.inference_mode():
-        for start in range(0, rows.rows, PASS_ROWS):
-            stop = min(start + PASS_ROWS, rows.rows)
-            rows.read(start, stop, buffer, 0)
-            part = {name: array[: stop - start] for name, array in buffer.items()}
+        for start in range(0, rows.rows, step):
+            part = rows.batch(start, min(start + step, rows.rows), buffer)
             found["row"].append(part.pop("row").copy())
             found["label"].append(part.pop("label").copy())
             batch = {n: torch.from_numpy(a).to(prepared.device) for n, a in part.items()}

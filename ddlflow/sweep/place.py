@@ -80,6 +80,6 @@ def _rows_of(folder: Place, manifest: Manifest, fold: int | None) -> FoldRows:
     return FoldRows(
         train=ShardFiles.in_folder(folder, train),
         validation=ShardFiles.in_folder(folder, validation),
-        standardisation=standardisation_by(manifest, manifest.fold_statistics(fold)),
+        standardisation=standardisation_by(manifest, manifest.fold_statistics(fold), fold),
         label=manifest.label_statistics(fold=fold),
     )

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas
 from mlflow.models import ModelSignature, infer_signature
@@ -17,8 +18,8 @@ def log_model(
     run: Run,
     folder: Path,
     *,
-    example: pandas.DataFrame,
-    predictions: pandas.DataFrame,
+    example: pandas.DataFrame | None,
+    predictions: pandas.DataFrame | None,
     digest: str,
     wheel: Path,
     pip_requirements: Sequence[str],
@@ -32,7 +33,8 @@ def log_model(
     Args:
         run: the run that trained it.
         folder: the model folder (``model.json``, ...); it has to stay where it is until sent.
-        example: a few rows of input, kept with the model and shown on its page.
+        example: a few rows of input, kept with the model and shown on its page; None: the model
+            is logged without them and without a signature.
         predictions: what the model says to ``example``; with it, the model's signature.
         digest: of the model's parameters. A model of this run with the same digest is not logged
             again.
@@ -58,14 +60,25 @@ def log_model(
         wait_s=wait_s,
         folder=str(folder.absolute()),
         name=name,
-        signature=_signature(example, predictions).to_dict(),
-        example=json.loads(example.to_json(orient="split", double_precision=15)),
-        dtypes={column: str(kind) for column, kind in example.dtypes.items()},
+        **_described(example, predictions),
         wheel=str(wheel.absolute()),
         requirements=list(pip_requirements),
         register_as=register_as,
         tags={**(tags or {}), RUN_TAG: run.local_id, MODEL_DIGEST_TAG: digest},
     )
+
+
+def _described(
+    example: pandas.DataFrame | None, predictions: pandas.DataFrame | None
+) -> dict[str, Any]:
+    """Signature and example as the spool keeps them."""
+    if example is None or predictions is None:
+        return {"signature": None, "example": None, "dtypes": {}}
+    return {
+        "signature": _signature(example, predictions).to_dict(),
+        "example": json.loads(example.to_json(orient="split", double_precision=15)),
+        "dtypes": {column: str(kind) for column, kind in example.dtypes.items()},
+    }
 
 
 def _signature(example: pandas.DataFrame, predictions: pandas.DataFrame) -> ModelSignature:

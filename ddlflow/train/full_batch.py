@@ -120,11 +120,12 @@ class FullBatch:
         self._penalised = penalised(net)
         self._known: Tensor | None = None  # the weights that loss and gradient are of
         self._value = torch.zeros((), dtype=torch.float64)
-        self._buffer = rows.empty(min(PIECE_ROWS, rows.rows))
-        pieces = -(-rows.rows // PIECE_ROWS)
+        self._step = step = rows.piece_rows(PIECE_ROWS)
+        self._buffer = rows.empty(min(step, rows.rows))
+        pieces = -(-rows.rows // step)
         ends = np.linspace(0, pieces, min(SLICES, pieces) + 1).round().astype(int)
         starts = [
-            range(first * PIECE_ROWS, min(last * PIECE_ROWS, rows.rows), PIECE_ROWS)
+            range(first * step, min(last * step, rows.rows), step)
             for first, last in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
         ]
         self._num_slices = len(starts)
@@ -169,14 +170,13 @@ class FullBatch:
 
     def _add_piece(self, start: int, into: Tensor) -> None:
         """Adds the loss, its items and the gradient of a piece of rows."""
-        stop = min(start + PIECE_ROWS, self._rows.rows)
-        self._rows.read(start, stop, self._buffer, 0)
+        stop = min(start + self._step, self._rows.rows)
+        ready = self._rows.batch(start, stop, self._buffer)
         self.at = time.monotonic()
-        columns = {
-            name: torch.from_numpy(array[: stop - start]).to(into.device)
-            for name, array in self._buffer.items()
-        }
-        columns["features"] = columns["features"].double()
+        columns = {name: torch.from_numpy(array).to(into.device) for name, array in ready.items()}
+        for name in self._rows.inputs:
+            if columns[name].is_floating_point():
+                columns[name] = columns[name].double()
         loss = self._loss_of(columns)
         grads = torch.autograd.grad(loss.total, self._parameters, allow_unused=True)
         into[0] += loss.total.detach()
@@ -196,7 +196,7 @@ class FullBatch:
     def _counted(self) -> tuple[int, int]:
         rows = total = 0
         for start in (start for starts in self._mine.values() for start in starts):
-            stop = min(start + PIECE_ROWS, self._rows.rows)
+            stop = min(start + self._step, self._rows.rows)
             ids = np.empty(stop - start, np.int64)
             self._rows.read(start, stop, {"row": ids}, 0)
             rows, total = rows + len(ids), total + int(mark_of(ids.reshape(1, -1))[0])

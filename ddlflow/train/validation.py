@@ -45,17 +45,17 @@ class Validation:
         if self.rows.rows == 0:
             return {}
         scores, model = self.task.empty_scores(), call(self.net, self.rows.inputs)
-        starts = range(0, self.rows.rows, PIECE_ROWS)
+        step = self.rows.piece_rows(PIECE_ROWS)
+        starts = range(0, self.rows.rows, step)
         sums = torch.zeros(len(starts), len(scores.sums), dtype=torch.float64)
-        buffer = self.rows.empty(min(PIECE_ROWS, self.rows.rows))
+        buffer = self.rows.empty(min(step, self.rows.rows))
         for piece, start in enumerate(starts):
             if piece % self.world != self.rank:
                 continue
-            stop = min(start + PIECE_ROWS, self.rows.rows)
-            self.rows.read(start, stop, buffer, 0)
+            stop = min(start + step, self.rows.rows)
             columns: Tensors = {
-                name: torch.from_numpy(array[: stop - start]).to(self.device)
-                for name, array in buffer.items()
+                name: torch.from_numpy(array).to(self.device)
+                for name, array in self.rows.batch(start, stop, buffer).items()
             }
             scores.sums.zero_()
             self.task.score(scores, model(columns), columns)

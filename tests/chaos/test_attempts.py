@@ -29,6 +29,8 @@ from distributed import Client
 from ddlflow.errors import EngineError, TrainingError
 from ddlflow.report.screen import Screen
 from ddlflow.runs import launch, stages
+from ddlflow.runs.events import EpochDone, StepDigest, TrainEvent
+from ddlflow.runs.results import TrainAttempt
 from ddlflow.runs.session import Session, Stage
 from ddlflow.spec.load import load
 from ddlflow.train.rank import NAME as RANK
@@ -126,7 +128,7 @@ class Bench:
     ) -> "Ended":
         """Trains anew; what goes wrong comes as ``error``."""
         said = io.StringIO()
-        told: list[dict[str, Any]] = []
+        told: list[TrainEvent] = []
         watch = Watch(self.folder / "storage", told)
         thread = threading.Thread(target=disturb or (lambda _: None), args=(watch,))
         ended = Ended(told, said, watch)
@@ -146,9 +148,9 @@ class Bench:
 class Ended:
     """How a training ended."""
 
-    def __init__(self, told: list[dict[str, Any]], said: io.StringIO, watch: "Watch") -> None:
+    def __init__(self, told: list[TrainEvent], said: io.StringIO, watch: "Watch") -> None:
         self.told, self.said, self.watch = told, said, watch
-        self.value: dict[str, Any] = {}
+        self.value: Any = None  # a TrainResult, unless it failed
         self.error: Exception | None = None
 
     @property
@@ -160,17 +162,17 @@ class Ended:
 class Watch:
     """What a disturber sees of a training under way."""
 
-    def __init__(self, storage: Path, told: list[dict[str, Any]]) -> None:
+    def __init__(self, storage: Path, told: list[TrainEvent]) -> None:
         self._storage, self._told = storage, told
         self.over = threading.Event()
         self.hit_at = 0.0
         self.recovered_s = float("nan")  # from the hit to the first step of the next attempt
 
-    def tell(self, event: dict[str, Any]) -> None:
+    def tell(self, event: TrainEvent) -> None:
         self._told.append(event)
-        epochs = event["event"] in ("epoch", "digest")
+        epochs = isinstance(event, EpochDone | StepDigest)
         if epochs and self.hit_at and self.recovered_s != self.recovered_s:
-            attempts = [e for e in self._told if e["event"] == "attempt" and "ended_by" not in e]
+            attempts = [e for e in self._told if isinstance(e, TrainAttempt) and e.ended_by is None]
             if len(attempts) > 1:
                 self.recovered_s = time.monotonic() - self.hit_at
 
@@ -229,9 +231,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def undisturbed(bench: Bench) -> str:
     """The digest that every disturbed training has to end with; of one rank."""
     done = bench.train("model.pause_s=0", workers=1)
-    assert [a["world"] for a in done.value["attempts"]] == [1]
-    assert "ended_by" not in done.value["attempts"][0]
-    digest: str = done.value["model_digest"]
+    assert [a.world for a in done.value.attempts] == [1]
+    assert done.value.attempts[0].ended_by is None
+    digest: str = done.value.model_digest
     return digest
 
 
@@ -253,23 +255,23 @@ def mark(bench: Bench) -> Iterator[Callable[[str], Path]]:
 def test_a_rank_is_killed(bench: Bench, undisturbed: str) -> None:
     ended = bench.train(disturb=hit_a_rank(signal.SIGKILL, 1))
     assert ended.error is None
-    assert ended.value["model_digest"] == undisturbed
-    first, second = ended.value["attempts"]
-    assert (first["number"], first["world"], first["from_step"]) == (1, 2, 0)
+    assert ended.value.model_digest == undisturbed
+    first, second = ended.value.attempts
+    assert (first.number, first.world, first.from_step) == (1, 2, 0)
     assert re.fullmatch(
         r"rank [01] on 127\.0\.0\.1( after step \d+)?: Killed: killed by signal 9 \(SIGKILL\); out "
         r"of memory\?",
-        first["ended_by"],
+        first.ended_by,
     )
-    assert (second["number"], second["world"]) == (2, 2)
-    assert second["from_step"] > 0
-    assert "ended_by" not in second
-    assert ended.lines == [f"train: attempt 1 ended: {first['ended_by']}"]
-    assert f"goes on from step {second['from_step']}" in ended.said.getvalue()
-    told = [event for event in ended.told if event["event"] == "attempt"]
-    assert [(e["number"], e.get("ended_by")) for e in told] == [
+    assert (second.number, second.world) == (2, 2)
+    assert second.from_step > 0
+    assert second.ended_by is None
+    assert ended.lines == [f"train: attempt 1 ended: {first.ended_by}"]
+    assert f"goes on from step {second.from_step}" in ended.said.getvalue()
+    told = [event for event in ended.told if isinstance(event, TrainAttempt)]
+    assert [(e.number, e.ended_by) for e in told] == [
         (1, None),
-        (1, first["ended_by"]),
+        (1, first.ended_by),
         (2, None),
     ]
     print(f"recovered after {ended.watch.recovered_s:.1f} s (local, killed rank)")
@@ -279,10 +281,10 @@ def test_a_rank_is_stopped_for_ever(bench: Bench, undisturbed: str) -> None:
     # Later than a beat after the first step: until then a rank may be silent for longer.
     disturb = hit_a_rank(signal.SIGSTOP, 3, after_s=1.2)
     ended = bench.train("model.pause_s=0.012", disturb=disturb, silence_s=2)
-    assert ended.value["model_digest"] == undisturbed
-    first, second = ended.value["attempts"]
-    assert re.search(r": Hung: no sign of life for \d+ s$", first["ended_by"])
-    assert second["from_step"] > 0
+    assert ended.value.model_digest == undisturbed
+    first, second = ended.value.attempts
+    assert re.search(r": Hung: no sign of life for \d+ s$", first.ended_by)
+    assert second.from_step > 0
     assert not ended.watch.ranks()  # the stopped one too
     print(f"recovered after {ended.watch.recovered_s:.1f} s (local, stopped rank)")
 
@@ -291,8 +293,8 @@ def test_a_rank_is_asked_to_stop_from_outside(bench: Bench, undisturbed: str) ->
     """As Kubernetes does when a machine is emptied."""
     ended = bench.train(disturb=hit_a_rank(signal.SIGTERM, 4))
     assert ended.error is None
-    assert ended.value["model_digest"] == undisturbed
-    assert "asked to stop from outside (SIGTERM)" in ended.value["attempts"][0]["ended_by"]
+    assert ended.value.model_digest == undisturbed
+    assert "asked to stop from outside (SIGTERM)" in ended.value.attempts[0].ended_by
 
 
 def test_user_code_that_raises_once(
@@ -303,10 +305,10 @@ def test_user_code_that_raises_once(
         mark("raise-once")
 
     ended = bench.train(disturb=disturb)
-    assert ended.value["model_digest"] == undisturbed
-    first, second = ended.value["attempts"]
-    assert first["ended_by"].endswith(": ValueError: this once")
-    assert second["from_step"] > 0
+    assert ended.value.model_digest == undisturbed
+    first, second = ended.value.attempts
+    assert first.ended_by.endswith(": ValueError: this once")
+    assert second.from_step > 0
 
 
 def test_user_code_that_raises_always_is_given_up_at_the_second_time(
@@ -355,8 +357,8 @@ def test_restarts_count_from_the_last_new_checkpoint_on(bench: Bench, undisturbe
     slowly = "model.pause_s=0.02"
     ended = bench.train(slowly, disturb=disturb, workers=1, max_restarts=1)
     assert ended.error is None
-    assert ended.value["model_digest"] == undisturbed
-    steps = [attempt["saved_step"] for attempt in ended.value["attempts"]]
+    assert ended.value.model_digest == undisturbed
+    steps = [attempt.saved_step for attempt in ended.value.attempts]
     assert len(steps) == 4
     assert steps == sorted(set(steps))
 
@@ -400,10 +402,10 @@ def test_a_dask_worker_is_killed_and_started_again(
 
     ended = bench.train(disturb=disturb, use="dask")
     assert ended.error is None
-    assert ended.value["model_digest"] == undisturbed
-    first, *_, last = ended.value["attempts"]
-    assert "WorkerLost" in first["ended_by"] or "Killed" in first["ended_by"]
-    assert (last["world"], last["from_step"] > 0) == (2, True)
+    assert ended.value.model_digest == undisturbed
+    first, *_, last = ended.value.attempts
+    assert "WorkerLost" in first.ended_by or "Killed" in first.ended_by
+    assert (last.world, last.from_step > 0) == (2, True)
     print(f"recovered after {ended.watch.recovered_s:.1f} s (dask, killed worker)")
 
 
@@ -418,8 +420,8 @@ def test_workers_that_do_not_come_back(bench: Bench, undisturbed: str, tmp_path:
         at = {"use": "dask", "address": address, "start_timeout_s": 10}
         ended = bench.train(disturb=disturb, workers=3, **at)
         assert ended.error is None
-        assert ended.value["model_digest"] == undisturbed
-        assert [a["world"] for a in ended.value["attempts"]] == [3, 2]
+        assert ended.value.model_digest == undisturbed
+        assert [a.world for a in ended.value.attempts] == [3, 2]
         print(f"recovered after {ended.watch.recovered_s:.1f} s (dask, one worker less)")
 
         ended = bench.train(disturb=disturb, workers=2, min_workers=2, **at)
@@ -450,9 +452,9 @@ def test_a_worker_that_was_added_joins_at_the_next_attempt(bench: Bench, tmp_pat
 
         ended = bench.train(*large, disturb=disturb, use="dask", address=address, workers="auto")
     assert ended.error is None
-    worlds = [attempt["world"] for attempt in ended.value["attempts"]]
+    worlds = [attempt.world for attempt in ended.value.attempts]
     assert (worlds[0], worlds[-1]) == (2, 3)
-    assert ended.value["model_digest"] == alone.value["model_digest"]
+    assert ended.value.model_digest == alone.value.model_digest
 
 
 @contextlib.contextmanager

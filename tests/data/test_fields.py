@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ddlflow.data.fields import Field, check_names, input_names, tensor_field
-from ddlflow.data.sequences import padded
+from ddlflow.data.padding import padded
 from ddlflow.data.sources import source
 from ddlflow.data.sources.frames import batches, table_of
 from ddlflow.data.tensors import present, read_tensors

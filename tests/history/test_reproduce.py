@@ -130,7 +130,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         with Session(load("small", "local"), Screen()) as session:
             prepared = stages.prepare(session)
             with recorded(session, prepared) as record:
-                record.trained(stages.train(session, prepared, record.tell))
+                record.trained(stages.train(session, prepared, record.on_train_event))
     shutil.rmtree(folder / ".ddlflow")
     shutil.rmtree(folder / "pipelines")
     return folder, record.run_id
@@ -286,7 +286,7 @@ def changed(first: tuple[Path, str]) -> dict[str, str]:
             with Session(load("small", "local", changes), Screen()) as session:
                 prepared = stages.prepare(session)
                 with recorded(session, prepared) as record:
-                    record.trained(stages.train(session, prepared, record.tell))
+                    record.trained(stages.train(session, prepared, record.on_train_event))
             found[name] = record.run_id
     shutil.rmtree(folder / ".ddlflow")
     shutil.rmtree(folder / "pipelines")

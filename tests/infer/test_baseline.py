@@ -14,6 +14,7 @@ from ddlflow.data.shards.manifest import Manifest
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
+from ddlflow.runs.results import to_json
 from ddlflow.runs.session import Session, Stage
 from ddlflow.spec.load import load
 
@@ -92,9 +93,9 @@ def test_each_metric_stands_beside_a_model_without_features(project: Path, kind:
     prepared, _, evaluated = run(frame, kind, "optimizer: {use: adam, lr: 0.1}")
     train, test = (labels_of(frame, prepared, split) for split in ("train", "test"))
     expected = by_scikit_learn(kind, train, test)
-    assert evaluated.value["baseline"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
-    assert evaluated.value["baseline"].keys() | {"rows"} == evaluated.value["metrics"].keys()
-    json.dumps(evaluated.value, allow_nan=False)
+    assert evaluated.value.baseline == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert evaluated.value.baseline.keys() | {"rows"} == evaluated.value.metrics.keys()
+    json.dumps(to_json(evaluated.value), allow_nan=False)
 
 
 def test_rows_weigh_in_the_mean_of_a_regression_too(project: Path) -> None:
@@ -111,12 +112,12 @@ def test_rows_weigh_in_the_mean_of_a_regression_too(project: Path) -> None:
     mae = exact.mean_absolute_error(test, constant, sample_weight=weight)
     r2 = exact.r2_score(test, constant, sample_weight=weight)
     expected = {"loss": mse, "mse": mse, "rmse": mse**0.5, "mae": mae, "r2": r2}
-    assert evaluated.value["baseline"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert evaluated.value.baseline == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_a_model_that_learns_is_not_spoken_of(project: Path) -> None:
     *_, evaluated = run(frame_of("binary"), "binary", "optimizer: {use: adam, lr: 0.1}")
-    assert evaluated.value["notes"] == []
+    assert evaluated.value.notes == ()
 
 
 def test_a_model_that_learnt_nothing_is_said_so(
@@ -126,7 +127,7 @@ def test_a_model_that_learnt_nothing_is_said_so(
     frame["y"] = np.random.default_rng(1).standard_normal(len(frame))  # nothing tells of it
     settings = "optimizer: {use: sgd, lr: 0.3}, batch_rows: 8"
     *_, evaluated = run(frame, "regression", settings)
-    (note,) = evaluated.value["notes"]
+    (note,) = evaluated.value.notes
     assert note.startswith("mse on the test rows is 1.")
     assert "no better than the" in note
     assert f"note: {note}" in capsys.readouterr().err
@@ -139,8 +140,8 @@ def test_predictions_of_one_class_are_said_so(
     frame["y"] = (frame["a"] > 2.2).astype(int)  # 1 in 70
     frame["a"] += np.random.default_rng(2).standard_normal(len(frame))
     _, trained, evaluated = run(frame, "binary", "optimizer: {use: adam, lr: 0.1}")
-    (note,) = evaluated.value["notes"]
+    (note,) = evaluated.value.notes
     assert note.startswith("All predictions of the test rows are one class. Try train.class_weig")
     said = capsys.readouterr().err
     assert "All predictions of the validation rows in the kept epoch 2 are one class" in said
-    assert [row["predicted_classes"] for row in trained.value["history"]] == [1, 1]
+    assert [row["predicted_classes"] for row in trained.value.history] == [1, 1]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ddlflow.errors import SpecError
 from ddlflow.models.call import call
 from ddlflow.models.mlp import Mlp
 
@@ -43,6 +44,10 @@ def all_of_them(self: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
     return inputs
 
 
+def all_by_name(self: nn.Module, **fields: Tensor) -> tuple[Tensor, ...]:
+    return tuple(fields[name] for name in INPUTS)
+
+
 @pytest.mark.parametrize(
     ("forward", "wanted"),
     [
@@ -51,6 +56,7 @@ def all_of_them(self: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
         (keyword_only, ["categories"]),
         (by_position, INPUTS),
         (all_of_them, INPUTS),
+        (all_by_name, INPUTS),
     ],
 )
 def test_a_model_gets_what_its_forward_names(
@@ -68,3 +74,39 @@ def test_a_built_in_model_takes_categories_where_there_are_any() -> None:
     assert torch.equal(call(net, INPUTS)(BATCH), expected)
     alone = Mlp(num_features=3, category_sizes=[], num_outputs=1, hidden=[4]).eval()
     assert torch.equal(call(alone, ["features"])(BATCH), alone(BATCH["features"]))
+
+
+def unknown_name(self: nn.Module, image: Tensor, pixels: Tensor) -> Tensor:
+    return image
+
+
+def too_few(self: nn.Module, x: Tensor) -> Tensor:
+    return x
+
+
+def too_many(self: nn.Module, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    return a
+
+
+def keyword_that_is_none(self: nn.Module, *, mask: Tensor) -> Tensor:
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("forward", "needs"),
+    [
+        (unknown_name, "needs pixels"),
+        (too_few, "needs x"),
+        (too_many, "needs a, b, c, d"),
+        (keyword_that_is_none, "needs mask"),
+    ],
+)
+def test_what_is_no_field_is_told_with_the_fields_that_there_are(
+    forward: Callable[..., Any], needs: str
+) -> None:
+    with pytest.raises(SpecError) as told:
+        call(net_of(forward), INPUTS)
+    assert str(told.value) == (
+        f"Net.forward {needs}, and the fields of the data are features, categories, image. Name "
+        "there those that the model reads, and give other parameters a default."
+    )

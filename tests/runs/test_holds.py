@@ -202,7 +202,7 @@ def test_predictions_into_one_folder_wait_for_each_other(project: Path, hosts: O
     code = (
         "import ddlflow; ddlflow.predict('{}', 't.parquet', out='out', on='site.yaml', fresh=True)"
     )
-    predict = [sys.executable, "-c", code.format(trained.value["model"])]
+    predict = [sys.executable, "-c", code.format(trained.value.model)]
     place = project / "kept/predictions" / hashed(str(project / "out"))
     with session_at(project) as session, session.lease(FolderStore(place), "it"):
         process = host.start(
@@ -264,7 +264,7 @@ def test_no_stage_uses_a_damaged_shard(project: Path, split: str, work: Callable
 def test_the_audit_reads_the_shards_that_are_there(project: Path) -> None:
     with session_at(project) as session:
         prepared = stages.prepare(session)
-        digest = prepared.value["digest"]
+        digest = prepared.value.digest
         assert _shards(session, digest) == (len(Manifest.load(Path(prepared.folder)).shards), [])
         assert _shards(session, "another") == (None, [])
         path = damage(Path(prepared.folder), "train")

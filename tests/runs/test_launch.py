@@ -10,8 +10,10 @@ import pytest
 from ddlflow.engines import Failure
 from ddlflow.errors import DataError, EngineError, TrainingError
 from ddlflow.report.screen import Screen
+from ddlflow.runs.events import EpochDone, TrainEvent
 from ddlflow.runs.failures import describe, error_of, is_final, is_same
-from ddlflow.runs.launch import _each_epoch_once, _listener
+from ddlflow.runs.launch import _each_epoch_once, _listener, _RunningAttempt
+from ddlflow.runs.results import TrainAttempt
 from ddlflow.train.job import Job
 
 NO_RANKS: Any = None
@@ -57,25 +59,27 @@ def test_one_line_says_who_where_when_and_what() -> None:
 def test_a_note_of_any_rank_is_told() -> None:
     said = io.StringIO()
     session: Any = SimpleNamespace(screen=Screen(said))
-    on_event = _listener(session, {}, NO_RANKS, lambda event: None, lambda done, words: None)
+    on_event = _listener(
+        session, _RunningAttempt(1, 2), NO_RANKS, lambda event: None, lambda done, words: None
+    )
     on_event({"event": "note", "rank": 1, "host": "node-3", "text": "There is no space."})
     assert said.getvalue() == "train: There is no space.\n"
 
 
 def test_epochs_of_which_nobody_heard_are_told_once_when_a_training_goes_on() -> None:
     """A driver that is killed may not have heard of an epoch that the checkpoint holds."""
-    told: list[dict[str, Any]] = []
+    told: list[TrainEvent] = []
     session: Any = SimpleNamespace(screen=Screen(io.StringIO()))
     tell = _each_epoch_once(told.append)
-    attempt: dict[str, Any] = {}
+    attempt = _RunningAttempt(1, 2)
     on_event = _listener(session, attempt, NO_RANKS, tell, lambda done, words: None)
     rows = [{"epoch": number, "loss": 1 / number} for number in (1, 2, 3)]
-    on_event({"event": "epoch", "rank": 0, **rows[0]})
+    on_event({"event": "epoch", "rank": 0, "host": "a", **rows[0]})
     on_event({"event": "resumed", "rank": 0, "step": 58, "history": rows[:2]})
     on_event({"event": "epoch", "rank": 0, **rows[1]})  # done again
     on_event({"event": "epoch", "rank": 0, **rows[2]})
-    assert [event["epoch"] for event in told] == [1, 2, 3]
-    assert attempt["from_step"] == 58
+    assert told == [EpochDone(row) for row in rows]
+    assert attempt.now == TrainAttempt(1, 2, from_step=58)
 
 
 def test_an_error_of_ours_is_final_and_a_namesake_is_not() -> None:

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,10 +23,14 @@ import yaml
 from ddlflow.errors import TrainingError
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages, sweeps
-from ddlflow.runs.session import Session, Stage
+from ddlflow.runs.events import OnTrial, ignore
+from ddlflow.runs.finished import Stage
+from ddlflow.runs.results import SearchResult, from_json
+from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 from ddlflow.sweep.choose.halving import keep
 from ddlflow.sweep.choose.sampler import sampler_of
+from ddlflow.sweep.choose.table import TrialRow
 
 Json = dict[str, Any]
 LR = "train.optimizer.lr"
@@ -147,18 +152,29 @@ class Project:
         self,
         search: Json,
         workers: int = 1,
-        tell: Callable[[Json], None] = lambda event: None,
+        tell: OnTrial = ignore,
         **sections: Any,
-    ) -> tuple[Stage, list[Json]]:
+    ) -> tuple[Stage[SearchResult], list[Json]]:
         """The stage, and its table of trials."""
         session = self.session(search, workers, **sections)
         found = sweeps.search(session, stages.prepare(session), tell)
         return found, table_of(found)
 
 
-def table_of(found: Stage) -> list[Json]:
+def table_of(found: Stage[SearchResult]) -> list[Json]:
     rows: list[Json] = json.loads(Path(found.folder, "trials.json").read_text())["trials"]
     return rows
+
+
+def row_of(row: Json) -> TrialRow:
+    """A row of the table's file."""
+    return from_json(TrialRow, row, "trials.json")
+
+
+def plain(row: TrialRow) -> Json:
+    """The row as its file has it."""
+    values: Json = json.loads(json.dumps(asdict(row)))
+    return values
 
 
 def but_times(rows: Sequence[Json]) -> list[Json]:
@@ -185,13 +201,15 @@ def test_a_grid_is_all_points_in_order_and_the_best_trains_the_final_model(
         "model.hidden": {"values": [[3], [4]], "when": {"model.use": "mlp"}},
         LR: [0.03, 0.003],
     }
-    told: list[Json] = []
-    session = project.session({"method": "grid", "space": space}, 2, model={"use": "linear"})
+    told: list[TrialRow] = []
+    train = {**PIPELINE["train"], "virtual_ranks": 1}  # one lane of the order, as a trial has
+    grid = {"method": "grid", "space": space}
+    session = project.session(grid, 2, model={"use": "linear"}, train=train)
     prepared = stages.prepare(session)
     found = sweeps.search(session, prepared, told.append)
     again = sweeps.search(session, prepared)
-    best = sweeps.chosen(session, found)
-    session.use(best)
+    sweeps.use_best(session, found)
+    best = session.request.pipeline
     trained = stages.train(session, prepared)
     rows = table_of(found)
     assert [row["values"] for row in rows] == [
@@ -205,18 +223,18 @@ def test_a_grid_is_all_points_in_order_and_the_best_trains_the_final_model(
     assert [row["status"] for row in rows] == ["done"] * 6
     assert all(row["epochs"] == 2 and [e for e, _ in row["curve"]] == [1, 2] for row in rows)
     assert all(row["seconds"] > 0 and row["ended_s"] > 0 for row in rows)
-    assert [event["number"] for event in told] == list(range(6))
-    assert told == [{"event": "trial", **row} for row in rows]
+    assert [row.number for row in told] == list(range(6))
+    assert told == [row_of(row) for row in rows]
     winner = max(rows, key=lambda row: (row["score"], -row["number"]))
-    assert found.value["best"] == winner
-    assert (found.value["metric"], found.value["better"]) == ("auroc", "higher")
-    assert found.value["statuses"] == {"done": 6, "pruned": 0, "failed": 0}
-    assert (found.value["trials"], found.value["trainings"], found.value["fused"]) == (6, 6, 0)
+    assert found.value.best == row_of(winner)
+    assert (found.value.metric, found.value.better) == ("auroc", "higher")
+    assert found.value.statuses == {"done": 6, "pruned": 0, "failed": 0}
+    assert (found.value.trials, found.value.trainings, found.value.fused) == (6, 6, 0)
     assert again.cached
     assert best.train.optimizer.lr == winner["values"][LR]
     assert best.model.use == winner["values"]["model.use"]
     # The very training that the search had: the same score, to the last bit.
-    assert trained.value["metrics"]["auroc"] == winner["score"]
+    assert trained.value.metrics["auroc"] == winner["score"]
 
 
 def test_scores_of_folds_are_their_means_over_all_repeats(project: Project) -> None:
@@ -224,18 +242,18 @@ def test_scores_of_folds_are_their_means_over_all_repeats(project: Project) -> N
     section = {"method": "random", "trials": 2, "cv": True, "space": {LR: {"uniform": [0.001, 1]}}}
     cv = {"folds": 3, "repeats": 2}
     found, rows = project.search(section, 2, cv=cv)
-    assert found.value["trainings"] == 12
+    assert found.value.trainings == 12
     for row in rows:
         assert (row["status"], len(row["scores"])) == ("done", 6)
         assert row["score"] == pytest.approx(np.mean(row["scores"]))
         assert row["std"] == pytest.approx(np.std(row["scores"], ddof=1))
         assert row["stderr"] == pytest.approx(np.std(row["scores"], ddof=1) / np.sqrt(6))
     session = project.session(section, 1, cv=cv)
-    session.use(sweeps.chosen(session, found))
+    sweeps.use_best(session, found)
     same = sweeps.cross_validate(session, stages.prepare(session))
-    each = [fold["metrics"]["auroc"] for fold in same.value["folds"]]
-    assert each == found.value["best"]["scores"]
-    assert same.value["scores"]["auroc"]["mean"] == pytest.approx(found.value["best"]["score"])
+    each = [fold.metrics["auroc"] for fold in same.value.folds]
+    assert tuple(each) == found.value.best.scores
+    assert same.value.scores["auroc"].mean == pytest.approx(found.value.best.score)
 
 
 @pytest.mark.parametrize("method", ["random", "tpe"])
@@ -273,11 +291,11 @@ def test_the_same_trials_end_early_for_one_worker_and_two(project: Project, use:
     one, rows = project.search(section, 1, train=train)
     two, same = project.search(section, 2, train=train)
     assert but_times(same) == but_times(rows)
-    assert {k: one.value["best"][k] for k in ("number", "score")} == {
-        k: two.value["best"][k] for k in ("number", "score")
-    }
-    assert one.value["statuses"] == two.value["statuses"]
-    assert one.value["statuses"]["pruned"] > 0
+    assert [(s.value.best.number, s.value.best.score) for s in (one, two)] == [
+        (one.value.best.number, one.value.best.score)
+    ] * 2
+    assert one.value.statuses == two.value.statuses
+    assert one.value.statuses["pruned"] > 0
     assert {row["epochs"] for row in rows if row["status"] == "done"} == {4}
     if use == "halving":
         first = {row["number"]: row["curve"][0][1] for row in rows}
@@ -298,7 +316,7 @@ def test_a_fused_search_prunes_as_one_apart(project: Project) -> None:
     more = {"cv": {"folds": 2, "repeats": 2}, "train": PIPELINE["train"] | {"epochs": 4}}
     _, apart = project.search(section, 2, **more)
     found, fused = project.search(section, 2, sweep={"fuse": "always"}, **more)
-    assert (found.value["trainings"], found.value["fused"]) == (16, 16)
+    assert (found.value.trainings, found.value.fused) == (16, 16)
     for one, other in zip(apart, fused, strict=True):
         for key in ("number", "values", "status", "epochs"):
             assert one[key] == other[key]
@@ -319,7 +337,7 @@ def test_async_halving_ends_trials_by_those_before_them(project: Project) -> Non
     assert [row["status"] for row in rows][:2] == ["done", "pruned"]
     assert (rows[0]["epochs"], rows[1]["epochs"]) == (3, 1)
     assert rows[3]["status"] == "pruned"
-    assert found.value["best"]["status"] == "done"
+    assert found.value.best.status == "done"
 
 
 def test_a_trial_that_stopped_early_before_its_rung_is_done(project: Project) -> None:
@@ -353,8 +371,8 @@ def test_time_ends_a_search_with_what_there_is(project: Project) -> None:
     assert [row["number"] for row in rows] == list(range(len(rows)))
     assert {row["status"] for row in rows} <= {"done", "pruned"}
     assert {row["epochs"] for row in rows if row["status"] == "done"} == {8}
-    assert found.value["best"]["epochs"] == 8
-    assert found.value["trials"] == len(rows)
+    assert found.value.best.epochs == 8
+    assert found.value.trials == len(rows)
 
 
 def test_a_time_that_is_over_before_the_first_trial(project: Project) -> None:
@@ -374,7 +392,7 @@ def test_a_trial_whose_loss_is_no_number_fails_and_the_others_go_on(project: Pro
         assert (rows[1]["score"], rows[1]["scores"]) == (None, [])
         assert "is no number after epoch 1" in rows[1]["reason"] or "loss is" in rows[1]["reason"]
         assert rows[0]["reason"] is None
-        assert found.value["statuses"] == {"done": 2, "pruned": 0, "failed": 1}
+        assert found.value.statuses == {"done": 2, "pruned": 0, "failed": 1}
     with pytest.raises(TrainingError) as failed:
         project.search({"method": "grid", "space": {LR: [1e38]}})
     said = str(failed.value)
@@ -394,7 +412,7 @@ def test_user_code_that_raises_or_kills_its_worker_fails_alone(project: Project)
     assert [row["status"] for row in rows] == ["done", "failed", "failed", "done"]
     assert rows[1]["reason"].startswith("RuntimeError: three is no width (")
     assert rows[2]["reason"] == "Its worker died 3 times while it was trained: out of memory?"
-    assert found.value["statuses"] == {"done": 2, "pruned": 0, "failed": 2}
+    assert found.value.statuses == {"done": 2, "pruned": 0, "failed": 2}
     assert [len(list(marks.glob(f"{width}-*"))) for width in (5, 6)] == [3, 1]
 
 
@@ -405,7 +423,7 @@ def test_stacks_whose_code_raises_fail_and_the_others_go_on(project: Project) ->
         model={"use": "net:Net"},
         sweep={"fuse": "always"},
     )
-    assert found.value["fused"] == 4
+    assert found.value.fused == 4
     assert [row["status"] for row in rows] == ["done", "done", "failed", "failed"]
     assert {row["reason"].partition(" (")[0] for row in rows[2:]} == {
         "RuntimeError: three is no width"
@@ -489,7 +507,7 @@ def test_killed_ten_times_it_has_the_same_trials_and_the_same_best(project: Proj
     again = json.loads(stage.read_text())
     same = json.loads((stage.parent / "trials.json").read_text())["trials"]
     assert but_times(same) == but_times(rows)
-    assert but_times([again["value"]["best"]]) == but_times([found.value["best"]])
+    assert but_times([again["value"]["best"]]) == but_times([plain(found.value.best)])
 
 
 def wait_for_results(storage: Path, number: int) -> None:
@@ -503,9 +521,9 @@ def test_a_setting_that_a_training_refuses_is_a_failed_trial(project: Project) -
     """`check` tries listed values and ends of ranges; between them a training may take less."""
     space = {"train.micro_batch_rows": [4, 16]}
     train = {**PIPELINE["train"], "virtual_ranks": 4}  # of 32 rows: slices of 8
-    told: list[Json] = []
+    told: list[TrialRow] = []
     found, rows = project.search({"method": "grid", "space": space}, 1, told.append, train=train)
     assert [row["status"] for row in rows] == ["failed", "done"]
     assert "more than micro_batch_rows 4" in rows[0]["reason"]
-    assert found.value["best"]["number"] == 1
-    assert [event["number"] for event in told] == [0, 1]
+    assert found.value.best.number == 1
+    assert [row.number for row in told] == [0, 1]

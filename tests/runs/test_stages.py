@@ -4,6 +4,8 @@ import errno
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,8 +54,8 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
 
 def test_only_what_decides_the_folds_prepares_anew(prepare: Prepare) -> None:
     plain, first = prepare("data.exclude=[shop]"), prepare("data.exclude=[shop]", "cv={}")
-    assert (plain.value["folds"], first.value["folds"]) == (0, 5)
-    assert plain.value["rows"] == first.value["rows"]
+    assert (plain.value.folds, first.value.folds) == (0, 5)
+    assert plain.value.rows == first.value.rows
     assert plain.key != first.key
     same = "cv={kind: stratified, predictions: true, repeats: 3}"
     again = prepare("data.exclude=[shop]", same)
@@ -61,7 +63,7 @@ def test_only_what_decides_the_folds_prepares_anew(prepare: Prepare) -> None:
     assert again.key == first.key
     others = [prepare("data.exclude=[shop]", same, repeat=r) for r in (1, 2)]
     others.append(prepare("data.exclude=[shop]", "cv={seed: 8}"))
-    assert len({stage.value["digest"] for stage in [plain, first, *others]}) == 5
+    assert len({stage.value.digest for stage in [plain, first, *others]}) == 5
 
 
 def test_groups_are_dealt_without_a_seed_and_are_no_feature(prepare: Prepare) -> None:
@@ -141,7 +143,7 @@ def test_results_that_are_not_as_they_were_written_are_made_again(
 
     def run() -> Stage:
         with Session(load("p", "local", []), Screen(io.StringIO())) as session:
-            return session.stage("s", {}, work, results=["parts/**/*"])
+            return session.stage("s", {}, work, dict, results=["parts/**/*"])
 
     parts = Path(run().folder) / "parts"
     assert run().cached
@@ -181,7 +183,8 @@ def test_the_speed_of_a_training_that_went_on_behind_an_epochs_last_step() -> No
 
     def speed(*speeds: float) -> float:
         history = [{"rows_per_s": one} for one in speeds]
-        return rows_per_s(Stage("train", "k", "f", 1.0, False, {"history": history}))
+        value: Any = SimpleNamespace(history=history)
+        return rows_per_s(Stage("train", "k", "f", 1.0, False, value))
 
     assert speed(100.0, 0.0, 100.0) == pytest.approx(100.0)
     assert speed(0.0) == speed() == 0.0

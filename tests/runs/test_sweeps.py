@@ -184,20 +184,20 @@ def test_folds_score_as_a_plain_loop(
             found[fuse] = sweeps.cross_validate(session, prepared).value
     expected = [plain_loop(Path(prepared.folder), fold, model, train) for fold in range(3)]
     for fuse, value in found.items():
-        assert [fold["fold"] for fold in value["folds"]] == [0, 1, 2]
-        assert {fold["fused"] for fold in value["folds"]} == {3 if fuse == "always" else 1}
-        for fold, plain in zip(value["folds"], expected, strict=True):
-            last = fold["history"][-1]
-            assert (fold["status"], last["epoch"]) == ("done", train["epochs"])
+        assert [fold.fold for fold in value.folds] == [0, 1, 2]
+        assert {fold.fused for fold in value.folds} == {3 if fuse == "always" else 1}
+        for fold, plain in zip(value.folds, expected, strict=True):
+            last = fold.history[-1]
+            assert (fold.status, last["epoch"]) == ("done", train["epochs"])
             assert last["loss"] == pytest.approx(plain["train"], rel=1e-4)
             for metric in plain.keys() - {"train"}:
                 near = {"abs": BINS} if metric == "auroc" else {"rel": 2e-4}
-                assert fold["metrics"][metric] == pytest.approx(plain[metric], **near), metric
-        for metric, values in value["scores"].items():
-            each = [fold["metrics"][metric] for fold in value["folds"]]
-            assert values["mean"] == pytest.approx(np.mean(each))
-            assert values["std"] == pytest.approx(np.std(each, ddof=1))
-            assert values["stderr"] == pytest.approx(np.std(each, ddof=1) / np.sqrt(3))
+                assert fold.metrics[metric] == pytest.approx(plain[metric], **near), metric
+        for metric, values in value.scores.items():
+            each = [fold.metrics[metric] for fold in value.folds]
+            assert values.mean == pytest.approx(np.mean(each))
+            assert values.std == pytest.approx(np.std(each, ddof=1))
+            assert values.stderr == pytest.approx(np.std(each, ddof=1) / np.sqrt(3))
 
 
 # ---- out-of-fold predictions ------------------------------------------------------------------
@@ -235,10 +235,10 @@ def test_each_training_row_is_predicted_once_by_a_model_that_has_not_seen_it(
     spec = small(tmp_path / "t", kind)
     fuse = "always" if kind == "binary" else "never"
     stage, data = run(fuse, **spec, cv={"folds": 3, "predictions": True, "repeats": 2})
-    assert [(f["repeat"], f["fold"]) for f in stage.value["folds"]] == [
+    assert [(f.repeat, f.fold) for f in stage.value.folds] == [
         (repeat, fold) for repeat in range(2) for fold in range(3)
     ]
-    folder = Path(stage.value["predictions"])
+    folder = Path(stage.value.predictions)
     names = [f"repeat-{repeat}-{fold}.parquet" for repeat in range(2) for fold in range(3)]
     said = json.loads((folder / "_SUCCESS").read_text())
     assert said["files"] == names
@@ -274,9 +274,7 @@ def test_each_training_row_is_predicted_once_by_a_model_that_has_not_seen_it(
             part = table.filter(pa.array([f == fold for f in table["fold"].to_pylist()]))
             assert part.num_rows == sum(shard.rows for shard in held_out)
             told = next(
-                f["metrics"]
-                for f in stage.value["folds"]
-                if (f["repeat"], f["fold"]) == (repeat, fold)
+                f.metrics for f in stage.value.folds if (f.repeat, f.fold) == (repeat, fold)
             )
             check_scores(kind, part, told)
     again, _ = run(fuse, **spec, cv={"folds": 3, "predictions": True, "repeats": 2})
@@ -338,4 +336,4 @@ def test_a_fold_that_failed_is_named_and_tried_again_by_the_next_command(
     assert str(failed.value).endswith("net.py:12)")
     broken.unlink()
     stage, _ = run(**spec, cv={"folds": 2})
-    assert [fold["status"] for fold in stage.value["folds"]] == ["done", "done"]
+    assert [fold.status for fold in stage.value.folds] == ["done", "done"]

@@ -19,7 +19,7 @@ from ddlflow.errors import SpecError, TrainingError
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
 from ddlflow.runs.check.site import workers as check_workers
-from ddlflow.runs.ranks import Gathering, kept, said
+from ddlflow.runs.ranks import Gathering, ranks_of_attempts, said
 from ddlflow.runs.record import recorded
 from ddlflow.runs.session import Session
 from ddlflow.runs.workers import gpus_of, least_cores
@@ -115,9 +115,9 @@ def test_unlike_ranks_are_refused_in_elastic_and_named_otherwise(
     heard = io.StringIO()
     with session(folder, address, *changes, heard=heard) as opened:
         done = stages.train(opened, prepared)
-    (attempt,) = done.value["ranks"]
-    assert {rank["processor"] for rank in attempt["ranks"]} == {HERE.processor, "x86_64 DEFAULT"}
-    assert [rank["threads"] for rank in attempt["ranks"]] == [1, 1]
+    (attempt,) = done.value.ranks
+    assert {rank.processor for rank in attempt.ranks} == {HERE.processor, "x86_64 DEFAULT"}
+    assert [rank.threads for rank in attempt.ranks] == [1, 1]
     assert "the ranks are unlike: processor is " in heard.getvalue()
 
 
@@ -129,7 +129,7 @@ def test_what_is_recorded_is_what_the_ranks_were(
     with session(folder, None, "train.seed=11", workers=1) as opened:
         prepared = stages.prepare(opened)
         with recorded(opened, prepared) as record:
-            trained = stages.train(opened, prepared, record.tell)
+            trained = stages.train(opened, prepared, record.on_train_event)
             record.trained(trained)
             run_id = record.run_id
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
@@ -170,8 +170,8 @@ def test_a_training_that_goes_on_elsewhere_says_so_and_keeps_both(tmp_path: Path
     assert heard == [
         "goes on where last bits may differ: processor was x86_64 AVX2, now arm64 DEFAULT"
     ]
-    assert [entry["attempt"] for entry in kept(FolderStore(tmp_path))] == [1, 2, 3]
-    assert [rank["host"] for rank in kept(FolderStore(tmp_path))[0]["ranks"]] == ["h0", "h1"]
+    assert [entry.attempt for entry in ranks_of_attempts(FolderStore(tmp_path))] == [1, 2, 3]
+    assert [rank.host for rank in ranks_of_attempts(FolderStore(tmp_path))[0].ranks] == ["h0", "h1"]
     assert said(FolderStore(tmp_path))["machine"] == "x86_64 AVX2 and arm64 DEFAULT"
     assert said(FolderStore(tmp_path))["hosts"] == "h0 and h1"
 

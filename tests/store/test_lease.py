@@ -96,7 +96,7 @@ def work(store):
 
 try:
     with Session(Request(None, site, None, None, None), Screen()) as session:
-        session.stage("train", {}, work)
+        session.stage("train", {}, work, dict)
 except BaseException as error:
     sys.exit(say_error(error))
 """
@@ -400,8 +400,8 @@ def test_a_stage_leaves_its_result_and_no_lease(tmp_path: Path) -> None:
 
     site = Site.model_validate({"storage": str(tmp_path)})
     with Session(Request(None, site, None, None, None), Screen()) as session:
-        first = session.stage("train", {}, lambda folder: {"a": 1})
-        again = session.stage("train", {}, lambda folder: {"a": 2})
+        first = session.stage("train", {}, lambda folder: {"a": 1}, dict)
+        again = session.stage("train", {}, lambda folder: {"a": 2}, dict)
     assert (first.value, again.value, again.cached) == ({"a": 1}, {"a": 1}, True)
     assert [path.name for path in (tmp_path / "train").iterdir()] == [first.key]
     assert json.loads((Path(first.folder) / "stage.json").read_text())["key"] == first.key

@@ -65,7 +65,7 @@ def test_a_stage_that_reads_what_it_may_not_does_not_blame_the_storage(
     request = load("p.yaml", "site.yaml", [])
     with Session(request, Screen(io.StringIO())) as session:
         with pytest.raises(PermissionError, match="/etc/secret"):
-            session.stage("prepare", {}, work)
+            session.stage("prepare", {}, work, dict)
 
         def full(store: Store) -> dict[str, Any]:
             folder = Path(store.location)
@@ -74,4 +74,4 @@ def test_a_stage_that_reads_what_it_may_not_does_not_blame_the_storage(
             return {}
 
         with pytest.raises(DdlflowError, match=r"storage .*file/x cannot be written: Not a direc"):
-            session.stage("prepare", {}, full)
+            session.stage("prepare", {}, full, dict)

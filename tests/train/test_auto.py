@@ -101,8 +101,8 @@ def test_a_small_table_with_every_default_is_learnt(
         trained = stages.train(session, prepared)
         scored = stages.evaluate(session, prepared, trained)
     assert capsys.readouterr().err.count("auto is batch_rows 32, epochs 132 at most") == 1
-    assert scored.value["metrics"]["auroc"] > 0.97  # 0.07 to 0.39 in ten epochs of 1,024 rows
-    assert 0 < trained.value["best_epoch"] <= trained.value["epochs"] < 132
+    assert scored.value.metrics["auroc"] > 0.97  # 0.07 to 0.39 in ten epochs of 1,024 rows
+    assert 0 < trained.value.best_epoch <= trained.value.epochs < 132
     # The numbers themselves, given: the same training.
     numbers = "epochs: 132, batch_rows: 32, early_stopping: {patience: 6}"
     with opened(numbers) as session:
@@ -119,9 +119,9 @@ def test_folds_and_trials_get_the_numbers(project: Path) -> None:
     with opened("seed: 3", more) as session:
         prepared = stages.prepare(session)
         searched = sweeps.search(session, prepared)
-        assert searched.value["statuses"] == {"done": 2, "pruned": 0, "failed": 0}
-        session.use(sweeps.chosen(session, searched))
+        assert searched.value.statuses == {"done": 2, "pruned": 0, "failed": 0}
+        sweeps.use_best(session, searched)
         assert session.request.pipeline.train.epochs == 2
         assert session.request.pipeline.train.batch_rows in {32, 400}
         validated = sweeps.cross_validate(session, prepared)
-    assert [len(fold["history"]) for fold in validated.value["folds"]] == [2, 2]
+    assert [len(fold.history) for fold in validated.value.folds] == [2, 2]

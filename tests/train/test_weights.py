@@ -113,14 +113,14 @@ def test_weights_are_in_the_loss_and_in_the_metrics(
         )[rows["label"].astype(int)]
     elif train:
         weights *= np.where(rows["label"] == 1, 5, 1)
-    model = load_model(Path(trained.value["model"]))
+    model = load_model(Path(trained.value.model))
     found = [model.predictor.net.weight.detach().numpy(), model.predictor.net.bias.detach().numpy()]
     expected = by_numpy(rows, weights, kind)
     np.testing.assert_allclose(np.concatenate([p.reshape(-1) for p in found]), expected, rtol=2e-4)
     # Metrics have the rows' own weights alone; on the validation rows they are the last epoch's.
     for split, metrics in (
-        ("test", evaluated.value["metrics"]),
-        ("validation", trained.value["metrics"]),
+        ("test", evaluated.value.metrics),
+        ("validation", trained.value.metrics),
     ):
         held = rows_of(prepared.folder, split)
         how = {"sample_weight": held.get("weight")}
@@ -158,7 +158,7 @@ def bench_digest(project: Path) -> Callable[[int], str]:
         )
         train = ", class_weights: balanced, virtual_ranks: 4"
         with opened(frame_of("binary"), "binary", data="weight: w,", train=train) as session:
-            return str(stages.train(session, stages.prepare(session)).value["model_digest"])
+            return str(stages.train(session, stages.prepare(session)).value.model_digest)
 
     return digest
 
@@ -177,12 +177,12 @@ def test_folds_have_the_weights_of_their_own_rows(
     manifest = Manifest.load(Path(prepared.folder))
     weights = rows_of(prepared.folder, "train")
     by_row = dict(zip(weights["row"].tolist(), weights["weight"].tolist(), strict=True))
-    for fold, path in enumerate(sorted(Path(validated.value["predictions"]).glob("*.parquet"))):
+    for fold, path in enumerate(sorted(Path(validated.value.predictions).glob("*.parquet"))):
         held = pd.read_parquet(path)
         how = {"sample_weight": held["row"].map(by_row)}
         column = next(name for name in held if name.startswith("probability"))
         expected = exact.roc_auc_score(held["label"] == "yes", held[column], **how)
-        found = validated.value["folds"][fold]["metrics"]["auroc"]
+        found = validated.value.folds[fold].metrics["auroc"]
         assert found == pytest.approx(expected, abs=1e-3)
         train, _ = manifest.shards_of_fold(fold)
         own = [map_shard(Path(prepared.folder) / shard.path)["weight"] for shard in train]

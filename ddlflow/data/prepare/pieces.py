@@ -118,14 +118,9 @@ def pieces(task: RangeTask, features: Sequence[str]) -> Iterator[Piece]:
 
 
 def _batches(scan: ScanTask, features: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    if scan.spool is None:
-        wanted = dict.fromkeys([*scan.roles.keys(is_test=scan.is_test), *features])
-        rows = [0] * len(scan.ranges)  # which the first pass has counted
-        yield from read_in_turn(scan.source, scan.ranges, list(wanted), rows)
-    elif scan.spool.stat().st_size:
-        with pa.memory_map(str(scan.spool)) as mapped, pa.ipc.open_file(mapped) as file:
-            for index in range(file.num_record_batches):
-                yield file.get_batch(index)
+    wanted = dict.fromkeys([*scan.roles.keys(is_test=scan.is_test), *features])
+    rows = [0] * len(scan.ranges)  # which the first pass has counted
+    return read_in_turn(scan.source, scan.ranges, list(wanted), rows)
 
 
 def _splits(

@@ -34,15 +34,18 @@ from ddlflow.data.roles import Labels, Roles, choose
 from ddlflow.data.shards.manifest import FORMAT, NAME, Fold, Group, Manifest, Shard, SplitName
 from ddlflow.data.shards.manifest_parts import add_group
 from ddlflow.data.shards.statistics import Statistics, empty, merge
+from ddlflow.data.sources.converted import place_of
 from ddlflow.data.sources.derive import Derived, needed, only
 from ddlflow.data.sources.known import Types, as_parsed
 from ddlflow.data.sources.opening import open_source
 from ddlflow.data.sources.schema import kind_of, meant
 from ddlflow.data.sources.source import Source, ranges
 from ddlflow.errors import DataError, InputError
-from ddlflow.redact import redacted_values
+from ddlflow.redact import redacted, redacted_values
 from ddlflow.spec.pipeline import Cv, Data
 from ddlflow.store.files import is_temporary, remove_leftovers, writing
+from ddlflow.store.folder import FolderStore
+from ddlflow.store.store import Store
 
 Map = Callable[[Callable[[Any], Any], list[Any], str], Iterable[Any]]
 
@@ -55,6 +58,7 @@ def prepare(
     folder: Path,
     map: Map,  # noqa: A002 - it is the engine's map
     cv: Cv | None = None,
+    converted: Store | None = None,
 ) -> Manifest:
     """Makes the data set in ``folder``.
 
@@ -67,6 +71,8 @@ def prepare(
             results in order; ``name`` is for the progress bar.
         cv: how the training rows are dealt to folds, if they are; of repeated folds, one repeat
             (``Cv.of_repeat``).
+        converted: where text that was parsed is kept as Parquet, for the next data set of the same
+            source; a store that every worker sees. None: it goes with this call.
 
     Raises:
         DataError: the source cannot be read or holds what it may not hold; nothing is left behind.
@@ -76,6 +82,13 @@ def prepare(
     with writing(folder):
         (folder / "work").mkdir(parents=True, exist_ok=True)
         (folder / NAME).unlink(missing_ok=True)
+    kept = converted if converted is not None else FolderStore(folder / "work/converted")
+    with writing(Path(kept.location)):
+        places = [place_of(kept, redacted(one.address), one.fingerprint) for one in sources]
+    sources = [
+        source.converted(place, _own_columns(source, roles, is_test=bool(is_test)))
+        for is_test, (source, place) in enumerate(zip(sources, places, strict=True))
+    ]
     try:
         scans = _scan_tasks(spec, labels, sources, roles, folder=folder, cv=cv)
         found = totals_of(scans, map(scan_ranges, scans, "scan"))
@@ -100,6 +113,8 @@ def prepare(
             manifest = replace(manifest, warnings=(*manifest.warnings, *judge(manifest)))
     except InputError:
         _clear(folder, shards=True)
+        for place in places:
+            place.remove_all()
         with contextlib.suppress(OSError):
             folder.rmdir()
         raise
@@ -107,6 +122,12 @@ def prepare(
     _remove_strangers(folder, manifest)
     manifest.save(folder)
     return manifest
+
+
+def _own_columns(source: Source, roles: Roles, *, is_test: bool) -> list[str]:
+    """The columns that are read of a source over all passes: not those that are derived."""
+    wanted = [*roles.keys(is_test=is_test), *roles.numeric, *roles.tensor_names]
+    return needed(wanted, source.derived)[1]
 
 
 def _scan_tasks(
@@ -305,7 +326,7 @@ def _remove_strangers(folder: Path, manifest: Manifest) -> None:
 
     A worker that was taken for dead may still write: its shard is the same, and its own to end.
     """
-    known = {folder / path for shard in manifest.shards for path in shard.paths}
+    known = {folder / file.path for shard in manifest.shards for file in shard.files}
     for path in (folder / "shards").glob("*/*"):
         if path not in known and not is_temporary(path.name):
             path.unlink(missing_ok=True)

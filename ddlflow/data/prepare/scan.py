@@ -1,14 +1,11 @@
 """The first pass: what the place of a row and the code of a value depend on.
 
 Of each range the rows, of each task the rows of each class, the values of the categories and what
-was dropped. Parquet and Arrow are read for the label and the categories alone. Text is parsed once:
-the pass also spools the parsed columns, and the second pass reads the spool.
+was dropped. It reads the label and the categories alone, where that is enough.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +26,6 @@ from ddlflow.data.prepare.scan_task import (
 from ddlflow.data.prepare.small_ranges import read_in_turn
 from ddlflow.data.prepare.vocabulary import ValueCounts, save_counts
 from ddlflow.errors import DataError
-from ddlflow.store.files import replacing, writing
 
 MAX_CLASSES = 10_000
 
@@ -55,7 +51,7 @@ def scan_ranges(task: ScanTask) -> ScanResult:
     wide = _wide(task)
     points: dict[str, list[Number]] = {name: [] for name in wide}
     range_rows = [0] * len(task.ranges)
-    for batch in _spooling(task, wide, range_rows):
+    for batch in read_in_turn(task.source, task.ranges, _columns(task, wide), range_rows):
         kept = keep(batch, task.roles, task.spec, task.labels)
         dropped.update(kept.dropped)
         add_by_column(columns, kept.columns)
@@ -123,31 +119,12 @@ def _columns(task: ScanTask, wide: list[str]) -> list[str]:
     """The columns that this pass reads."""
     keys = task.roles.keys(is_test=task.is_test)
     roles = task.roles
-    if task.spool is not None or needs_features(task.spec):
+    if needs_features(task.spec):
         return list(dict.fromkeys([*keys, *roles.numeric, *roles.tensor_names]))
     tensors = roles.tensor_names
     known = [task.source.without_nulls(part, tensors) for part in task.ranges if tensors]
     may_be_null = [name for name in tensors if not all(name in one for one in known)]
     return list(dict.fromkeys([*keys, *wide, *may_be_null]))
-
-
-def _spooling(task: ScanTask, wide: list[str], range_rows: list[int]) -> Iterator[pa.RecordBatch]:
-    """The task's pieces; those of a text format are also written to the spool, as parsed."""
-    batches = read_in_turn(task.source, task.ranges, _columns(task, wide), range_rows)
-    if task.spool is None:
-        yield from batches
-        return
-    with replacing(task.spool) as temporary, ExitStack() as stack:
-        writer = None
-        for batch in batches:
-            if writer is None:
-                sink = stack.enter_context(pa.OSFile(str(temporary), "wb"))
-                writer = stack.enter_context(pa.ipc.new_file(sink, batch.schema))
-            with writing(task.spool):
-                writer.write_batch(batch)
-            yield batch
-        if writer is None:
-            temporary.touch()
 
 
 def _value_counts(values: pa.Array) -> list[tuple[Value, int]]:

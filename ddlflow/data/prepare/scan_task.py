@@ -29,7 +29,7 @@ class ScanTask:
         spec: the pipeline's data section.
         labels: how the label is read.
         is_test: the ranges are of ``test_source``.
-        work: folder of results and spools.
+        work: folder of results.
         cv: how the training rows are dealt to folds, if they are.
     """
 
@@ -55,15 +55,8 @@ class ScanTask:
 
     @property
     def written(self) -> Path:
-        """The second pass's result: where it stands the spool is gone."""
+        """The second pass's result."""
         return self.work / f"write-{self.number:05d}.json"
-
-    @property
-    def spool(self) -> Path | None:
-        """Where the parsed columns of a text format are kept for the second pass."""
-        if not self.source.is_parsed:
-            return None
-        return self.work / f"spool-{self.number:05d}.arrow"
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -125,9 +118,8 @@ def save_result(task: ScanTask, result: ScanResult) -> None:
 def finished_result(task: ScanTask) -> ScanResult | None:
     """What an earlier pass of the same task found, if all of it still stands."""
     found = load_json(task.result)
-    spooled = task.spool is None or task.spool.exists() or task.written.exists()
     counted = not task.words or task.counts.exists()
-    if not found or found["key"] != task.key or not (spooled and counted):
+    if not found or found["key"] != task.key or not counted:
         return None
     value: dict[str, Any] = found["result"]
     for name in _COUNTED_BY_VALUE:

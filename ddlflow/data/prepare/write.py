@@ -1,6 +1,5 @@
 """The last pass: the rows of a task become shards, one a piece, split and part."""
 
-import contextlib
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -87,9 +86,6 @@ def write_ranges(task: RangeTask) -> WriteResult:
     statistics = [group_to_json(own) for own in result.statistics]
     shards = shards_to_json(result.shards)
     save_json(scan.written, {"key": scan.key, "shards": shards, "statistics": statistics})
-    if scan.spool is not None:
-        with contextlib.suppress(OSError):
-            scan.spool.unlink()
     return result
 
 
@@ -99,7 +95,8 @@ def _finished(scan: ScanTask) -> WriteResult | None:
     if not found or found["key"] != scan.key:
         return None
     shards = shards_from_json(found["shards"])
-    if not all((scan.work.parent / path).exists() for shard in shards for path in shard.paths):
+    files = [file for shard in shards for file in shard.files]
+    if not all((scan.work.parent / file.path).exists() for file in files):
         return None
     return WriteResult(shards, tuple(group_from_json(own) for own in found["statistics"]))
 

@@ -65,7 +65,8 @@ class PieceTensors:
             statistics[field.name] = of_values(taken, field, counts)
             beside = f"{path.removesuffix('.arrow')}-values{number}.arrow"
             sha256 = write_shard(folder / beside, {"values": taken})
-            values.append(ValueShard(field.name, beside, len(taken), sha256))
+            longest = int(counts.max(initial=0))
+            values.append(ValueShard(field.name, beside, len(taken), longest, sha256))
             columns[field.name] = np.stack([firsts, counts], axis=1)
         return ShardTensors(columns, statistics, tuple(values))
 

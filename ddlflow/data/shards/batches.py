@@ -35,7 +35,7 @@ class Chunk:
         step: the epoch's step of the first global batch here, from 0.
         batch_rows: rows of each of these global batches, over all ranks.
         slices: for each step, for each virtual rank of this rank: its rows of each field by name
-            (`COLUMNS` that the data has). A slice may be empty.
+            (`Rows.inputs`, weight, label). A slice may be empty.
         marks: uint64, one a step: which rows of the source these slices are made of (`mark`).
         ends_epoch: whether the epoch's last step is here.
     """
@@ -74,6 +74,7 @@ class Batches:
         device: torch.device,
     ) -> None:
         self._rows = rows
+        self._device = device
         self._mine = mine
         batch_rows = min(batch_rows, max(rows.rows, 1))
         self.order = BatchOrder(rows.rows, batch_rows, virtual_ranks, seed, rows.row_bytes)
@@ -156,7 +157,15 @@ class Batches:
             of_steps = hashes_of_lane[begin : begin + steps * size]
             marks += of_steps.reshape(steps, size).sum(axis=1, dtype=np.uint64)
             at += len(hashes_of_lane)
-        return [one for step in zip(*by_lane, strict=True) for one in step], marks
+        slices = [one for step in zip(*by_lane, strict=True) for one in step]
+        return [self._with_sequences(one) for one in slices], marks
+
+    def _with_sequences(self, batch: Tensors) -> Tensors:
+        """A slice with its sequences in place of their runs, padded to its own longest."""
+        runs = {name: batch.pop(name).numpy() for name in self._rows.sequences}
+        for name, array in self._rows.ready(runs).items():
+            batch[name] = torch.from_numpy(array).to(self._device)
+        return batch
 
 
 class Mapped:
@@ -168,13 +177,14 @@ class Mapped:
         self._blocks: Arrays = {}
         # In use, and being filled: kept, as fresh memory costs a page fault each 4 KiB.
         self._buffers: tuple[Arrays, Arrays] = {}, {}
+        self._standardised: tuple[Arrays, Arrays] = {}, {}  # of tensors
 
     def __call__(self, lanes: Sequence[Picked]) -> Tensors:
         """The picked rows of each lane's window, one lane after the other.
 
         They are valid until this is called for the second time after.
         """
-        self._buffers = self._buffers[::-1]
+        self._buffers, self._standardised = self._buffers[::-1], self._standardised[::-1]
         target = self._buffers[0]
         self._hold(self._blocks, max(window.rows for window, _ in lanes), pinned=False)
         total = sum(len(picked) for _, picked in lanes)
@@ -189,7 +199,20 @@ class Mapped:
                 out = target[name][at : at + len(picked)]
                 np.take(source, picked, axis=0, out=out, mode="clip")
             at += len(picked)
-        return {n: torch.from_numpy(array[:total]).to(self._device) for n, array in target.items()}
+        return self._ready({name: array[:total] for name, array in target.items()})
+
+    def _ready(self, raw: Arrays) -> Tensors:
+        """What was gathered, tensors standardised; of sequences the runs, for the CPU."""
+        runs = {name: raw.pop(name) for name in self._rows.sequences}
+        out = self._standardised[0]
+        for name in self._rows.tensors:
+            if name in raw and len(out.get(name, ())) < len(raw[name]):
+                shape, pinned = raw[name].shape, self._device.type == "cuda"
+                out[name] = torch.empty(shape, pin_memory=pinned).numpy()
+        own = {name: out[name][: len(raw[name])] for name in out}
+        found = self._rows.ready(raw, out=own)
+        tensors = {n: torch.from_numpy(array).to(self._device) for n, array in found.items()}
+        return tensors | {name: torch.from_numpy(array) for name, array in runs.items()}
 
     def _hold(self, arrays: Arrays, rows: int, *, pinned: bool) -> None:
         """Makes the arrays of all columns long enough."""
@@ -241,11 +264,10 @@ def load(rows: Rows, device: torch.device) -> Tensors:
     """All rows on a device, standardised, by way of a bounded memory."""
     columns: Tensors = {}
     rows.fetch(np.array([[0, rows.rows]]))
-    for start in range(0, rows.rows, LOAD_ROWS):
-        stop = min(rows.rows, start + LOAD_ROWS)
-        part = rows.empty(stop - start)
-        rows.read(start, stop, part, 0)
-        for name, array in part.items():
+    step = rows.piece_rows(LOAD_ROWS)
+    for start in range(0, rows.rows, step):
+        stop = min(rows.rows, start + step)
+        for name, array in rows.batch(start, stop, rows.empty(stop - start)).items():
             if name not in columns:
                 dtype = torch.from_numpy(array[:0]).dtype
                 shape = (rows.rows, *array.shape[1:])
@@ -256,6 +278,6 @@ def load(rows: Rows, device: torch.device) -> Tensors:
 
 def fits_on(device: torch.device, rows: Rows) -> bool:
     """Whether all rows fit in half of a GPU's free memory. (A CPU reads the page cache.)"""
-    if device.type != "cuda":
+    if device.type != "cuda" or rows.sequences:  # which are as long as their batch's longest
         return False
     return rows.rows * rows.row_bytes <= torch.cuda.mem_get_info(device)[0] // 2

@@ -7,12 +7,24 @@ tenth of the time of as many objects.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ddlflow.data.shards.statistics import Statistics, merge
 from ddlflow.data.shards.tensor_statistics import TensorStatistics, merge_two
 
 SplitName = Literal["train", "validation", "test"]
+
+
+class ShardFile(Protocol):
+    """A file of a data set: of rows, or of the steps of their sequences."""
+
+    @property
+    def path(self) -> str:
+        """Relative to the data set's folder."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +35,14 @@ class ValueShard:
         field: the sequences' name; the shard has a run (first, count) in this file for each row.
         path: relative to the data set's folder.
         rows: steps of all sequences.
+        longest: steps of the longest one.
         sha256: of the file.
     """
 
     field: str
     path: str
     rows: int
+    longest: int
     sha256: str
 
 
@@ -55,9 +69,9 @@ class Shard:
     values: tuple[ValueShard, ...] = ()
 
     @property
-    def paths(self) -> list[str]:
-        """All of its files."""
-        return [self.path, *(one.path for one in self.values)]
+    def files(self) -> list[ShardFile]:
+        """All of its files, that of the rows first."""
+        return [self, *self.values]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
-from ddlflow.data.shards.manifest import Shard
+from ddlflow.data.shards.manifest_parts import ShardFile
 from ddlflow.data.shards.shard import sha256
 from ddlflow.errors import DataError
 from ddlflow.store.owner import this_owner
@@ -22,7 +22,7 @@ from ddlflow.store.store import Place, store_of
 _seen: set[str] = set()  # notes of this process
 
 
-def verified(place: Place, shards: Iterable[Shard]) -> list[Path]:
+def verified(place: Place, shards: Iterable[ShardFile]) -> list[Path]:
     """The files of some shards, each of which is whole.
 
     Of processes that begin together each reads shards that no other one reads.

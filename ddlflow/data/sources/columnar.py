@@ -47,11 +47,23 @@ def parquet_batches(
     groups: range,
     columns: Sequence[str],
     rows: int,
+    *,
+    has_checksums: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    """Row groups, in batches of at most ``rows``."""
+    """Row groups, in batches of at most ``rows``; pages that have checksums are held against them.
+
+    Raises:
+        OSError: damaged.
+    """
     largest = max(metadata.row_group(i).total_byte_size for i in groups)
     size = 0 if largest <= WHOLE_BYTES else BUFFER_BYTES
-    with pq.ParquetFile(handle, metadata=metadata, buffer_size=size, pre_buffer=False) as file:
+    with pq.ParquetFile(
+        handle,
+        metadata=metadata,
+        buffer_size=size,
+        pre_buffer=False,
+        page_checksum_verification=has_checksums,
+    ) as file:
         yield from file.iter_batches(
             batch_size=min(rows, _rows_of(metadata, groups, columns)),
             row_groups=list(groups),

@@ -6,7 +6,7 @@ write the same rows. What is not there, or lacks a column, is parsed (again): so
 removed at any time. pyarrow parses; where a range starts and ends is told by lines.py (why not by
 a library: benchmarks/README.md).
 
-    PLACE / address / files - dialect / file - start - stop .parquet
+    STORE / address / fingerprint / file - start - stop .parquet
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ddlflow.data.sources import columnar
 from ddlflow.data.sources import source as source_
 from ddlflow.data.sources.source import Range, in_pieces
 from ddlflow.errors import DdlflowError
@@ -45,22 +46,19 @@ class Conversion:
     names: tuple[str, ...]
 
 
-def place_of(place: Store, address: str, files: str, fingerprint: str) -> Store:
-    """Where a source's ranges are kept; what was kept of the same files with other bytes goes.
+def place_of(store: Store, address: str, fingerprint: str) -> Store:
+    """Where a source's ranges are kept; what was kept of it as it was before goes.
 
     Args:
-        place: of all conversions.
+        store: of all conversions.
         address: of the source, without what changes from day to day, as signatures do.
-        files: what tells the bytes apart, whatever the dialect.
         fingerprint: of the source.
     """
-    of_address, of_files = (_digest(text) for text in (address, files))
-    same = place.at(of_address)
-    stale = {key.split("/")[0] for key in same.list()}
-    for name in stale:
-        if not name.startswith(f"{of_files}-"):
-            same.at(name).remove_all()
-    return same.at(f"{of_files}-{_digest(fingerprint)}")
+    of_address = store.at(_digest(address))
+    now = _digest(fingerprint)
+    for before in {key.partition("/")[0] for key in of_address.list()} - {now}:
+        of_address.at(before).remove_all()
+    return of_address.at(now)
 
 
 def batches(
@@ -133,10 +131,14 @@ def _read(
 ) -> Iterator[pa.RecordBatch]:
     schema = pa.schema([(name, types[name]) for name in names])
     try:
-        with pq.ParquetFile(store.local(key), page_checksum_verification=True) as file:
-            for batch in file.iter_batches(
-                batch_size=source_.PIECE_ROWS, columns=list(names), use_threads=False
-            ):
+        with pa.OSFile(str(store.local(key)), "rb") as file:
+            metadata = pq.read_metadata(file)
+            groups = range(metadata.num_row_groups)
+            rows = source_.rows_of_piece(types)
+            found = columnar.parquet_batches(
+                file, metadata, groups, names, rows, has_checksums=True
+            )
+            for batch in found if groups else ():
                 yield batch.select(list(names)).cast(schema)  # Parquet has no whole seconds
     except (pa.ArrowException, OSError) as error:
         store.remove(key)

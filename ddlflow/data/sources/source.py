@@ -91,10 +91,6 @@ class Source(Protocol):
         """What it is, in a few words: ``csv, 3 files``."""
 
     @property
-    def is_parsed(self) -> bool:
-        """Whether reading means parsing text: dear, so that a second pass keeps the first's."""
-
-    @property
     def untyped(self) -> Collection[str]:
         """The columns that are texts without a type of their own, as all of a CSV file are."""
 
@@ -134,7 +130,8 @@ class Source(Protocol):
         """The same rows; what has to be parsed is kept as Parquet as it is first read.
 
         Args:
-            place: that every worker sees; what it keeps of the source is used again.
+            place: that every worker sees, and of this source alone (`converted.place_of`); what it
+                keeps is used again.
             names: the columns that are read of it, over all passes; not derived ones.
         """
 

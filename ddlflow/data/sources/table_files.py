@@ -14,13 +14,12 @@ import pyarrow as pa
 
 from ddlflow.data.sources import columnar, converted, lines, text
 from ddlflow.data.sources import source as source_
-from ddlflow.data.sources.converted import SMALL, Conversion, place_of
+from ddlflow.data.sources.converted import SMALL, Conversion
 from ddlflow.data.sources.derive import Derived
 from ddlflow.data.sources.dialect import Dialect
 from ddlflow.data.sources.files import File, open_file, reading
 from ddlflow.data.sources.schema import conform, kind_of
 from ddlflow.data.sources.source import Range
-from ddlflow.redact import redacted
 from ddlflow.store.store import Store
 
 
@@ -67,10 +66,6 @@ class TableFiles:
         return sum(file.size for file in self.files.values())
 
     @property
-    def is_parsed(self) -> bool:
-        return self.dialect.is_text
-
-    @property
     def untyped(self) -> Collection[str]:
         return self.names if self.dialect.format == "csv" else ()
 
@@ -101,7 +96,8 @@ class TableFiles:
     def share(self, part: Range) -> float:
         if self.dialect.is_text:
             return (part.stop - part.start) / text.RANGE_BYTES
-        return sum(self.files[part.file].units[part.start : part.stop]) / source_.PIECE_ROWS
+        rows = sum(self.files[part.file].units[part.start : part.stop])
+        return rows / source_.rows_of_piece(self.schema)
 
     def extremes(self, part: Range, names: Iterable[str]) -> dict[str, tuple[float, float]]:
         """What Parquet's own statistics say."""
@@ -130,9 +126,7 @@ class TableFiles:
     def converted(self, place: Store, names: Sequence[str]) -> "TableFiles":
         if not self.dialect.is_text:
             return self
-        facts = json.dumps(_facts(self.files.values()))
-        own = place_of(place, redacted(self.address), facts, self.fingerprint)
-        return replace(self, conversion=Conversion(own.location, tuple(names)))
+        return replace(self, conversion=Conversion(place.location, tuple(names)))
 
     def batches(self, part: Range, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         if self.conversion is None or self.share(part) < SMALL:
@@ -202,12 +196,9 @@ def _cuts(
 
 def fingerprint_of(files: Iterable[File], dialect: Dialect) -> str:
     """A hash of names, sizes, stamps and dialect."""
-    facts: list[object] = [*_facts(files), asdict(dialect)]
+    facts: list[object] = [[file.name, file.size, file.stamp] for file in files]
+    facts.append(asdict(dialect))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _facts(files: Iterable[File]) -> list[list[object]]:
-    return [[file.name, file.size, file.stamp] for file in files]
 
 
 def _constant(value: str | None, type_: pa.DataType, rows: int) -> pa.Array:

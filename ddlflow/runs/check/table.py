@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from ddlflow.data.columns import label_keys, missing_mask
 from ddlflow.data.roles import Roles, choose
-from ddlflow.data.sources.source import Source, ranges, read
+from ddlflow.data.sources.source import Source, ranges, read, tensors_of
 from ddlflow.engines.resources import resources
 from ddlflow.runs.check.finding import Finding, Level, counted, open_named
 from ddlflow.runs.check.site import existing
@@ -32,7 +32,7 @@ def table(request: Request) -> Iterator[Finding]:
         "ok",
         f"{found.address}: {found.summary}, {rows}, "
         f"{counted(len(parts), 'range')}; {len(chosen.numeric)} numeric and "
-        f"{len(chosen.categorical)} categorical features.",
+        f"{len(chosen.categorical)} categorical features{_tensors(chosen)}.",
     )
     for note in found.notes:
         yield Finding("source", "note", note)
@@ -51,6 +51,12 @@ def table(request: Request) -> Iterator[Finding]:
         yield from _label(request, found, chosen)
 
 
+def _tensors(roles: Roles) -> str:
+    shown = ", ".join(field.shown for field in roles.tensors[:10])
+    more = ", ..." if len(roles.tensors) > 10 else ""
+    return f" and {counted(len(roles.tensors), 'tensor')}: {shown}{more}" if roles.tensors else ""
+
+
 def shards(request: Request) -> Iterator[Finding]:
     """Whether the storage has room for the source as shards."""
     spec = request.pipeline.data
@@ -58,7 +64,9 @@ def shards(request: Request) -> Iterator[Finding]:
         return
     found = open_named(request, spec.source, "data.source")
     free = shutil.disk_usage(existing(storage_of(request.site))).free
-    needed = (found.rows or 0) * len(found.schema) * ROW_BYTES_KEPT
+    tensors = [field for field in tensors_of(found.schema) if not field.is_sequence]
+    a_row = len(found.schema) * ROW_BYTES_KEPT + sum(field.value_bytes for field in tensors)
+    needed = (found.rows or 0) * a_row
     if needed > free:
         text = f"The shards need about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free."
         advice = "Free some, or set storage in the site file."

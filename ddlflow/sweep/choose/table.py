@@ -1,7 +1,7 @@
 """What a search found: a row a trial, and the best of them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -71,44 +71,77 @@ def ranked(outcomes: Iterable[Outcome], better: Better) -> list[Outcome]:
     return [outcome for _, outcome in sorted(scored, key=lambda pair: (pair[0], pair[1].number))]
 
 
-def rows(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
-    """The table of a search, by number: JSON has no nan, so a score that is none is null."""
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """A row of a search's table, as its file has it: JSON has no nan, so no score is None.
+
+    Attributes:
+        number: of the trial.
+        values: its settings by dotted name.
+        status: done, pruned or failed.
+        score: the mean over the folds.
+        std: standard deviation over the folds; None of fewer than two.
+        stderr: standard error of the mean, likewise.
+        scores: one a fold.
+        seconds: that its trainings took.
+        ended_s: seconds from the start of the search to its end.
+        epochs: that it was trained for.
+        reason: why it failed.
+        curve: [epoch, score] after each epoch.
+    """
+
+    number: int
+    values: dict[str, Any]
+    status: Status
+    score: float | None
+    std: float | None
+    stderr: float | None
+    scores: tuple[float | None, ...]
+    seconds: float
+    ended_s: float | None
+    epochs: int
+    reason: str | None
+    curve: tuple[tuple[int, float | None], ...]
+
+
+def rows(outcomes: Iterable[Outcome]) -> list[TrialRow]:
+    """The table of a search, by number."""
     table = []
     for outcome in sorted(outcomes, key=lambda outcome: outcome.number):
         std, stderr = spread(outcome.scores)
         table.append(
-            {
-                "number": outcome.number,
-                "values": dict(outcome.values),
-                "status": outcome.status,
-                "score": outcome.score,
-                "std": std,
-                "stderr": stderr,
-                "scores": [s if math.isfinite(s) else None for s in outcome.scores],
-                "seconds": outcome.seconds,
-                "ended_s": outcome.ended_s,
-                "epochs": outcome.epochs,
-                "reason": outcome.reason,
-                "curve": [[e, s if math.isfinite(s) else None] for e, s in outcome.curve],
-            }
+            TrialRow(
+                number=outcome.number,
+                values=dict(outcome.values),
+                status=outcome.status,
+                score=outcome.score,
+                std=std,
+                stderr=stderr,
+                scores=tuple(s if math.isfinite(s) else None for s in outcome.scores),
+                seconds=outcome.seconds,
+                ended_s=outcome.ended_s,
+                epochs=outcome.epochs,
+                reason=outcome.reason,
+                curve=tuple((e, s if math.isfinite(s) else None) for e, s in outcome.curve),
+            )
         )
     return table
 
 
-def outcome_of(row: Mapping[str, Any]) -> Outcome:
+def outcome_of(row: TrialRow) -> Outcome:
     """The outcome that `rows` wrote; a score that is null is nan again."""
 
     def number(value: float | None) -> float:
         return math.nan if value is None else value
 
     return Outcome(
-        number=row["number"],
-        values=dict(row["values"]),
-        status=row["status"],
-        scores=tuple(number(score) for score in row["scores"]),
-        seconds=row["seconds"],
-        ended_s=row["ended_s"],
-        epochs=row["epochs"],
-        reason=row["reason"],
-        curve=tuple((epoch, number(score)) for epoch, score in row["curve"]),
+        number=row.number,
+        values=dict(row.values),
+        status=row.status,
+        scores=tuple(number(score) for score in row.scores),
+        seconds=row.seconds,
+        ended_s=row.ended_s,
+        epochs=row.epochs,
+        reason=row.reason,
+        curve=tuple((epoch, number(score)) for epoch, score in row.curve),
     )

@@ -76,6 +76,9 @@ def _why_apart(member: Member, net: nn.Module, prepared: Prepared) -> str | None
     manifest = prepared.manifest
     if manifest.has_weights or member.train.class_weights is not None:
         return "rows that count unlike (data.weight, train.class_weights) are trained apart"
+    if manifest.tensors:
+        names = ", ".join(field.name for field in manifest.tensors[:5])
+        return f"a stack has features and categories alone, and there are tensors: {names}"
     return why_apart(
         net,
         task_of(member, prepared),

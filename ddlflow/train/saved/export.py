@@ -31,7 +31,7 @@ from ddlflow.train.saved.digests import digest
 from ddlflow.train.saved.ledger import worlds
 from ddlflow.train.saved.state import State
 
-FORMAT = 2
+FORMAT = 3
 SEAL = "sha256"
 
 

@@ -8,11 +8,14 @@ import contextlib
 import json
 import os
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
+from ddlflow.runs.events import EpochDone, StepDigest, TrainEvent
 from ddlflow.runs.record import recorded
+from ddlflow.runs.results import TrainAttempt, to_json
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 
@@ -21,8 +24,18 @@ OUTPUT = os.fdopen(os.dup(1), "w", encoding="utf-8")
 os.dup2(2, 1)
 
 
-def tell(event: dict[str, Any]) -> None:
-    print(json.dumps(event), file=OUTPUT, flush=True)
+def tell(kind: str, values: dict[str, Any]) -> None:
+    print(json.dumps({"event": kind, **values}), file=OUTPUT, flush=True)
+
+
+def tell_event(event: TrainEvent) -> None:
+    match event:
+        case EpochDone():
+            tell("epoch", event.row)
+        case StepDigest():
+            tell("digest", asdict(event))
+        case TrainAttempt():
+            tell("attempt", {k: v for k, v in asdict(event).items() if v is not None})
 
 
 def main(pipeline: str, site: str, *changes: str) -> None:
@@ -32,15 +45,15 @@ def main(pipeline: str, site: str, *changes: str) -> None:
         prepared = stages.prepare(session)
         with recorded(session, prepared) if record else contextlib.nullcontext() as run:
 
-            def tell_all(event: dict[str, Any]) -> None:
-                tell(event)
+            def tell_all(event: TrainEvent) -> None:
+                tell_event(event)
                 if run is not None:
-                    run.tell(event)
+                    run.on_train_event(event)
 
             trained = stages.train(session, prepared, tell_all)
             if run is not None:
                 run.trained(trained)
-    tell({"event": "done", "folder": trained.folder, "value": trained.value})
+    tell("done", {"folder": trained.folder, "value": to_json(trained.value)})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pytest
 
 from ddlflow.data.sources import converted, text
 from ddlflow.data.sources import source as source_module
+from ddlflow.data.sources.converted import place_of
 from ddlflow.data.sources.opening import open_source
 from ddlflow.data.sources.source import Source, ranges, read
 from ddlflow.errors import DataError, DdlflowError, InputError
@@ -127,22 +128,28 @@ def test_a_column_of_another_type_is_parsed_again(tmp_path: Path, frame: pd.Data
     assert _table(as_category, ["n"])["n"].to_pylist() == frame["n"].tolist()
 
 
-def test_other_bytes_are_another_source_and_what_was_kept_of_the_old_ones_goes(
+def test_what_was_kept_of_a_source_as_it_was_before_goes(
     tmp_path: Path, frame: pd.DataFrame
 ) -> None:
-    path = _write(frame, tmp_path / "t.csv")
-    other = _write(frame.head(400), tmp_path / "u.csv")
-    for source in (_open(path), _open(path, missing_values=[""]), _open(other)):
-        _table(_keep(source, tmp_path / "kept", ["n"]), ["n"])
-    before = _files(tmp_path / "kept")
-    folders = {file.parent for file in before}
-    assert len(folders) == 3
+    path, other = _write(frame, tmp_path / "t.csv"), _write(frame.head(400), tmp_path / "u.csv")
+
+    def kept(path: Path, **spec: Any) -> set[Any]:
+        source = _open(path, **spec)
+        place = place_of(FolderStore(tmp_path / "kept"), source.address, source.fingerprint)
+        return set(_table(source.converted(place, ["n"]), ["n"])["n"].to_pylist())
+
+    assert len(kept(path)) == ROWS
+    first = set(_files(tmp_path / "kept"))
+    assert len(kept(other)) == 400
+    others = set(_files(tmp_path / "kept")) - first
+    assert len(kept(path)) == ROWS
+    assert set(_files(tmp_path / "kept")) == first | others
     _write(frame.assign(n=-1), path)
-    changed = _keep(_open(path), tmp_path / "kept", ["n"])
-    assert set(_table(changed, ["n"])["n"].to_pylist()) == {-1.0}
-    left = {file.parent for file in _files(tmp_path / "kept")} & folders
-    assert len(left) == 1  # of the other file
-    assert _table(_keep(_open(other), tmp_path / "kept", ["n"]), ["n"]).num_rows == 400
+    assert kept(path) == {-1.0}
+    left = set(_files(tmp_path / "kept"))
+    assert left & (first | others) == others
+    assert kept(path, text=["n"]) == {"-1"}
+    assert set(_files(tmp_path / "kept")) & (left | others) == others
 
 
 def test_what_is_not_read_to_its_end_is_not_kept(tmp_path: Path, frame: pd.DataFrame) -> None:

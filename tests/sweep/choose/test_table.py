@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from ddlflow.sweep.choose.table import Outcome, best, outcome_of, ranked, rows, spread
+from ddlflow.sweep.choose.table import Outcome, TrialRow, best, outcome_of, ranked, rows, spread
 
 VALUES = {"train.optimizer.lr": 0.1, "model.hidden": [8, 4]}
 
@@ -23,25 +25,25 @@ def test_a_row_a_trial() -> None:
             Outcome(0, VALUES, "done", (0.5, 0.7, 0.9), 3.0, 5, None, 4.5, ((1, 0.4), (2, 0.7))),
         ]
     )
-    assert [row["number"] for row in found] == [0, 1]
-    assert found[0]["score"] == pytest.approx(0.7)
-    assert found[0]["std"] == pytest.approx(0.2)
-    assert found[0]["stderr"] == pytest.approx(0.2 / math.sqrt(3))
-    assert found[0]["ended_s"] == 4.5
-    assert found[0]["curve"] == [[1, 0.4], [2, 0.7]]
-    assert found[1] == {
+    assert [row.number for row in found] == [0, 1]
+    assert found[0].score == pytest.approx(0.7)
+    assert found[0].std == pytest.approx(0.2)
+    assert found[0].stderr == pytest.approx(0.2 / math.sqrt(3))
+    assert found[0].ended_s == 4.5
+    assert found[0].curve == ((1, 0.4), (2, 0.7))
+    assert asdict(found[1]) == {
         "number": 1,
         "values": VALUES,
         "status": "failed",
         "score": None,
         "std": None,
         "stderr": None,
-        "scores": [0.5, None],
+        "scores": (0.5, None),
         "seconds": 1.5,
         "ended_s": None,
         "epochs": 2,
         "reason": "loss is not finite",
-        "curve": [],
+        "curve": (),
     }
 
 
@@ -55,7 +57,9 @@ NUMBERS = st.floats(-1e6, 1e6) | st.just(math.nan)
 )
 def test_json_brings_it_back(scores: list[float], curve: list[tuple[int, float]], status) -> None:
     given = Outcome(3, VALUES, status, tuple(scores), 1.25, 4, None, 2.5, tuple(curve))
-    (again,) = map(outcome_of, json.loads(json.dumps(rows([given]), allow_nan=False)))
+    (row,) = rows([given])
+    text = json.dumps(asdict(row), allow_nan=False)
+    again = outcome_of(TypeAdapter(TrialRow).validate_python(json.loads(text)))
     assert repr(again) == repr(given)  # nan is not equal to itself
 
 
