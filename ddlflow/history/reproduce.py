@@ -22,7 +22,7 @@ from ddlflow.history.differences import Difference, data, surroundings
 from ddlflow.redact import GONE
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
-from ddlflow.runs.events import StepDigest, TrainEvent
+from ddlflow.runs.events import TrainEvent
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.record import flat
 from ddlflow.runs.results import PrepareResult
@@ -34,6 +34,7 @@ from ddlflow.spec.site import Site
 from ddlflow.tracking.pending import send_pending
 from ddlflow.tracking.read import Reader, Recorded
 from ddlflow.tracking.run import open_run
+from ddlflow.train.events import DigestMarked
 
 CAUSES = (("setting", "threads", "data"), ("version", "machine"))  # the likelier first
 
@@ -143,7 +144,7 @@ def _check_known(recorded: Recorded, request: Request) -> None:
 
 
 def _again(
-    session: Session, reader: Reader, recorded: Recorded, trail: list[StepDigest], place: Path
+    session: Session, reader: Reader, recorded: Recorded, trail: list[DigestMarked], place: Path
 ) -> Verdict:
     """Says what differs, trains under a child run, and compares."""
     request, screen = session.request, session.screen
@@ -177,10 +178,10 @@ def _again(
     return verdict
 
 
-def _trail(trained: dict[str, Any]) -> list[StepDigest]:
+def _trail(trained: dict[str, Any]) -> list[DigestMarked]:
     """The digest trail that a training left in its train.json."""
     trail = trained["trail"]
-    return [StepDigest(entry["step"], entry["digest"], entry["loss"]) for entry in trail]
+    return [DigestMarked(entry["step"], entry["digest"], entry["loss"]) for entry in trail]
 
 
 def _trained(reader: Reader, recorded: Recorded, place: Path) -> dict[str, Any]:
@@ -264,14 +265,14 @@ def _check_repeatable(
 
 
 def _train(
-    session: Session, prepared: Stage[PrepareResult], trail: list[StepDigest], verdict: Verdict
+    session: Session, prepared: Stage[PrepareResult], trail: list[DigestMarked], verdict: Verdict
 ) -> None:
     """Trains, and ends at the first entry of the trail that differs."""
     expected = {entry.step: entry for entry in trail}
     equal: set[int] = set()  # an attempt that goes on from a checkpoint tells some steps again
 
     def compare(event: TrainEvent) -> None:
-        if not isinstance(event, StepDigest) or event.step not in expected:
+        if not isinstance(event, DigestMarked) or event.step not in expected:
             return
         was = expected[event.step]
         if was.digest != event.digest:

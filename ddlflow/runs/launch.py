@@ -8,7 +8,7 @@ from typing import Any
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.engines import Failure, GangJob, GangResult
 from ddlflow.errors import DdlflowError, EngineError
-from ddlflow.runs.events import EpochDone, OnTrainEvent, StepDigest, TrainEvent
+from ddlflow.runs.events import OnTrainEvent, TrainEvent
 from ddlflow.runs.failures import describe, error_of, is_final, is_same, plural
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.ranks import Gathering
@@ -19,13 +19,21 @@ from ddlflow.spec.site import EngineSection
 from ddlflow.store import documents
 from ddlflow.store.store import Store, open_store
 from ddlflow.train.auto import resolve, said
+from ddlflow.train.events import (
+    CheckpointSaved,
+    DigestMarked,
+    EpochEnded,
+    Noted,
+    Progressed,
+    Resumed,
+    from_json,
+)
 from ddlflow.train.job import Job
 from ddlflow.train.parallel.world import fitting_world
 from ddlflow.train.rank import PRELOAD
 from ddlflow.train.tasks.weights import weighting
 
 KEPT = "setup.json"
-OF_THE_GANG = {"event", "rank", "host"}  # keys of an event that are no part of an epoch's row
 COME_BACK_S = 4.0  # a nanny starts a worker again in 1 to 3 s; waiting for it keeps the world
 
 
@@ -243,29 +251,29 @@ def _listener(
 ) -> Callable[[dict[str, Any]], None]:
     """What is done with the events of one attempt's ranks: rank 0 speaks for all."""
 
-    def on_event(event: dict[str, Any]) -> None:
-        if event["event"] == "note":
-            session.screen.say(f"train: {event['text']}")
-        if event["event"] == "facts":
-            ranks.add(event["rank"], event["facts"])
-        if event.get("rank") != 0:
+    def on_event(values: dict[str, Any]) -> None:
+        if values["event"] == "facts":
+            ranks.add(values["rank"], values["facts"])
+        event = from_json(values)
+        if isinstance(event, Noted):
+            session.screen.say(f"train: {event.text}")
+        if values.get("rank") != 0:
             return
-        if event["event"] == "progress":
-            speed = event["done"] / max(event["seconds"], 1e-9) / 1e6
-            words = f"epoch {event['epoch']}, loss {event['loss']:.4f}, {speed:.2f} M rows/s"
-            show(event["done"], words)
-        elif event["event"] == "saved":
-            attempt.update(saved_step=event["step"])
-        elif event["event"] == "resumed":
-            attempt.update(from_step=event["step"])
-            session.screen.say(f"train: goes on from step {event['step']}")
-            # The driver or a worker may have been killed before a row of these was told.
-            for row in event["history"]:
-                tell(EpochDone(row))
-        elif event["event"] == "epoch":
-            tell(EpochDone({k: v for k, v in event.items() if k not in OF_THE_GANG}))
-        elif event["event"] == "digest":
-            tell(StepDigest(event["step"], event["digest"], event["loss"]))
+        match event:
+            case Progressed():
+                speed = event.done / max(event.seconds, 1e-9) / 1e6
+                words = f"epoch {event.epoch}, loss {event.loss:.4f}, {speed:.2f} M rows/s"
+                show(event.done, words)
+            case CheckpointSaved():
+                attempt.update(saved_step=event.step)
+            case Resumed():
+                attempt.update(from_step=event.step)
+                session.screen.say(f"train: goes on from step {event.step}")
+                # The driver or a worker may have been killed before a row of these was told.
+                for row in event.history:
+                    tell(EpochEnded(row))
+            case EpochEnded() | DigestMarked():
+                tell(event)
 
     return on_event
 
@@ -275,10 +283,11 @@ def _each_epoch_once(tell: OnTrainEvent) -> OnTrainEvent:
     told: set[int] = set()
 
     def tell_once(event: TrainEvent) -> None:
-        if isinstance(event, EpochDone):
-            if event.epoch in told:
+        if isinstance(event, EpochEnded):
+            epoch = int(event.row["epoch"])
+            if epoch in told:
                 return
-            told.add(event.epoch)
+            told.add(epoch)
         tell(event)
 
     return tell_once

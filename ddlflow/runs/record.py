@@ -14,7 +14,7 @@ import yaml
 import ddlflow
 from ddlflow.redact import redacted_values
 from ddlflow.runs import ranks
-from ddlflow.runs.events import EpochDone, TrainEvent
+from ddlflow.runs.events import TrainEvent
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.installed import PACKAGES, git_commit, requirements, versions, wheel
 from ddlflow.runs.results import EvaluateResult, PrepareResult, TrainAttempt, TrainResult
@@ -25,6 +25,7 @@ from ddlflow.store import documents
 from ddlflow.store.site_storage import storage_errors
 from ddlflow.store.store import is_url, open_store
 from ddlflow.tracking.run import Run
+from ddlflow.train.events import EpochEnded
 
 EXAMPLE_ROWS = 5
 
@@ -107,9 +108,9 @@ class RunRecord:
                 world = f"{event.world} ranks" if event.world > 1 else "1 rank"
                 ended = f", ended: {event.ended_by}" if event.ended_by is not None else ""
                 self.run.log_tags({f"ddlflow.attempt.{event.number}": world + ended})
-            case EpochDone():
+            case EpochEnded():
                 known = {k: v for k, v in event.row.items() if v is not None and _is_metric(k)}
-                self.run.log_metrics(known, step=event.epoch)
+                self.run.log_metrics(known, step=int(event.row["epoch"]))
 
     def trained(self, trained: Stage[TrainResult]) -> None:
         """What a training says of itself."""

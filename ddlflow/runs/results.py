@@ -119,7 +119,7 @@ class TrainResult:
     rows_mark: int
     seconds: float
     metrics: Scores
-    history: tuple[EpochRow, ...]
+    history: tuple[dict[str, Number], ...]
     worlds: tuple[int, ...]
     attempts: tuple[TrainAttempt, ...]
     ranks: tuple[AttemptRanks, ...]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ddlflow.errors import DataError, SpecError
 from ddlflow.redact import redacted, redacted_values
-from ddlflow.runs.events import EpochDone, OnTrainEvent, ignore
+from ddlflow.runs.events import OnTrainEvent, ignore
 from ddlflow.runs.finished import Stage, hashed
 from ddlflow.runs.launch import launch, settled, setup
 from ddlflow.runs.results import (
@@ -26,6 +26,7 @@ from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Made
 from ddlflow.store import documents
 from ddlflow.store.store import Store
+from ddlflow.train.events import EpochEnded
 
 COEFFICIENTS = "coefficients.json"  # of a linear model, in the folder of its evaluate stage
 # A stage's own version: raised when its result changes for the same settings.
@@ -198,7 +199,7 @@ def train(
     done = session.stage("train", settings, work, TrainResult, results=["model/**/*"])
     if done.cached:
         for row in done.value.history:
-            tell(EpochDone(row))
+            tell(EpochEnded(row))
     for note in kept_notes(done.value.history, done.value.best_epoch):
         session.screen.say(f"note: {note}")
     return done

@@ -81,8 +81,22 @@ NAMES: dict[type, str] = {
 }
 
 
+KINDS = {name: kind for kind, name in NAMES.items()}
+OF_A_GANG = {"event", "rank", "host"}  # what an engine adds to an event's values
+
+
 def to_json(event: Event) -> dict[str, Any]:
     """An event as an engine passes it on: its name under ``event``, beside its values."""
     if isinstance(event, EpochEnded):
         return {"event": "epoch", **event.row}
     return {"event": NAMES[type(event)], **asdict(event)}
+
+
+def from_json(values: Mapping[str, Any]) -> Event | None:
+    """The event of what `to_json` gave; None of what a rank's process says of itself."""
+    own = {name: value for name, value in values.items() if name not in OF_A_GANG}
+    if values["event"] == "epoch":
+        return EpochEnded(own)
+    kind = KINDS.get(values["event"])
+    found: Event | None = None if kind is None else kind(**own)
+    return found

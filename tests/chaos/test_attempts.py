@@ -29,10 +29,11 @@ from distributed import Client
 from ddlflow.errors import EngineError, TrainingError
 from ddlflow.report.screen import Screen
 from ddlflow.runs import launch, stages
-from ddlflow.runs.events import EpochDone, StepDigest, TrainEvent
+from ddlflow.runs.events import TrainEvent
 from ddlflow.runs.results import TrainAttempt
 from ddlflow.runs.session import Session, Stage
 from ddlflow.spec.load import load
+from ddlflow.train.events import DigestMarked, EpochEnded
 from ddlflow.train.rank import NAME as RANK
 
 ROWS = 2_000
@@ -170,7 +171,7 @@ class Watch:
 
     def tell(self, event: TrainEvent) -> None:
         self._told.append(event)
-        epochs = isinstance(event, EpochDone | StepDigest)
+        epochs = isinstance(event, EpochEnded | DigestMarked)
         if epochs and self.hit_at and self.recovered_s != self.recovered_s:
             attempts = [e for e in self._told if isinstance(e, TrainAttempt) and e.ended_by is None]
             if len(attempts) > 1:

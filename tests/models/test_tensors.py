@@ -10,7 +10,7 @@ from ddlflow.data.fields import Field
 from ddlflow.errors import SpecError
 from ddlflow.models import build
 from ddlflow.models.call import call
-from ddlflow.spec.pipeline import Linear, Mlp, UserCode
+from ddlflow.spec.pipeline import LinearSection, MlpSection, UserCode
 from ddlflow.train.probe import check_model
 from ddlflow.train.tasks.table import task_for
 from ddlflow.train.tasks.target import LabelTarget
@@ -31,7 +31,7 @@ def made(spec: Any, **values: Any) -> nn.Module:
     return build(spec, **{"tensors": [IMAGE, VECTOR]} | settings)
 
 
-@pytest.mark.parametrize("spec", [Mlp(use="mlp", hidden=[8]), Linear(use="linear")])
+@pytest.mark.parametrize("spec", [MlpSection(use="mlp", hidden=[8]), LinearSection(use="linear")])
 def test_built_in_models_take_tensors_flattened_beside_the_features(spec: Any) -> None:
     torch.manual_seed(1)
     net = made(spec)
@@ -47,17 +47,21 @@ def test_built_in_models_take_tensors_flattened_beside_the_features(spec: Any) -
 
 
 def test_an_image_alone_is_an_input() -> None:
-    net = made(Mlp(use="mlp", hidden=[8]), num_features=0, category_sizes=[], tensors=[IMAGE])
+    net = made(
+        MlpSection(use="mlp", hidden=[8]), num_features=0, category_sizes=[], tensors=[IMAGE]
+    )
     only = {"image": BATCH["image"]}
     assert call(net, ["image"])(only).shape == (7, 3)
-    codes = made(Linear(use="linear", features=["town"]), num_features=0, names=["town", "image"])
+    codes = made(
+        LinearSection(use="linear", features=["town"]), num_features=0, names=["town", "image"]
+    )
     inputs = {"categories": BATCH["categories"], "image": BATCH["image"], "vector": BATCH["vector"]}
     assert call(codes, [*inputs])(inputs).shape == (7, 3)
 
 
 def test_a_linear_model_of_some_features() -> None:
     names = ["a", "b", "town", "image", "vector"]
-    net = made(Linear(use="linear", features=["b", "vector"]), names=names)
+    net = made(LinearSection(use="linear", features=["b", "vector"]), names=names)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.normal_()
@@ -67,7 +71,7 @@ def test_a_linear_model_of_some_features() -> None:
         assert torch.equal(call(net, [*BATCH])(other), before) != used
 
 
-@pytest.mark.parametrize("spec", [Mlp(use="mlp", hidden=[8]), Linear(use="linear")])
+@pytest.mark.parametrize("spec", [MlpSection(use="mlp", hidden=[8]), LinearSection(use="linear")])
 def test_a_sequence_needs_a_model_of_the_users(spec: Any) -> None:
     with pytest.raises(SpecError) as told:
         made(spec, tensors=[IMAGE, STEPS])
@@ -80,7 +84,7 @@ def test_a_sequence_needs_a_model_of_the_users(spec: Any) -> None:
 
 def test_components_are_of_numbers() -> None:
     with pytest.raises(SpecError, match=r"model\.pca is fitted to numeric features, and image"):
-        made(Mlp(use="mlp", hidden=[8], pca=2))
+        made(MlpSection(use="mlp", hidden=[8], pca=2))
 
 
 class Own(nn.Module):

@@ -10,10 +10,11 @@ import pytest
 from ddlflow.engines import Failure
 from ddlflow.errors import DataError, EngineError, TrainingError
 from ddlflow.report.screen import Screen
-from ddlflow.runs.events import EpochDone, TrainEvent
+from ddlflow.runs.events import TrainEvent
 from ddlflow.runs.failures import describe, error_of, is_final, is_same
 from ddlflow.runs.launch import _each_epoch_once, _listener, _RunningAttempt
 from ddlflow.runs.results import TrainAttempt
+from ddlflow.train.events import EpochEnded
 from ddlflow.train.job import Job
 
 NO_RANKS: Any = None
@@ -78,7 +79,7 @@ def test_epochs_of_which_nobody_heard_are_told_once_when_a_training_goes_on() ->
     on_event({"event": "resumed", "rank": 0, "step": 58, "history": rows[:2]})
     on_event({"event": "epoch", "rank": 0, **rows[1]})  # done again
     on_event({"event": "epoch", "rank": 0, **rows[2]})
-    assert told == [EpochDone(row) for row in rows]
+    assert told == [EpochEnded(row) for row in rows]
     assert attempt.now == TrainAttempt(1, 2, from_step=58)
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
-from ddlflow.runs.events import EpochDone, StepDigest, TrainEvent
+from ddlflow.runs.events import TrainEvent
 from ddlflow.runs.record import recorded
 from ddlflow.runs.results import TrainAttempt, to_json
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
+from ddlflow.train.events import DigestMarked, EpochEnded
 
 # What else prints (MLflow does) goes to the log.
 OUTPUT = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -30,9 +31,9 @@ def tell(kind: str, values: dict[str, Any]) -> None:
 
 def tell_event(event: TrainEvent) -> None:
     match event:
-        case EpochDone():
+        case EpochEnded():
             tell("epoch", event.row)
-        case StepDigest():
+        case DigestMarked():
             tell("digest", asdict(event))
         case TrainAttempt():
             tell("attempt", {k: v for k, v in asdict(event).items() if v is not None})
