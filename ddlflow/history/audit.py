@@ -23,6 +23,7 @@ from ddlflow.runs.session import Session
 from ddlflow.spec.load import load_site, request_of_site
 from ddlflow.store import documents
 from ddlflow.store.site_storage import storage_of
+from ddlflow.store.store import Store
 from ddlflow.tracking.read import Reader
 from ddlflow.train.saved.ledger import Entry, read
 
@@ -109,15 +110,15 @@ def _shards(session: Session, digest: str) -> tuple[int | None, list[str]]:
         if stage.get("value", {}).get("digest") != digest:
             continue
         if session.keep(folder):
-            shards = Manifest.load(Path(folder.location)).shards
-            return len(shards), list(_damaged(Path(folder.location), shards))
+            shards = Manifest.load(folder).shards
+            return len(shards), list(_damaged(folder, shards))
     return None, []
 
 
-def _damaged(folder: Path, shards: Iterable[Shard]) -> Iterator[str]:
+def _damaged(folder: Store, shards: Iterable[Shard]) -> Iterator[str]:
     for file in (one for shard in shards for one in shard.files):
         try:
-            check(folder / file.path, file.sha256)
+            check(folder.local(file.path, file.sha256), file.sha256)
         except DataError as error:
             yield str(error)
 

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ddlflow.errors import SpecError
 from ddlflow.spec.given import Changes, Given, as_changes
 from ddlflow.spec.load import load_site, request_of_site
+from ddlflow.store.object_client import SCHEMES
+from ddlflow.store.store import open_store
 
 if TYPE_CHECKING:  # torch takes seconds
     from ddlflow.infer.model import TrainedModel
@@ -37,6 +40,8 @@ def load_model(
     from ddlflow.tracking.fetch import fetch_model
 
     place = _place_of(model)
+    if _is_stored(place):
+        return load(place, trust_code=trust_code)
     if not place.startswith(("runs:/", "models:/")) and (Path(place) / "model.json").is_file():
         return load(Path(place), trust_code=trust_code)  # no site has to be there for it
     site = load_site(on, as_changes(set))
@@ -94,8 +99,10 @@ def predict(
             given = os.fspath(source)
             location = str(Path(given).absolute()) if Path(given).exists() else given
         fetched = stack.enter_context(session.scratch())
-        folder = fetch_model(_place_of(model), request.site.tracking.uri, fetched)
-        session.keep_of(str(folder.absolute()))
+        folder = place = _place_of(model)
+        if not _is_stored(place):
+            folder = str(fetch_model(place, request.site.tracking.uri, fetched).absolute())
+        session.keep_of(folder)
         # Two commands may be given one folder, and --fresh empties it.
         lock = session.store.at(f"predictions/{hashed(str(Path(out).absolute()))}")
         with session.lease(lock, f"the predictions in {out}"):
@@ -129,4 +136,10 @@ def _place_of(model: AnyModel) -> str:
             "returned, without only=; or a model's folder or MLflow URI."
         )
     folder = str(model["model"])
-    return folder if Path(folder).is_dir() else str(model["model_uri"])
+    is_there = open_store(folder).exists("model.json")
+    return folder if is_there else str(model["model_uri"])
+
+
+def _is_stored(place: str) -> bool:
+    """Whether a place is in an object store."""
+    return urlsplit(place).scheme in SCHEMES

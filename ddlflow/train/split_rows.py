@@ -39,7 +39,7 @@ def standardisation_by(
 
 
 def split_rows(
-    folder: Path,
+    folder: str,
     manifest: Manifest,
     split: SplitName,
     standardisation: Standardisation,

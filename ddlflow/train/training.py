@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,7 +64,7 @@ def run(
     Raises:
         TrainingError, Stopped: as the loop.
     """
-    folder, spec = Path(job.dataset), job.train_spec
+    folder, spec = job.dataset, job.train_spec
     pulse = pulse or Pulse(lambda event: None, 0.0)
     say = partial(_note, tell)
     patiently = partial(wait_for_space, what=f"storage {job.folder}", pulse=pulse, say=say)

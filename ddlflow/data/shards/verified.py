@@ -36,8 +36,12 @@ def verified(place: Place, shards: Iterable[ShardFile]) -> list[Path]:
     Raises:
         DataError: a file is missing, or holds other bytes than those that were written.
     """
-    store = store_of(place)
-    wanted = [(store.local(shard.path, shard.sha256), shard.sha256) for shard in shards]
+    store, asked = store_of(place), [(shard.path, shard.sha256) for shard in shards]
+    store.ahead(asked)  # several at once, where they have to come from elsewhere
+    try:
+        wanted = [(store.local(key, sha256), sha256) for key, sha256 in asked]
+    except OSError as error:
+        raise _missing(error.filename or store.location, error) from error
     busy = [pair for pair in wanted if not _verify(*pair, wait=False)]
     for path, expected in busy:
         _verify(path, expected, wait=True)
@@ -108,7 +112,7 @@ def _notes_on(path: Path) -> IO[bytes] | None:
         return None
 
 
-def _missing(path: Path, error: OSError) -> DataError:
+def _missing(path: Path | str, error: OSError) -> DataError:
     return DataError(
         f"{path} cannot be read: {error.strerror}. Prepare the data again with --fresh."
     )
