@@ -5,7 +5,6 @@ runs them in turn; so can a script.
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 from ddlflow.errors import DataError, SpecError
@@ -92,7 +91,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage[PrepareResult]:
             spec,
             pipeline.labels,
             data_root=session.data_root,
-            folder=Path(folder.location),
+            folder=folder,
             map=session.map_over,
             cv=cv,
             converted=session.store.at("converted"),

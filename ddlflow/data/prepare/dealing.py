@@ -12,7 +12,6 @@ Group and predefined folds look their value up in a table; folds in time compare
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -25,6 +24,7 @@ from ddlflow.data.prepare import split
 from ddlflow.data.prepare.times import ordinals
 from ddlflow.data.sources.schema import kind_of
 from ddlflow.errors import DataError
+from ddlflow.store.stored import StoredFile
 
 Int64 = npt.NDArray[np.int64]
 
@@ -52,7 +52,7 @@ class Dealing:
     seed: int = 0
     counts: Int64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     type: pa.DataType | None = None
-    table: Path | None = None
+    table: StoredFile | None = None
     cuts: Int64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
@@ -84,11 +84,11 @@ def parts_of(
     return _looked_up(dealing.table, names_of(by, name, dealing.type).dictionary_encode())
 
 
-def _looked_up(path: Path, names: pa.DictionaryArray) -> Int64:
+def _looked_up(table_file: StoredFile, names: pa.DictionaryArray) -> Int64:
     """The part of each name. The table is looked up in the piece's names, and not they in it: so
     the hash table that is built is the smaller one (twice as fast with 950,000 groups of text)."""
     part_of = np.zeros(len(names.dictionary), dtype=np.int64)
-    with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as file:
+    with pa.memory_map(str(table_file.here())) as mapped, pa.ipc.open_file(mapped) as file:
         table = file.get_batch(0)
         found = pc.index_in(table.column("value"), value_set=names.dictionary)
         here = found.is_valid().to_numpy(zero_copy_only=False)

@@ -12,7 +12,7 @@ from ddlflow.data.shards.manifest import Fold, Manifest
 from ddlflow.errors import DataError
 from ddlflow.spec.cv import MAX_FOLDS
 from ddlflow.spec.pipeline import Cv
-from ddlflow.store.files import replacing
+from ddlflow.store.stored import StoredFile
 
 Int64 = npt.NDArray[np.int64]
 Decided = tuple[Dealing, tuple[Fold, ...]]
@@ -95,10 +95,10 @@ def _named(cv: Cv, tasks: list[RangeTask], tallies: list[Tally]) -> Decided:
         parts, names = list(range(len(values))), [str(value) for value in values]
         _check_names(cv, by, names)
     _check_spread(tasks[0], tallies, by)
-    table = scan.work / "folds.arrow"
+    table = StoredFile(scan.work, "folds.arrow")
     batch = pa.record_batch({"value": pa.array(values), "part": pa.array(parts, pa.int32())})
     with (
-        replacing(table) as temporary,
+        table.made() as temporary,
         pa.OSFile(str(temporary), "wb") as file,
         pa.ipc.new_file(file, batch.schema) as out,
     ):

@@ -8,7 +8,6 @@ the range alone. A prepare that was stopped goes on from the ranges that are fin
 import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from ddlflow.data.prepare.keep import Lost
 from ddlflow.data.prepare.losses import losses
 from ddlflow.data.prepare.plan import learn, range_tasks
 from ddlflow.data.prepare.scan import scan_ranges
-from ddlflow.data.prepare.scan_task import ScanTask
+from ddlflow.data.prepare.scan_task import WORK, ScanTask
 from ddlflow.data.prepare.scan_totals import totals_of
 from ddlflow.data.prepare.small_ranges import together
 from ddlflow.data.prepare.tally import tally_ranges
@@ -43,9 +42,9 @@ from ddlflow.data.sources.source import Source, ranges
 from ddlflow.errors import DataError, InputError
 from ddlflow.redact import redacted, redacted_values
 from ddlflow.spec.pipeline import Cv, Data
-from ddlflow.store.files import is_temporary, remove_leftovers, writing
+from ddlflow.store.files import remove_leftovers, writing
 from ddlflow.store.folder import FolderStore
-from ddlflow.store.store import Store
+from ddlflow.store.store import Place, Store, store_of
 
 Map = Callable[[Callable[[Any], Any], list[Any], str], Iterable[Any]]
 
@@ -55,7 +54,7 @@ def prepare(
     labels: Labels,
     *,
     data_root: Path,
-    folder: Path,
+    folder: Place,
     map: Map,  # noqa: A002 - it is the engine's map
     cv: Cv | None = None,
     converted: Store | None = None,
@@ -66,7 +65,7 @@ def prepare(
         spec: the pipeline's data section; its source is a location.
         labels: how the label is read.
         data_root: the folder that relative locations lie under.
-        folder: of this data set alone, on a storage that every worker sees.
+        folder: of this data set alone, which every worker sees.
         map: ``map(function, items, name)`` runs a function over items somewhere and yields the
             results in order; ``name`` is for the progress bar.
         cv: how the training rows are dealt to folds, if they are; of repeated folds, one repeat
@@ -79,18 +78,19 @@ def prepare(
         DdlflowError: the storage is full or failed; the same call goes on from what is finished.
     """
     sources, roles = open_sources(spec, labels, data_root, cv)
-    with writing(folder):
-        (folder / "work").mkdir(parents=True, exist_ok=True)
-        (folder / NAME).unlink(missing_ok=True)
-    kept = converted if converted is not None else FolderStore(folder / "work/converted")
-    with writing(Path(kept.location)):
+    dataset = store_of(folder)
+    with writing(dataset.location):
+        dataset.at(WORK).make()
+        dataset.remove(NAME)
+    kept = converted if converted is not None else dataset.at(f"{WORK}/converted")
+    with writing(kept.location):
         places = [place_of(kept, redacted(one.address), one.fingerprint) for one in sources]
     sources = [
         source.converted(place, _own_columns(source, roles, is_test=bool(is_test)))
         for is_test, (source, place) in enumerate(zip(sources, places, strict=True))
     ]
     try:
-        scans = _scan_tasks(spec, labels, sources, roles, folder=folder, cv=cv)
+        scans = _scan_tasks(spec, labels, sources, roles, dataset=dataset, cv=cv)
         found = totals_of(scans, map(scan_ranges, scans, "scan"))
         columns, lost = learn(scans, found, map)
         for test in sources[1:]:
@@ -112,15 +112,13 @@ def prepare(
             manifest = replace(manifest, cv=cv.dealing(labels), folds=folds)
             manifest = replace(manifest, warnings=(*manifest.warnings, *judge(manifest)))
     except InputError:
-        _clear(folder, shards=True)
         for place in places:
             place.remove_all()
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+        _clear(dataset, shards=True)
         raise
-    _clear(folder, shards=False)
-    _remove_strangers(folder, manifest)
-    manifest.save(folder)
+    _clear(dataset, shards=False)
+    _remove_strangers(dataset, manifest)
+    manifest.save(dataset)
     return manifest
 
 
@@ -136,7 +134,7 @@ def _scan_tasks(
     sources: list[Source],
     roles: Roles,
     *,
-    folder: Path,
+    dataset: Store,
     cv: Cv | None,
 ) -> list[ScanTask]:
     dealing = cv.dealing(labels) if cv is not None else None
@@ -158,7 +156,7 @@ def _scan_tasks(
                     spec=spec,
                     labels=labels,
                     is_test=bool(is_test),
-                    work=folder / "work",
+                    dataset=dataset,
                     cv=cv,
                 )
             )
@@ -314,21 +312,27 @@ def _check_test_types(test: Source, columns: Columns) -> None:
         raise DataError(f"data.test_source {test.location}: {error}") from error
 
 
-def _clear(folder: Path, *, shards: bool) -> None:
+def _clear(place: Store, *, shards: bool) -> None:
     """Removes what a finished or refused prepare does not keep."""
-    shutil.rmtree(folder / "work", ignore_errors=True)
-    if shards:
-        shutil.rmtree(folder / "shards", ignore_errors=True)
+    with contextlib.suppress(OSError):
+        place.at(WORK).remove_all()
+    if not shards:
+        return
+    with contextlib.suppress(OSError):
+        place.at("shards").remove_all()
+        if isinstance(place, FolderStore):
+            place.root.rmdir()
 
 
-def _remove_strangers(folder: Path, manifest: Manifest) -> None:
+def _remove_strangers(place: Store, manifest: Manifest) -> None:
     """Removes shards of other settings, and temporary files of workers that were killed.
 
     A worker that was taken for dead may still write: its shard is the same, and its own to end.
     """
-    known = {folder / file.path for shard in manifest.shards for file in shard.files}
-    for path in (folder / "shards").glob("*/*"):
-        if path not in known and not is_temporary(path.name):
-            path.unlink(missing_ok=True)
-    for split_folder in (folder / "shards").iterdir():
-        remove_leftovers(split_folder)
+    known = {file.path for shard in manifest.shards for file in shard.files}
+    for key in place.list("shards"):
+        if key not in known:
+            place.remove(key)
+    if isinstance(place, FolderStore):
+        for split_folder in (place.root / "shards").iterdir():
+            remove_leftovers(split_folder)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from ddlflow.data.columns import Value
@@ -11,9 +10,13 @@ from ddlflow.data.prepare.vocabulary import Word, words_of
 from ddlflow.data.roles import Labels, Roles
 from ddlflow.data.sources.source import Range, Source
 from ddlflow.spec.pipeline import Cv, Data
-from ddlflow.store.files import load_json, save_json
+from ddlflow.store.store import Store
+from ddlflow.store.stored import StoredFile
 
 ByColumn = dict[str, dict[str, int]]  # reason -> column -> rows
+
+
+WORK = "work"  # of a data set that is being made
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class ScanTask:
         spec: the pipeline's data section.
         labels: how the label is read.
         is_test: the ranges are of ``test_source``.
-        work: folder of results.
+        dataset: the place of the data set; what the passes leave for each other is in ``work``.
         cv: how the training rows are dealt to folds, if they are.
     """
 
@@ -41,22 +44,27 @@ class ScanTask:
     spec: Data
     labels: Labels
     is_test: bool
-    work: Path
+    dataset: Store
     cv: Cv | None = None
 
     @property
-    def result(self) -> Path:
-        return self.work / f"scan-{self.number:05d}.json"
+    def work(self) -> Store:
+        """Where results lie."""
+        return self.dataset.at(WORK)
 
     @property
-    def counts(self) -> Path:
+    def result(self) -> StoredFile:
+        return StoredFile(self.work, f"scan-{self.number:05d}.json")
+
+    @property
+    def counts(self) -> StoredFile:
         """How often each value of the categories is seen."""
-        return self.work / f"counts-{self.number:05d}.arrow"
+        return StoredFile(self.work, f"counts-{self.number:05d}.arrow")
 
     @property
-    def written(self) -> Path:
+    def written(self) -> StoredFile:
         """The second pass's result."""
-        return self.work / f"write-{self.number:05d}.json"
+        return StoredFile(self.work, f"write-{self.number:05d}.json")
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -112,12 +120,12 @@ def save_result(task: ScanTask, result: ScanResult) -> None:
     value = {each.name: getattr(result, each.name) for each in fields(result)}
     for name in _COUNTED_BY_VALUE:
         value[name] = None if value[name] is None else list(value[name].items())
-    save_json(task.result, {"key": task.key, "result": value})
+    task.result.save({"key": task.key, "result": value})
 
 
 def finished_result(task: ScanTask) -> ScanResult | None:
     """What an earlier pass of the same task found, if all of it still stands."""
-    found = load_json(task.result)
+    found = task.result.load()
     counted = not task.words or task.counts.exists()
     if not found or found["key"] != task.key or not counted:
         return None

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ import pyarrow as pa
 
 from ddlflow.data.columns import missing_mask
 from ddlflow.errors import DataError
+from ddlflow.store.stored import StoredFile
 
 Int64 = npt.NDArray[np.int64]
 
@@ -29,11 +29,11 @@ class Times:
     """The times of one range's training rows.
 
     Attributes:
-        path: a file of int64, from ``ordinals``: runs one after the other, each rising.
+        file: of int64, from ``ordinals``: runs one after the other, each rising.
         runs: the rows of each run.
     """
 
-    path: Path
+    file: StoredFile
     runs: tuple[int, ...]
 
 
@@ -165,5 +165,5 @@ def _runs(times: Sequence[Times]) -> Iterator[Int64]:
     """Each run, mapped; one file is open at a time."""
     for part in times:
         if sum(part.runs):
-            mapped = np.memmap(part.path, dtype=np.int64, mode="r")
+            mapped = np.memmap(part.file.here(), dtype=np.int64, mode="r")
             yield from np.split(mapped, np.cumsum(part.runs[:-1]))

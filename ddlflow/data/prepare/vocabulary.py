@@ -6,8 +6,7 @@ end the values that are codes. Counts are exact, so `data.rare_below` is.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 from ddlflow.data.columns import Category, category_values
 from ddlflow.data.sources.schema import kind_of
 from ddlflow.errors import DataError
-from ddlflow.store.files import replacing
+from ddlflow.store.stored import StoredFile
 
 MAX_CATEGORIES = 1_000_000
 FAN_IN = 64  # files that one merge reads
@@ -37,9 +36,9 @@ class Word:
 class MergeTask:
     """Files of counts that one worker merges into another."""
 
-    paths: tuple[Path, ...]
+    files: tuple[StoredFile, ...]
     words: tuple[Word, ...]
-    into: Path
+    into: StoredFile
 
 
 class ValueCounts:
@@ -98,14 +97,14 @@ def words_of(schema: dict[str, pa.DataType], names: Sequence[str]) -> tuple[Word
     return tuple(Word(name, kind_of(schema[name]) == "text") for name in names)
 
 
-def save_counts(path: Path, words: Sequence[Word], counts: Iterable[pa.Table]) -> None:
+def save_counts(file: StoredFile, words: Sequence[Word], counts: Iterable[pa.Table]) -> None:
     """Writes the counts of each category, a record batch each."""
     fields = [("text", pa.string()), ("whole", pa.int64()), ("rows", pa.int64())]
     schema = pa.schema(fields)
     with (
-        replacing(path) as temporary,
-        pa.OSFile(str(temporary), "wb") as file,
-        pa.ipc.new_file(file, schema) as out,
+        file.made() as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as out,
     ):
         for word, table in zip(words, counts, strict=True):
             value, rows = (table[name].combine_chunks() for name in ("value", "rows"))
@@ -114,27 +113,27 @@ def save_counts(path: Path, words: Sequence[Word], counts: Iterable[pa.Table]) -
             out.write_batch(pa.record_batch([text, whole, rows], schema=schema))
 
 
-def load_counts(path: Path, index: int, word: Word) -> pa.Table:
+def load_counts(file: StoredFile, index: int, word: Word) -> pa.Table:
     """The counts of one category, from ``save_counts``."""
-    with pa.OSFile(str(path)) as opened, pa.ipc.open_file(opened) as file:
-        batch = file.get_batch(index)
+    with pa.OSFile(str(file.here())) as opened, pa.ipc.open_file(opened) as counts:
+        batch = counts.get_batch(index)
     return pa.table({"value": batch["text" if word.is_text else "whole"], "rows": batch["rows"]})
 
 
-def merge_counts(task: MergeTask) -> Path:
+def merge_counts(task: MergeTask) -> StoredFile:
     """Merges files of counts; one that stands is left.
 
     Raises:
         DataError: too many values.
     """
     if not task.into.exists():
-        tables = (_merged(task.paths, k, word).table() for k, word in enumerate(task.words))
+        tables = (_merged(task.files, k, word).table() for k, word in enumerate(task.words))
         save_counts(task.into, task.words, tables)
     return task.into
 
 
 def vocabulary(
-    paths: Sequence[Path],
+    files: Sequence[StoredFile],
     words: Sequence[Word],
     *,
     key: str,
@@ -145,7 +144,7 @@ def vocabulary(
     """The categories: values seen in ``rare_below`` rows or more, sorted.
 
     Args:
-        paths: files of counts; more of them are written beside.
+        files: of counts; more of them are written beside.
         words: the categorical columns.
         key: of all that the counts depend on.
         rows: that were counted, those without a value too.
@@ -156,27 +155,27 @@ def vocabulary(
         DataError: too many values.
     """
     level = 0
-    while words and len(paths) > FAN_IN:
+    while words and len(files) > FAN_IN:
         level += 1
         tasks = [
             MergeTask(
-                tuple(paths[k : k + FAN_IN]),
+                tuple(files[k : k + FAN_IN]),
                 tuple(words),
-                paths[k].with_name(f"counts-{key[:16]}-{level}-{k // FAN_IN:05d}.arrow"),
+                replace(files[k], key=f"counts-{key[:16]}-{level}-{k // FAN_IN:05d}.arrow"),
             )
-            for k in range(0, len(paths), FAN_IN)
+            for k in range(0, len(files), FAN_IN)
         ]
-        paths = list(map_over(merge_counts, tasks, "categories"))
+        files = list(map_over(merge_counts, tasks, "categories"))
     return tuple(
-        _category(word, _merged(paths, k, word).table(), rows, rare_below)
+        _category(word, _merged(files, k, word).table(), rows, rare_below)
         for k, word in enumerate(words)
     )
 
 
-def _merged(paths: Sequence[Path], index: int, word: Word) -> ValueCounts:
+def _merged(files: Sequence[StoredFile], index: int, word: Word) -> ValueCounts:
     found = ValueCounts(word)
-    for path in paths:
-        found.merge(load_counts(path, index, word))
+    for file in files:
+        found.merge(load_counts(file, index, word))
     return found
 
 

@@ -27,7 +27,7 @@ from ddlflow.data.shards.manifest_parts import (
 )
 from ddlflow.data.shards.shard import write_shard
 from ddlflow.data.shards.statistics import Statistics, of_column
-from ddlflow.store.files import load_json, save_json
+from ddlflow.store.stored import StoredFile
 
 Int64 = npt.NDArray[np.int64]
 _HELD_OUT = split.SPLITS[1:]
@@ -85,18 +85,18 @@ def write_ranges(task: RangeTask) -> WriteResult:
     result = WriteResult(tuple(shard for shard, _ in written), tuple(own for _, own in written))
     statistics = [group_to_json(own) for own in result.statistics]
     shards = shards_to_json(result.shards)
-    save_json(scan.written, {"key": scan.key, "shards": shards, "statistics": statistics})
+    scan.written.save({"key": scan.key, "shards": shards, "statistics": statistics})
     return result
 
 
 def _finished(scan: ScanTask) -> WriteResult | None:
     """What an earlier pass of the same task wrote, if all of it still stands."""
-    found = load_json(scan.written)
+    found = scan.written.load()
     if not found or found["key"] != scan.key:
         return None
     shards = shards_from_json(found["shards"])
     files = [file for shard in shards for file in shard.files]
-    if not all((scan.work.parent / file.path).exists() for file in files):
+    if not all(scan.dataset.exists(file.path) for file in files):
         return None
     return WriteResult(shards, tuple(group_from_json(own) for own in found["statistics"]))
 
@@ -129,9 +129,9 @@ def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[tuple
         suffix = "" if part is None else f"-{part:04d}"
         path = f"shards/{name}/{scan.number:05d}-{piece.number:05d}{suffix}.arrow"
         found = {key: tensor[here] for key, tensor in tensors.items()}
-        of_tensors = of_fields.write(scan.work.parent, path, order[here])
+        of_tensors = of_fields.write(scan.dataset, path, order[here])
         found |= of_tensors.columns
-        sha256 = write_shard(scan.work.parent / path, found)
+        sha256 = write_shard(StoredFile(scan.dataset, path), found)
         classes = piece.classes[order[here]]
         num_classes = len(columns.label.classes)
         counts = np.bincount(classes, minlength=num_classes)[:num_classes]

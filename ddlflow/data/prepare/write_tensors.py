@@ -7,7 +7,6 @@ its rows: rows that are neighbours have steps that are.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ from ddlflow.data.shards.manifest_parts import ValueShard
 from ddlflow.data.shards.shard import write_shard
 from ddlflow.data.shards.tensor_statistics import TensorStatistics, of_values
 from ddlflow.data.tensors import Tensors, read_tensors
+from ddlflow.store.store import Store
+from ddlflow.store.stored import StoredFile
 
 Order = npt.NDArray[np.intp]
 
@@ -41,11 +42,11 @@ class PieceTensors:
         columns = (read_tensors(batch.column(field.name), field) for field in fields)
         return cls(tuple(fields), tuple(columns))
 
-    def write(self, folder: Path, path: str, rows: Order) -> "ShardTensors":
+    def write(self, place: Store, path: str, rows: Order) -> "ShardTensors":
         """What a shard of these rows gets; writes its shards of values.
 
         Args:
-            folder: of the data set.
+            place: of the data set.
             path: of the samples' shard in it.
             rows: of the piece, in the shard's order.
         """
@@ -64,7 +65,7 @@ class PieceTensors:
             taken = np.take(column.values, steps, axis=0, mode="clip")
             statistics[field.name] = of_values(taken, field, counts)
             beside = f"{path.removesuffix('.arrow')}-values{number}.arrow"
-            sha256 = write_shard(folder / beside, {"values": taken})
+            sha256 = write_shard(StoredFile(place, beside), {"values": taken})
             longest = int(counts.max(initial=0))
             values.append(ValueShard(field.name, beside, len(taken), longest, sha256))
             columns[field.name] = np.stack([firsts, counts], axis=1)

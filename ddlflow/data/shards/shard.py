@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from ddlflow.errors import DataError, DdlflowError
 from ddlflow.store.files import replacing
+from ddlflow.store.stored import StoredFile
 
 Tensor = npt.NDArray[Any]
 
@@ -45,11 +46,11 @@ class _Hashing:
         return self._hash.hexdigest()
 
 
-def write_shard(path: Path, tensors: dict[str, Tensor]) -> str:
+def write_shard(file: StoredFile | Path, tensors: dict[str, Tensor]) -> str:
     """Writes a shard, whole or not at all.
 
     Args:
-        path: the file.
+        file: to write.
         tensors: name -> C-contiguous array [n, ...], all with the same n.
 
     Returns:
@@ -61,8 +62,9 @@ def write_shard(path: Path, tensors: dict[str, Tensor]) -> str:
     """
     columns = {name: _column(tensor) for name, tensor in tensors.items()}
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        hashing = _Hashing(file)
+    making = replacing(file) if isinstance(file, Path) else file.made()
+    with making as temporary, temporary.open("wb") as opened:
+        hashing = _Hashing(opened)
         with pa.PythonFile(hashing, mode="w") as sink, pa.ipc.new_file(sink, batch.schema) as out:
             out.write_batch(batch)
         return hashing.hexdigest()

@@ -88,7 +88,7 @@ def batches(
         return
     same = [name for name, type_ in stored.items() if name in types and type_ == str(types[name])]
     wanted = list(dict.fromkeys([*names, *conversion.names, *same]))
-    with writing(Path(conversion.place, key)), store.writing(key) as path:
+    with writing(f"{conversion.place}/{key}"), store.writing(key) as path:
         for piece in _writing(path, parse(wanted), {name: types[name] for name in wanted}):
             yield piece.select(list(names))
 
@@ -143,7 +143,7 @@ def _read(
     except (pa.ArrowException, OSError) as error:
         store.remove(key)
         raise DdlflowError(
-            f"{Path(store.location, key)} is damaged and was removed: "
+            f"{store.location}/{key} is damaged and was removed: "
             f"{str(error).splitlines()[0].rstrip('.')}. Run the same command again."
         ) from error
 

@@ -12,6 +12,8 @@ from sklearn.model_selection import GroupKFold
 
 from ddlflow.data.prepare.dealing import Dealing, balanced, names_of, parts_of
 from ddlflow.errors import DataError
+from ddlflow.store.folder import FolderStore
+from ddlflow.store.stored import StoredFile
 
 counts_of_classes = st.lists(st.integers(0, 60), min_size=1, max_size=80).filter(any)
 
@@ -84,7 +86,8 @@ def test_names_are_looked_up(tmp_path: Path) -> None:
     batch = pa.record_batch({"value": ["a", "b"], "part": pa.array([1, 0], pa.int32())})
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as out:
         out.write_batch(batch)
-    dealing = Dealing("named", 2, type=pa.string(), table=path)
+    table = StoredFile(FolderStore(tmp_path), path.name)
+    dealing = Dealing("named", 2, type=pa.string(), table=table)
     column = pa.array(["b", "a", "a"]).dictionary_encode()
     zeros = np.zeros(3, dtype=np.int64)
     assert parts_of(dealing, zeros, zeros, column, "g").tolist() == [0, 1, 1]

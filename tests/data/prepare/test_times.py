@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 
 from ddlflow.data.prepare.times import Times, before, counts, firsts, ordinals, unusable
 from ddlflow.errors import DataError
+from ddlflow.store.folder import FolderStore
+from ddlflow.store.stored import StoredFile
 
 
 def times_in(folder: Path, ranges: list[list[list[int]]]) -> list[Times]:
     found = []
     for number, runs in enumerate(ranges):
         filled = [np.sort(np.array(run, dtype=np.int64)) for run in runs if run]
-        path = folder / f"{number}"
-        path.write_bytes(b"".join(run.tobytes() for run in filled))
-        found.append(Times(path, tuple(map(len, filled))))
+        file = StoredFile(FolderStore(folder), f"{number}")
+        file.store.write(file.key, b"".join(run.tobytes() for run in filled))
+        found.append(Times(file, tuple(map(len, filled))))
     return found
 
 

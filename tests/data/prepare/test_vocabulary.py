@@ -15,6 +15,8 @@ from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.prepare.vocabulary import ValueCounts, Word, save_counts, vocabulary
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
+from ddlflow.store.folder import FolderStore
+from ddlflow.store.stored import StoredFile
 
 WORDS = (Word("town", True), Word("code", False))
 
@@ -23,15 +25,16 @@ def in_turn(function: Any, items: list[Any], _: str) -> Iterator[Any]:
     return map(function, items)
 
 
-def counted(path: Path, columns: list[list[Any]]) -> Path:
+def counted(path: Path, columns: list[list[Any]]) -> StoredFile:
     """Counts of two columns, piece by piece."""
     counts = [ValueCounts(word) for word in WORDS]
     for count, values in zip(counts, columns, strict=True):
         array = pa.array(values)
         for start in range(0, len(array), 37):
             count.add(array.slice(start, 37))
-    save_counts(path, WORDS, [count.table() for count in counts])
-    return path
+    file = StoredFile(FolderStore(path.parent), path.name)
+    save_counts(file, WORDS, [count.table() for count in counts])
+    return file
 
 
 @pytest.mark.parametrize("files", [1, 3, 70, 300])
