@@ -28,7 +28,8 @@ from ddlflow.spec.given import Changes, Given, as_changes, called, plain
 from ddlflow.spec.load import Request, load, load_site, request_of_site, shown
 from ddlflow.spec.pipeline import MadeName
 from ddlflow.spec.site import Site
-from ddlflow.store.site_storage import storage_of
+from ddlflow.store.site_storage import storage_of, store_of_site
+from ddlflow.store.store import Store, is_url
 
 if TYPE_CHECKING:
     from ddlflow.history.audit import Audit
@@ -150,7 +151,7 @@ def _run(
     first, wanted = given(lambda _: "a table")
     request = load(first, plain_site, wanted)  # all that is wrong is said before a table is written
     _check_asked(request, only)
-    with keeping(_storage(request)) as keep:
+    with keeping(*_storage(request)) as keep:
         values, wanted = given(keep)
         request = load(values, plain_site, wanted)
         precheck(request)  # wrong input is said before Prefect takes its seconds
@@ -191,14 +192,15 @@ def _run_flow(
                 )
 
 
-def _storage(request: Request) -> Path:
-    """The site's storage.
+def _storage(request: Request) -> tuple[Path, Store | None]:
+    """This machine's folder of the site's storage, and the storage if it is an object store.
 
     Raises:
-        SpecError: it is a URL, with the place where that is said.
+        SpecError: a URL that names no object store, with the place where that is said.
     """
     try:
-        return storage_of(request.site)
+        store = store_of_site(request.site)
+        return storage_of(request.site), store if is_url(store.location) else None
     except SpecError as error:
         raise SpecError(f"{request.place('storage')}: {error}") from None
 

@@ -94,7 +94,7 @@ def predict(
     with ExitStack() as stack:
         session = stack.enter_context(Session(request, Screen()))
         if is_frame(source):
-            location = stack.enter_context(keeping(session.storage))(source)
+            location = stack.enter_context(keeping(session.storage, session.bucket))(source)
         else:
             given = os.fspath(source)
             location = str(Path(given).absolute()) if Path(given).exists() else given

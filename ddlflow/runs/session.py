@@ -36,7 +36,7 @@ from ddlflow.store.site_storage import (
     storage_of,
     store_of_site,
 )
-from ddlflow.store.store import Store
+from ddlflow.store.store import Store, is_url
 from ddlflow.train.rank import PRELOAD
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ class Session:
     def store(self) -> Store:
         """The site's storage, as every worker sees it."""
         return store_of_site(self.request.site)
+
+    @property
+    def bucket(self) -> Store | None:
+        """The site's storage, if it is an object store."""
+        return self.store if is_url(self.store.location) else None
 
     @property
     def data_root(self) -> Path:

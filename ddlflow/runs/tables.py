@@ -7,6 +7,7 @@ had them, so stages that were done with them are found done.
 import hashlib
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,8 @@ from ddlflow.data.sources.source import PIECE_ROWS
 from ddlflow.errors import DataError, InputError, SpecError
 from ddlflow.spec.data import Data
 from ddlflow.store.site_storage import remove_empty, storage_errors
+from ddlflow.store.store import Store, open_store
+from ddlflow.store.stored import StoredFile
 
 FOLDER = "tables"
 _KEPT = re.compile(rf".*/{FOLDER}/[0-9a-f]{{64}}\.arrow")
@@ -38,22 +41,38 @@ def placed(pipeline: Mapping[str, Any], place: Callable[[Any], str]) -> dict[str
 
 
 @contextmanager
-def keeping(storage: Path) -> Iterator[Callable[[Any], str]]:
-    """Yields what keeps a table and says where; where the input is wrong, nothing is left of it."""
+def keeping(storage: Path, bucket: Store | None = None) -> Iterator[Callable[[Any], str]]:
+    """Yields what keeps a table and says where; where the input is wrong, nothing is left of it.
+
+    Args:
+        storage: this machine's folder of it.
+        bucket: the storage, where it is an object store: the workers read the table there.
+    """
     is_new = not storage.exists()
     written: list[Path] = []
+    sent: list[StoredFile] = []
 
     def keep(frame: Any) -> str:
         with storage_errors(storage):
             path, is_written = _keep(frame, storage / FOLDER)
         written.extend([path] if is_written else [])
-        return str(path)
+        if bucket is None:
+            return str(path)
+        file = StoredFile(bucket.at(FOLDER), path.name)
+        with storage_errors(bucket.location):
+            if not file.exists():
+                with file.made() as temporary:
+                    shutil.copyfile(path, temporary)
+                sent.append(file)
+        return file.name
 
     try:
         yield keep
     except InputError:
         for path in written:
             path.unlink(missing_ok=True)
+        for file in sent:
+            file.remove()
         with suppress(OSError):
             (storage / FOLDER).rmdir()
         if is_new:
@@ -104,7 +123,8 @@ def check_there(data: Data, run_id: str) -> None:
     for key, location in (("source", data.source), ("test_source", data.test_source)):
         if not isinstance(location, str) or not _KEPT.fullmatch(location):
             continue
-        if not Path(location).exists():
+        folder, _, name = location.rpartition("/")
+        if not open_store(folder).exists(name):
             raise SpecError(
                 f"Run {run_id} was given data.{key} as a table from Python, kept as {location}, "
                 "which is gone. Run ddlflow.run with that table and this storage once more, which "
