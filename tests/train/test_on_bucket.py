@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from ddlflow.errors import CheckpointError
 from ddlflow.history.audit import audit_ledgers
@@ -17,6 +18,7 @@ from ddlflow.infer.model import load_model
 from ddlflow.store import cache
 from ddlflow.store.store import Store, open_store
 from ddlflow.train import training
+from ddlflow.train.events import Resumed
 from ddlflow.train.job import Job
 from ddlflow.train.loop import Stopped
 from ddlflow.train.saved import checkpoint, fence
@@ -31,12 +33,12 @@ def put(folder: Path, store: Store) -> None:
 
 
 def trained(job: Job, must_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-    import torch
-
-    events: list[dict[str, Any]] = []
-    how = {"emit": events.append, "must_stop": must_stop}
+    events: list[Any] = []
+    how = {"tell": events.append, "must_stop": must_stop}
     result = training.run(job, 0, 1, None, torch.device("cpu"), **how)  # type: ignore[arg-type]
-    return result | {"resumed": [e["step"] for e in events if e["event"] == "resumed"]}
+    assert result is not None
+    resumed = [event.step for event in events if isinstance(event, Resumed)]
+    return result.to_json() | {"resumed": resumed}
 
 
 def test_a_training_stopped_and_gone_on_with_in_a_bucket_has_a_folders_bits(
