@@ -32,7 +32,7 @@ from ddlflow.train.result import TrainingResult
 from ddlflow.train.saved import fence
 from ddlflow.train.saved.checkpoint import Say
 from ddlflow.train.saved.digests import digest
-from ddlflow.train.saved.export import save_model
+from ddlflow.train.saved.export import rows_mark, save_model
 from ddlflow.train.saved.ledger import Ledger, publish
 from ddlflow.train.saved.space import wait_for_space
 from ddlflow.train.saved.state import State
@@ -143,10 +143,11 @@ def run(
         _close(job, writer, pulse, say, must_be_saved=isinstance(error, Stopped))
         raise
     _close(job, writer, pulse, say, must_be_saved=False)  # the model is written now
+    mark = rows_mark(rows, rank, world, ranks.gathered)
     if rank > 0:
         return None
     fence.check(job.checkpoints, attempt)
-    return patiently(lambda: save_model(job, manifest, rows, state, label))
+    return patiently(lambda: save_model(job, manifest, mark, state, label))
 
 
 def _begin(job: Job) -> int:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,22 @@ from ddlflow.train.saved.state import State
 
 FORMAT = 3
 SEAL = "sha256"
+Gathered = Callable[[Sequence[int]], list[list[int]]]  # what each rank gave, by rank
 
 
-def rows_mark(rows: Rows) -> int:
-    """The mark (``data.batches.mark``) of all rows trained on: what each epoch's has to be."""
-    ids, total = np.empty(LOAD_ROWS, np.int64), 0
-    for start in range(0, rows.rows, LOAD_ROWS):
-        stop = min(rows.rows, start + LOAD_ROWS)
+def rows_mark(rows: Rows, rank: int, world: int, gathered: Gathered) -> int:
+    """The mark (``data.batches.mark``) of all rows trained on: what each epoch's has to be.
+
+    All ranks call this, and each reads a run of the rows, whatever it was trained on.
+    """
+    first, last = (rows.rows * k // world for k in (rank, rank + 1))
+    ids, total = np.empty(min(LOAD_ROWS, last - first), np.int64), 0
+    for start in range(first, last, LOAD_ROWS):
+        stop = min(last, start + LOAD_ROWS)
         rows.read(start, stop, {"row": ids}, 0)
         total += int(mark(ids[: stop - start].reshape(1, -1))[0])
-    return total % 2**64
+    halves = gathered([total % 2**32, total % 2**64 >> 32])  # they are sent as int64
+    return sum(low + (high << 32) for low, high in halves) % 2**64
 
 
 def sealed(described: dict[str, Any], weights: str) -> str:
@@ -52,11 +59,18 @@ def sealed(described: dict[str, Any], weights: str) -> str:
 
 
 def save_model(
-    job: Job, manifest: Manifest, rows: Rows, state: State, label: LabelScale
+    job: Job, manifest: Manifest, mark: int, state: State, label: LabelScale
 ) -> TrainingResult:
     """Writes ``job.model_folder`` as a whole and returns the training's result.
 
     With early stopping these are the best epoch's weights, else the last ones.
+
+    Args:
+        job: of the training.
+        manifest: of its data set.
+        mark: of all rows that it was trained on (``rows_mark``).
+        state: at its end.
+        label: how the net learnt the label.
     """
     if state.best is not None:
         state.net.load_state_dict(state.best.tensors)
@@ -73,8 +87,8 @@ def save_model(
         epochs=state.epoch,
         best_epoch=last,
         steps=state.steps,
-        rows=rows.rows,
-        rows_mark=rows_mark(rows),
+        rows=manifest.rows("train"),
+        rows_mark=mark,
         seconds=state.seconds,
         metrics={k.removeprefix("val_"): v for k, v in row.items() if k.startswith("val_")},
         history=state.history,

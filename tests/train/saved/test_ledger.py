@@ -8,14 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from ddlflow.data.shards.batches import mark
+from ddlflow.data.shards.rows import Rows, ShardFiles
+from ddlflow.data.shards.shard import map_shard
 from ddlflow.errors import DataError
 from ddlflow.history.audit import Audit, audit_ledgers
 from ddlflow.train import training
 from ddlflow.train.job import Job
 from ddlflow.train.loop import Stopped
+from ddlflow.train.parallel.agreement import Ranks
+from ddlflow.train.saved.export import rows_mark
 from ddlflow.train.saved.ledger import HEADER, RECORD, read
 
 EPOCHS = 4
@@ -144,3 +150,21 @@ def test_a_ledger_that_a_full_disk_cut_short_holds_nothing(tmp_path: Path) -> No
     (tmp_path / "0-1-of-2.ledger").write_bytes(b"")
     (entry,) = read(tmp_path)
     assert (entry.attempt, entry.rank, entry.world, len(entry.records)) == ("0", 1, 2, 0)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_mark_all_rows_together(
+    bench: Callable[..., Any], ranks: Callable[..., Any], world: int
+) -> None:
+    """What one alone says of all of them."""
+    here = bench()
+    files = ShardFiles.in_folder(here.dataset, here.manifest.shards_of("train"))
+    numbers = [map_shard(here.dataset / shard.path)["row"] for shard in files.shards]
+    (wanted,) = mark(np.concatenate(numbers).reshape(1, -1)).tolist()
+
+    def of(rank: int, group: Any) -> int:
+        together = Ranks(rank, world, group, torch.device("cpu"))
+        return rows_mark(Rows(files, None), rank, world, together.gathered)
+
+    assert ranks(world, of) == [wanted] * world
+    assert rows_mark(Rows(files, None), 0, 1, lambda numbers: [list(numbers)]) == wanted
