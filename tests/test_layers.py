@@ -82,7 +82,7 @@ ORDER = {
         ("events", "result"),
         ("facts", "job", "pulse", "seeding", "schedules", "optimizers", "auto", "components"),
         ("bad_batch", "penalty", "probe", "early_stopping", "first_net", "split_rows"),
-        ("precision", "validation"),
+        ("precision", "validation", "affine_backward"),
         ("saved/",),
         ("parallel/",),
         ("optimizer_step",),

@@ -25,6 +25,7 @@ from ddlflow.sweep.member import (
 from ddlflow.sweep.standing import ADVICE, Standing
 from ddlflow.sweep.trained import Emit
 from ddlflow.train import precision
+from ddlflow.train.affine_backward import affine_backward
 from ddlflow.train.components import fit_components
 from ddlflow.train.full_batch import FullBatch, FullBatchOptimizer, optimizer_of, step
 from ddlflow.train.loop import EVENT_EVERY_S, READ_EVERY_STEPS, Stopped
@@ -83,7 +84,8 @@ class Solo:
         loss_of = precision.loss_of(
             self._net, task, spec.precision, device.type, inputs=rows.inputs
         )
-        self._replica = WholeReplica(self._net, loss_of, ALONE, seed=spec.seed)
+        backward = affine_backward(self._net, task, spec.precision, device.type)
+        self._replica = WholeReplica(self._net, loss_of, ALONE, seed=spec.seed, backward=backward)
         self._validate = Validation(
             rows=Rows(fold.validation, fold.standardisation),
             net=self._net,

@@ -13,6 +13,7 @@ from ddlflow.data.shards.batches import Batches
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.errors import CheckpointError, TrainingError
 from ddlflow.train import precision
+from ddlflow.train.affine_backward import affine_backward
 from ddlflow.train.bad_batch import name_rows
 from ddlflow.train.components import fit_components
 from ddlflow.train.events import CheckpointSaved, Noted, Resumed, Tell
@@ -39,6 +40,7 @@ from ddlflow.train.saved.state import State
 from ddlflow.train.saved.writer import Writer
 from ddlflow.train.split_rows import split_rows, standardisation_of
 from ddlflow.train.tasks.target import label_target
+from ddlflow.train.tasks.task import Task
 from ddlflow.train.validation import Validation
 
 Group = dist.ProcessGroup | None
@@ -114,7 +116,7 @@ def run(
     )
     around = Surroundings(
         batches=batches,
-        replica=_replica(job, net, loss_of, layout, group),
+        replica=_replica(job, net, task, loss_of=loss_of, layout=layout, group=group),
         task=task,
         validate=validation,
         tell=tell,
@@ -199,12 +201,13 @@ def layout_of(job: Job, rank: int, world: int) -> RankLayout:
 
 
 def _replica(
-    job: Job, net: nn.Module, loss_of: LossOf, layout: RankLayout, group: Group
+    job: Job, net: nn.Module, task: Task, *, loss_of: LossOf, layout: RankLayout, group: Group
 ) -> Replica:
     """What computes and adds up the gradients, by what ``train.determinism`` promises."""
     spec = job.train_spec
     if spec.determinism == "elastic":
-        return WholeReplica(net, loss_of, layout, group, seed=spec.seed)
+        backward = affine_backward(net, task, spec.precision, job.device)
+        return WholeReplica(net, loss_of, layout, group, seed=spec.seed, backward=backward)
     return DdpReplica(
         net,
         loss_of,

@@ -20,6 +20,7 @@ from ddlflow.sweep.fused.program import Inputs, Noise, Step, matrix
 from ddlflow.sweep.fused.update import Update
 from ddlflow.sweep.member import Member, Prepared, first_nets, task_of
 from ddlflow.train import precision
+from ddlflow.train.affine_backward import affine_backward
 from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.parallel.layout import ALONE
 from ddlflow.train.parallel.whole import WholeReplica
@@ -188,7 +189,8 @@ def _solo_step(member: Member, prepared: Prepared) -> Callable[[], None]:
     task = task_of(member, prepared)
     inputs, labels = _made(prepared, member)
     loss_of = precision.loss_of(net, task, spec.precision, device.type, inputs=[*inputs])
-    replica = WholeReplica(net, loss_of, ALONE, seed=spec.seed)
+    backward = affine_backward(net, task, spec.precision, device.type)
+    replica = WholeReplica(net, loss_of, ALONE, seed=spec.seed, backward=backward)
     batch = {**inputs, "label": labels}
 
     def run() -> None:

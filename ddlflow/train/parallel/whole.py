@@ -3,7 +3,7 @@
 Each virtual rank's gradient is computed apart, and all are added along one fixed tree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,7 @@ class WholeReplica:
         layout: which virtual ranks are this rank's.
         group: the process group; None where the world is 1.
         seed: of the random numbers of dropout and the like.
+        backward: sets the gradients to those of a batch's total loss; None: autograd does.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class WholeReplica:
         group: dist.ProcessGroup | None = None,
         *,
         seed: int,
+        backward: Callable[[Batch], Loss] | None = None,
     ) -> None:
         self._net, self._loss_of, self._seed = net, loss_of, seed
+        self._backward = backward or self._by_autograd
         self._places = {v: place for place, v in enumerate(layout.mine)}
         self._reduce = Reduction(layout.rank, layout.world, layout.virtual_ranks, group)
         self._parameters = [p for p in net.parameters() if p.requires_grad]
@@ -62,8 +65,7 @@ class WholeReplica:
             for parameter in self._parameters:
                 parameter.grad = None
             seed_random(self._device, self._seed, step, virtual_rank)
-            loss = self._loss_of(batch)
-            loss.total.backward()  # type: ignore[no-untyped-call]
+            loss = self._backward(batch)
             grads = [
                 p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters
             ]
@@ -84,6 +86,11 @@ class WholeReplica:
             buffer.copy_(value / sharing if value.is_floating_point() else value // sharing)
         # Copies: views would keep the memory of all gradients until the loss is read.
         return Loss(total.clone(), count.clone())
+
+    def _by_autograd(self, batch: Batch) -> Loss:
+        loss = self._loss_of(batch)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        return loss
 
     def clip(self, max_norm: float) -> None:
         clip_whole(self._net, max_norm)
