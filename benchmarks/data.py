@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from ddlflow.data.prepare.prepare import prepare
-from ddlflow.data.samples.made import plan, write_part
+from ddlflow.data.samples.generators import plan, write_part
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.spec.pipeline import Data, Split
 

@@ -143,11 +143,11 @@ def ways(kind: str) -> dict[str, Way | None]:
 
 def prepare_rows(source: Path, pool: ProcessPoolExecutor, kept: Path | None = None) -> None:
     from ddlflow.data.prepare.prepare import prepare
-    from ddlflow.data.sources import layout
+    from ddlflow.data.sources import file_schema
     from ddlflow.spec.pipeline import Data
     from ddlflow.store.folder import FolderStore
 
-    layout._json_types.cache_clear()  # as in a command of its own
+    file_schema._json_types.cache_clear()  # as in a command of its own
     out = data.ROOT / "out"
     shutil.rmtree(out, ignore_errors=True)
     prepare(

@@ -301,7 +301,7 @@ def make(
     set: Changes = (),
 ) -> dict[str, Any]:
     """Makes a source's rows as Parquet files under ``out``; the same bytes on any workers."""
-    from ddlflow.data.samples.made import plan, write_part
+    from ddlflow.data.samples.generators import plan, write_part
     from ddlflow.report.screen import Screen
     from ddlflow.runs.session import Session
 

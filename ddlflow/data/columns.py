@@ -21,8 +21,8 @@ from ddlflow.data.offsets import Number
 from ddlflow.data.padding import padded
 from ddlflow.data.roles import Labels
 from ddlflow.data.sources.derive import read_by
-from ddlflow.data.sources.known import as_parsed, read_back
 from ddlflow.data.sources.schema import meant
+from ddlflow.data.sources.trained_types import as_parsed, read_back
 from ddlflow.data.tensors import Tensors, present
 from ddlflow.errors import DataError
 

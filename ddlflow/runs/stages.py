@@ -44,7 +44,7 @@ def source(session: Session) -> str:
 
 def made(session: Session, wanted: Made) -> Stage[SampleResult]:
     """Makes a source's rows under the storage."""
-    from ddlflow.data.samples.made import SOURCES, plan, write_part
+    from ddlflow.data.samples.generators import GENERATORS, plan, write_part
 
     def work(folder: Store) -> SampleResult:
         session.warm_ranks()
@@ -52,7 +52,7 @@ def made(session: Session, wanted: Made) -> Stage[SampleResult]:
         written = list(session.map_over(write_part, parts, wanted.use))
         return SampleResult(wanted.rows, len(written))
 
-    versions = [VERSION["source"], SOURCES[wanted.use].VERSION]
+    versions = [VERSION["source"], GENERATORS[wanted.use].VERSION]
     settings = {"version": versions, **wanted.model_dump(mode="json")}
     return session.stage("source", settings, work, SampleResult, results=["*"])
 

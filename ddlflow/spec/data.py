@@ -24,7 +24,7 @@ def _encoding(name: str) -> str:
 
 
 class Made(Section):
-    """A source that is made (``ddlflow.data.samples.made``) and kept under the storage."""
+    """A source that is made (``ddlflow.data.samples.generators``) and kept under the storage."""
 
     use: MadeName
     rows: PositiveInt

@@ -15,7 +15,7 @@ from ddlflow.data.prepare.scan_task import ScanTask
 from ddlflow.data.prepare.scan_totals import ScanTotals
 from ddlflow.data.prepare.vocabulary import Map, vocabulary
 from ddlflow.data.sources.derive import needed
-from ddlflow.data.sources.known import kept
+from ddlflow.data.sources.trained_types import type_names
 from ddlflow.errors import DataError
 
 Int64 = npt.NDArray[np.int64]
@@ -62,7 +62,7 @@ def learn(scans: Sequence[ScanTask], found: ScanTotals, map_over: Map) -> tuple[
     )
     derived, own_names = needed(task.roles.features, task.source.derived)
     schema = task.source.schema
-    types = kept({name: schema[name] for name in [*task.roles.features, *own_names]})
+    types = type_names({name: schema[name] for name in [*task.roles.features, *own_names]})
     derive = {column.name: column.sql for column in derived}
     shifted = {name: offset for name, offset in offsets.items() if offset}
     columns = Columns(

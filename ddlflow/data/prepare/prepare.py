@@ -35,10 +35,10 @@ from ddlflow.data.shards.manifest_parts import add_group
 from ddlflow.data.shards.statistics import Statistics, empty, merge
 from ddlflow.data.sources.converted import place_of
 from ddlflow.data.sources.derive import Derived, needed, only
-from ddlflow.data.sources.known import Types, as_parsed
 from ddlflow.data.sources.opening import open_source
 from ddlflow.data.sources.schema import kind_of, meant
 from ddlflow.data.sources.source import Source, ranges
+from ddlflow.data.sources.trained_types import Types, as_parsed
 from ddlflow.errors import DataError, InputError
 from ddlflow.redact import redacted, redacted_values
 from ddlflow.spec.pipeline import Cv, Data

@@ -1,6 +1,6 @@
 """Sources that are made or fetched.
 
-made.py        made rows as Parquet files, by any number of workers
+generators.py  made rows as Parquet files, by any number of workers
 blocks.py      the block of rows: what one stream of random numbers gives
 parts.py       Parquet files that are whole or not there
 collider.py    HIGGS-like collisions (collision.py draws them, masses.py knows the columns)

@@ -1,7 +1,7 @@
 """Made events with the columns of HIGGS, for demos and scale tests.
 
-How they come about is told by ``ddlflow.data.samples.collision``; ``ddlflow.data.samples.made``
-writes the files.
+How they come about is told by ``ddlflow.data.samples.collision``;
+``ddlflow.data.samples.generators`` writes the files.
 """
 
 import pyarrow as pa

@@ -2,7 +2,7 @@
 
 For demos and tests with a label of several classes, categories and missing values. A track starts
 near the detector's middle and flies straight to one of three regions, each with instruments of its
-own; ``ddlflow.data.samples.made`` writes the files. Columns:
+own; ``ddlflow.data.samples.generators`` writes the files. Columns:
 
     track        number of the row; no feature
     species      label: electron, muon, pion, kaon, proton, in shares from 8 to 50 %

@@ -3,8 +3,8 @@
 Every later pass, and every later data set of the same source, reads the Parquet. Each range is a
 file of its own, written whole or not at all by whichever worker parses it; two that write the same
 write the same rows. What is not there, or lacks a column, is parsed (again): so all of it may be
-removed at any time. pyarrow parses; where a range starts and ends is told by lines.py (why not by
-a library: benchmarks/README.md).
+removed at any time. pyarrow parses; where a range starts and ends is told by row_blocks.py (why not
+by a library: benchmarks/README.md).
 
     STORE / address / fingerprint / file - start - stop .parquet
 """

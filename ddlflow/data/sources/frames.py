@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ddlflow.data.sources.known import plain
 from ddlflow.data.sources.schema import decoded
+from ddlflow.data.sources.trained_types import plain
 from ddlflow.errors import DataError
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.json
 
+from ddlflow.data.sources.csv_rows import BOM
 from ddlflow.data.sources.dialect import Dialect, is_number
 from ddlflow.data.sources.encoding import refuse_other_encodings
-from ddlflow.data.sources.misfit import MisfitError, Passage, explain
-from ddlflow.data.sources.quotes import BOM
+from ddlflow.data.sources.parse_errors import MismatchError, TextBlock, explain
 from ddlflow.errors import DataError
 from ddlflow.machine import cores
 
@@ -74,7 +74,7 @@ def types_of_file(
     line = 0
     for block, inferred in _inferred(blocks):
         refuse_other_encodings(block, where, line, dialect)
-        passage = Passage(where, line, block, dialect)
+        passage = TextBlock(where, line, block, dialect)
         try:
             found = inferred.result()
             merged = {
@@ -158,7 +158,7 @@ def _rows(data: bytes, *, as_written: bool = False) -> Iterator[dict[str, Any]]:
 
 
 def _row_by_row(
-    passage: Passage, types: Types, is_wanted: Callable[[str], bool]
+    passage: TextBlock, types: Types, is_wanted: Callable[[str], bool]
 ) -> dict[str, pa.DataType | None]:
     """As Arrow infers types, where it gave up at a column that holds several."""
     found: dict[str, pa.DataType | None] = dict(types)
@@ -167,8 +167,10 @@ def _row_by_row(
             before = found.get(name, pa.null())
             type_ = joined(before, _type(value))
             if type_ is None and is_wanted(name) and name not in passage.dialect.text:
-                misfit = MisfitError(name, number, value, was=_NAMES.get(before, "list or object"))
-                raise DataError(explain(misfit, passage, (), types))
+                mismatch = MismatchError(
+                    name, number, value, was=_NAMES.get(before, "list or object")
+                )
+                raise DataError(explain(mismatch, passage, (), types))
             found[name] = type_ or pa.string()
     return found
 

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ddlflow.data.sources import jsonl, noted
+from ddlflow.data.sources import jsonl, source_notes
 from ddlflow.data.sources import schema as schema_
 from ddlflow.data.sources.derive import bind, expressions, read_by
 from ddlflow.data.sources.derive_products import wants_products
 from ddlflow.data.sources.dialect import Dialect, dialect_of
+from ddlflow.data.sources.file_schema import FileSchema, file_schema
 from ddlflow.data.sources.files import File, reading, resolve, stamped
-from ddlflow.data.sources.known import Types, settled
-from ddlflow.data.sources.layout import Layout, layout
 from ddlflow.data.sources.listing import list_files
 from ddlflow.data.sources.source import Source
 from ddlflow.data.sources.table_files import TableFiles, fingerprint_of
+from ddlflow.data.sources.trained_types import Types, type_to_parse
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 
@@ -41,7 +41,7 @@ def open_source(location: str, spec: Data, data_root: Path, known: Types | None 
 def open_files(location: str, spec: Data, data_root: Path, known: Types) -> TableFiles:
     """Finds the files, reads their headers and checks that they agree; else as `open_source`."""
     texts = [name for name, type_ in known.items() if pa.types.is_string(type_)]
-    spec = spec.model_copy(update={"categorical": [*spec.categorical, *texts]})  # no stray there
+    spec = spec.model_copy(update={"categorical": [*spec.categorical, *texts]})
     address = resolve(location, data_root)
     kind, files = list_files(address, spec.format)
     dialect = dialect_of(kind, spec)
@@ -50,12 +50,12 @@ def open_files(location: str, spec: Data, data_root: Path, known: Types) -> Tabl
     over_files = jsonl.types_of_files if kind == "jsonl" else schema_.types_of
     types = over_files([each.schema for each in found])
     names = tuple(types)
-    blank = noted.blank_columns(types, dialect, spec)
+    blank = source_notes.blank_columns(types, dialect, spec)
     read = read_by(expressions(spec))
     wide = {*types} if wants_products(spec) else read & {*types}
     types |= schema_.widened([each.schema for each in found], wide)
     types = {
-        name: (settled(name, type_, known, kind) if dialect.is_text else None)
+        name: (type_to_parse(name, type_, known, kind) if dialect.is_text else None)
         or schema_.as_read(name, type_, spec, is_text_format=dialect.is_text, computed_from=read)
         for name, type_ in types.items()
         if name not in blank
@@ -64,8 +64,11 @@ def open_files(location: str, spec: Data, data_root: Path, known: Types) -> Tabl
     if rows == 0:
         raise DataError(f"{address} holds no row. Correct data.source.")
     index = tuple(name for name in found[0].index if all(name in each.index for each in found))
-    notes = [*noted.note_unnamed(names, blank, index, dialect), *noted.note_index(index, spec)]
-    notes += [*found[0].notes, *noted.note_hashed(files)]
+    notes = [
+        *source_notes.note_unnamed(names, blank, index, dialect),
+        *source_notes.note_index(index, spec),
+    ]
+    notes += [*found[0].notes, *source_notes.note_hashed(files)]
     types |= schema_.folder_columns(files, types, spec)
     derived = bind(types | {name: known[name] for name in read & {*known} & {*types}}, spec, index)
     return TableFiles(
@@ -83,12 +86,12 @@ def open_files(location: str, spec: Data, data_root: Path, known: Types) -> Tabl
     )
 
 
-def _layouts(address: str, files: list[File], dialect: Dialect, spec: Data) -> list[Layout]:
+def _layouts(address: str, files: list[File], dialect: Dialect, spec: Data) -> list[FileSchema]:
     """What each file says of itself: all have the same columns."""
-    found: list[Layout] = []
+    found: list[FileSchema] = []
     for file in files:
         with reading(file.path):
-            each = layout(address, file, dialect, spec, is_first=not found)
+            each = file_schema(address, file, dialect, spec, is_first=not found)
         schema_.check_names(file, each.schema)
         if found:
             schema_.check_same(file, each.schema, files[0], found[0].schema, dialect.format)

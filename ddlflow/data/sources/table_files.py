@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 
 import pyarrow as pa
 
-from ddlflow.data.sources import columnar, converted, lines, text
+from ddlflow.data.sources import columnar, converted, row_blocks, text
 from ddlflow.data.sources import source as source_
 from ddlflow.data.sources.converted import SMALL, Conversion
 from ddlflow.data.sources.derive import Derived
@@ -185,13 +185,15 @@ def _cuts(
 ) -> list[tuple[int, int]]:
     """Where a text file is cut: the same for the same file, and asked for by several stages."""
     with reading(file.path), open_file(address, file) as handle:
-        if lines.is_whole(handle, file.name, file.size, dialect):
+        if row_blocks.is_whole(handle, file.name, file.size, dialect):
             return [(0, file.size)]
-        block = lines.first_block(handle, file.name, file.size, dialect.of_bytes(), schema_bytes)
-        start = lines.header_bytes(block, dialect)
+        block = row_blocks.first_block(
+            handle, file.name, file.size, dialect.of_bytes(), schema_bytes
+        )
+        start = row_blocks.header_bytes(block, dialect)
         if start >= file.size:
             return []
-        return lines.cuts(handle, (start, file.size), dialect, range_bytes)
+        return row_blocks.cuts(handle, (start, file.size), dialect, range_bytes)
 
 
 def fingerprint_of(files: Iterable[File], dialect: Dialect) -> str:

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from ddlflow.data.sources import jsonl
+from ddlflow.data.sources.csv_rows import CsvRows
 from ddlflow.data.sources.dialect import Dialect, is_number, number_pattern
-from ddlflow.data.sources.lines import blocks, header_bytes, line_after, unit_of
-from ddlflow.data.sources.misfit import MisfitError, Passage, explain
-from ddlflow.data.sources.quotes import Rows
+from ddlflow.data.sources.parse_errors import MismatchError, TextBlock, explain
+from ddlflow.data.sources.row_blocks import blocks, header_bytes, line_after, unit_of
 from ddlflow.errors import DataError
 
 RANGE_BYTES = 64 << 20
@@ -55,7 +55,7 @@ def first_rows(block: bytes, dialect: Dialect, name: str, categories: Collection
                 table = table.set_column(names.index(column), column, texts)
     except pa.ArrowInvalid as error:
         line = block.count(b"\n", 0, begin) or block.count(b"\r", 0, begin)
-        passage = Passage(f"{name}, line", line, data, dialect)
+        passage = TextBlock(f"{name}, line", line, data, dialect)
         raise DataError(explain(error, passage, names, {})) from error
     return _with_thousands(table, dialect)
 
@@ -66,7 +66,9 @@ def _names(block: bytes, begin: int, dialect: Dialect) -> list[str]:
     if dialect.header:
         found = _read_csv(block[:begin], dialect, None, {}).column_names
         return [name or f"Unnamed: {i}" for i, name in enumerate(found)]
-    first = block[: Rows(block, dialect.quotes).first_end(len(block) - len(block.lstrip(b"\r\n")))]
+    first = block[
+        : CsvRows(block, dialect.quotes).first_end(len(block) - len(block.lstrip(b"\r\n")))
+    ]
     row = _read_csv(b"\n" + first, dialect, None, {}, is_headless=True)
     return [f"c{i}" for i in range(row.num_columns)]
 
@@ -94,12 +96,12 @@ def _numbers(column: pa.ChunkedArray, name: str, dialect: Dialect) -> pa.Chunked
     """Texts with a sign between the thousands as float64.
 
     Raises:
-        MisfitError: a text that is no such number.
+        MismatchError: a text that is no such number.
     """
     pattern = number_pattern(dialect.decimal, dialect.thousands)
     row = pc.index(pc.match_substring_regex(column, pattern), False).as_py()
     if row >= 0:
-        raise MisfitError(name, row, column[row].as_py())
+        raise MismatchError(name, row, column[row].as_py())
     plain = pc.replace_substring(pc.utf8_trim_whitespace(column), dialect.thousands, "")
     return pc.replace_substring(plain, dialect.decimal, ".").cast(pa.float64())
 
@@ -144,10 +146,10 @@ def batches(
         data = block[begin:]
         try:
             parsed = parse(data, dialect, names, columns)
-        except (pa.ArrowInvalid, MisfitError) as error:
+        except (pa.ArrowInvalid, MismatchError) as error:
             line = line_after(handle, name, extent, dialect, position + begin) - 1
             where = f"{name}, {unit_of(handle, name, extent[1], dialect)}"
-            passage = Passage(where, line, data, dialect)
+            passage = TextBlock(where, line, data, dialect)
             raise DataError(explain(error, passage, names, columns)) from error
         position += len(block)
         yield from parsed
@@ -159,7 +161,7 @@ def parse(
     """The wanted columns of whole rows.
 
     Raises:
-        pyarrow.ArrowInvalid, MisfitError: what does not fit.
+        pyarrow.ArrowInvalid, MismatchError: what does not fit.
     """
     if not data or data.isspace():
         return []

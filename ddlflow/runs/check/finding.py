@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ddlflow.data.sources.known import Types
 from ddlflow.data.sources.opening import open_source
 from ddlflow.data.sources.source import Source
+from ddlflow.data.sources.trained_types import Types
 from ddlflow.errors import DataError, DdlflowError
 from ddlflow.redact import redacted_text
 from ddlflow.spec.load import Request

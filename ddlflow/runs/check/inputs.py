@@ -123,9 +123,9 @@ def _known(request: Request, roles: Roles) -> dict[str, pa.DataType]:
 
 
 def _schema_of(source: Made) -> dict[str, pa.DataType]:
-    from ddlflow.data.samples.made import SOURCES
+    from ddlflow.data.samples.generators import GENERATORS
 
-    schema = SOURCES[source.use].SCHEMA
+    schema = GENERATORS[source.use].SCHEMA
     return dict(zip(schema.names, schema.types, strict=True))
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
+from ddlflow.data.sources.csv_rows import BOM, CsvRows
 from ddlflow.data.sources.dialect import Dialect
 from ddlflow.data.sources.encoding import recoded
 from ddlflow.data.sources.jsonarray import elements
-from ddlflow.data.sources.quotes import BOM, Rows
 from ddlflow.errors import DataError
 
 LINE_BYTES = 256 << 20  # no row's end within these: it is no text file of rows
@@ -61,13 +61,13 @@ def blocks(
     rest, done = b"", 0
     for data in _chunks(handle, name, extent, dialect, size):
         rest += data
-        end = Rows(rest, dialect.quotes).last_end()
+        end = CsvRows(rest, dialect.quotes).last_end()
         if end:
             yield rest[:end]
             rest, done = rest[end:], done + end
         elif len(rest) > LINE_BYTES:
             break
-    opened = Rows(rest, dialect.quotes).open_at
+    opened = CsvRows(rest, dialect.quotes).open_at
     if opened is not None:
         line = line_after(handle, name, extent, dialect, done + opened)
         raise DataError(
@@ -94,7 +94,7 @@ def header_bytes(block: bytes, dialect: Dialect) -> int:
     if dialect.format != "csv" or not dialect.header:
         return 0
     blank = len(block) - len(block.removeprefix(BOM).lstrip(b"\r\n"))
-    return Rows(block, dialect.quotes).first_end(blank)
+    return CsvRows(block, dialect.quotes).first_end(blank)
 
 
 def cuts(
@@ -222,7 +222,7 @@ def _row_ends(
     # The name tells only what is packed, and the text is as long as the bytes: both hold here.
     plain = Dialect("csv", delimiter=dialect.delimiter)
     for block in blocks(handle, "", extent, plain, 8 << 20):
-        rows = Rows(block, dialect.quotes)
+        rows = CsvRows(block, dialect.quotes)
         while left and left[0] <= position + len(block):
             end = rows.next_end(max(0, left[0] - 1 - position))
             if end < 0:

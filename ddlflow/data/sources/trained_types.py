@@ -43,7 +43,7 @@ def read_back(text: str) -> pa.DataType:
     return pa.type_for_alias(text)
 
 
-def kept(types: Types) -> dict[str, str]:
+def type_names(types: Types) -> dict[str, str]:
     """The types as text, less those that cannot be read back: of lists and structs."""
     found = {}
     for name, type_ in types.items():
@@ -73,7 +73,9 @@ def as_parsed(
     return found
 
 
-def settled(name: str, seen: pa.DataType, known: Types, format_name: str) -> pa.DataType | None:
+def type_to_parse(
+    name: str, seen: pa.DataType, known: Types, format_name: str
+) -> pa.DataType | None:
     """The type that a known column of a text format is parsed as; None: nothing is known of it.
 
     JSON tells numbers from text by itself; there the known type decides only what it leaves open.

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ddlflow.data.sources import lines, text
+from ddlflow.data.sources import row_blocks, text
+from ddlflow.data.sources.csv_rows import CsvRows
 from ddlflow.data.sources.opening import open_source
-from ddlflow.data.sources.quotes import Rows
 from ddlflow.data.sources.source import ranges, read
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
@@ -45,7 +45,7 @@ def _slowly(block: bytes, delimiter: bytes) -> tuple[list[int], int | None]:
 def test_rows_end_where_a_slow_reader_says(written: str) -> None:
     block = written.encode()
     ends, opened = _slowly(block, b",")
-    rows = Rows(block, b",")
+    rows = CsvRows(block, b",")
     assert rows.last_end() == (ends[-1] if ends else 0)
     assert rows.open_at == opened
     for position in range(len(block)):
@@ -53,7 +53,7 @@ def test_rows_end_where_a_slow_reader_says(written: str) -> None:
 
 
 def test_a_block_after_a_byte_order_mark_begins_with_a_row() -> None:
-    assert Rows(b'\xef\xbb\xbf"a\nb",c\n1,"', b",").last_end() == 11
+    assert CsvRows(b'\xef\xbb\xbf"a\nb",c\n1,"', b",").last_end() == 11
 
 
 WORDS = ["plain", "two\nlines", 'a "word", quoted', "", "comma, here", '"', "\n\n", 'end"\n"x', "é"]
@@ -129,7 +129,7 @@ def test_numbers_alone_are_cut_without_reading_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text, "RANGE_BYTES", 100)
-    monkeypatch.setattr(lines, "_row_ends", None)
+    monkeypatch.setattr(row_blocks, "_row_ends", None)
     (tmp_path / "t.csv").write_text("y,a\n" + "0,1.25\n1,2.5\n" * 100)
     found, parts = _read(tmp_path / "t.csv")
     assert len(found) == 200

@@ -14,7 +14,7 @@ BOM = b"\xef\xbb\xbf"
 _LINE_ENDS = (b"\n", b"\r")  # in turn: a file with \n has no row that ends with \r alone
 
 
-class Rows:
+class CsvRows:
     """A block of text that begins with a row."""
 
     def __init__(self, block: bytes, delimiter: bytes | None) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ddlflow.data.sources.dialect import number_pattern
-from ddlflow.data.sources.misfit import Passage, advice, written_otherwise
+from ddlflow.data.sources.parse_errors import TextBlock, advice, written_otherwise
 from ddlflow.data.sources.schema import is_feature, kind_of
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
@@ -19,7 +19,7 @@ MOST_CLASSES = 100  # a label of more different numbers is a number, and a text 
 _LOOKED_AT = 10_000  # texts held against other ways to write numbers
 
 
-def refuse_strays(rows: pa.Table, passage: Passage, spec: Data) -> None:
+def refuse_mixed_types(rows: pa.Table, passage: TextBlock, spec: Data) -> None:
     """Checks the features (and the label) that were inferred to be text, unless meant as text.
 
     Args:

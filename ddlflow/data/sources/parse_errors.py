@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ddlflow.data.sources.csv_rows import CsvRows
 from ddlflow.data.sources.dialect import Dialect, is_number, number_pattern
-from ddlflow.data.sources.quotes import Rows
 
 # Signs between thousands: comma, point, spaces (plain, no-break, narrow), apostrophes, underscore.
 _THOUSANDS = (None, ",", ".", " ", "\u00a0", "\u202f", "'", "\u2019", "_")
@@ -18,7 +18,7 @@ _KINDS = {"timestamp": "a date", "date32": "a date", "bool": "true or false", "t
 OTHER_ENCODING = "Set data.encoding to the file's own, such as cp1252, latin-1 or utf-16."
 
 
-class MisfitError(Exception):
+class MismatchError(Exception):
     """A value that a column may not hold."""
 
     def __init__(self, column: str, row: int, value: Any, was: str = "number") -> None:
@@ -31,7 +31,7 @@ class MisfitError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class TextBlock:
     """Rows of a text file, and where they stand in it.
 
     Attributes:
@@ -53,7 +53,7 @@ class Passage:
     def _line(self, row: int) -> int:
         """The line, from 1, that a row begins in; the parsers pass over empty lines."""
         sign = b"\n" if b"\n" in self.data else b"\r"
-        rows = Rows(self.data, self.dialect.quotes)
+        rows = CsvRows(self.data, self.dialect.quotes)
         position = 0
         for left in range(row, -1, -1):
             while (end := rows.next_end(position, sign)) >= 0 and self._is_blank(position, end):
@@ -68,9 +68,9 @@ class Passage:
 
 
 def explain(
-    error: Exception, passage: Passage, names: Sequence[str], columns: dict[str, pa.DataType]
+    error: Exception, passage: TextBlock, names: Sequence[str], columns: dict[str, pa.DataType]
 ) -> str:
-    """One sentence for what pyarrow says, or a ``MisfitError``.
+    """One sentence for what pyarrow says, or a ``MismatchError``.
 
     Args:
         error: what it says.
@@ -79,7 +79,7 @@ def explain(
         columns: the wanted columns and their types.
     """
     dialect = passage.dialect
-    if isinstance(error, MisfitError):
+    if isinstance(error, MismatchError):
         return (
             f"{passage.place(error.row)}: column {error.column} holds {error.value!r:.80}, "
             f"where a {error.was} is expected. {advice(error.column, error.value, dialect)}"

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from ddlflow.data.columns import Category, category_codes
 from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.shards.shard import map_shard
-from ddlflow.data.sources.known import as_parsed, plain, read_back, written
 from ddlflow.data.sources.opening import open_source
 from ddlflow.data.sources.source import ranges, read
+from ddlflow.data.sources.trained_types import as_parsed, plain, read_back, written
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 

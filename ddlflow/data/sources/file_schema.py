@@ -5,18 +5,18 @@ from functools import lru_cache
 
 import pyarrow as pa
 
-from ddlflow.data.sources import columnar, jsonl, lines, noted, text
+from ddlflow.data.sources import columnar, jsonl, row_blocks, source_notes, text
 from ddlflow.data.sources.dialect import Dialect
 from ddlflow.data.sources.encoding import refuse_other_encodings
 from ddlflow.data.sources.files import File, open_file
-from ddlflow.data.sources.misfit import Passage
-from ddlflow.data.sources.stray import refuse_strays
+from ddlflow.data.sources.mixed_types import refuse_mixed_types
+from ddlflow.data.sources.parse_errors import TextBlock
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class FileSchema:
     """What a file says of itself.
 
     Attributes:
@@ -51,7 +51,9 @@ class _Wanted:
         return name == self.label or (is_named and name not in self.never)
 
 
-def layout(address: str, file: File, dialect: Dialect, spec: Data, *, is_first: bool) -> Layout:
+def file_schema(
+    address: str, file: File, dialect: Dialect, spec: Data, *, is_first: bool
+) -> FileSchema:
     """Looks into a file: at its schema, at its first rows, or (JSON) at all of them.
 
     Args:
@@ -71,7 +73,7 @@ def layout(address: str, file: File, dialect: Dialect, spec: Data, *, is_first: 
             is_parquet = dialect.format == "parquet"
             look = columnar.parquet_layout if is_parquet else columnar.arrow_layout
             schema, units = look(handle)
-            return Layout(schema, units, noted.index_of_frame(schema))
+            return FileSchema(schema, units, source_notes.index_of_frame(schema))
         if dialect.format == "jsonl":
             return _of_json(handle, address, file, dialect, spec)
         return _of_csv(handle, file, dialect, spec, is_first)
@@ -79,38 +81,38 @@ def layout(address: str, file: File, dialect: Dialect, spec: Data, *, is_first: 
 
 def _of_csv(
     handle: pa.NativeFile, file: File, dialect: Dialect, spec: Data, is_first: bool
-) -> Layout:
-    block = lines.first_block(handle, file.name, file.size, dialect, text.SCHEMA_BYTES)
+) -> FileSchema:
+    block = row_blocks.first_block(handle, file.name, file.size, dialect, text.SCHEMA_BYTES)
     if not block.strip():
         raise _empty(file)
     refuse_other_encodings(block, f"{file.path}, line", 0, dialect)
     rows = text.first_rows(block, dialect, file.path, spec.categorical)
-    begin = lines.header_bytes(block, dialect)
+    begin = row_blocks.header_bytes(block, dialect)
     before = block.count(b"\n", 0, begin) or block.count(b"\r", 0, begin)
-    passage = Passage(f"{file.path}, line", before, block[begin:], dialect)
-    refuse_strays(rows, passage, spec)
+    passage = TextBlock(f"{file.path}, line", before, block[begin:], dialect)
+    refuse_mixed_types(rows, passage, spec)
     notes: list[str] = []
     if is_first:
         texts = text.as_written(block, dialect, rows)
-        notes = noted.note_missing(texts, dialect, spec)
-    return Layout(rows.schema, index=noted.index_of_text(rows), notes=tuple(notes))
+        notes = source_notes.note_missing(texts, dialect, spec)
+    return FileSchema(rows.schema, index=source_notes.index_of_text(rows), notes=tuple(notes))
 
 
 def _of_json(
     handle: pa.NativeFile, address: str, file: File, dialect: Dialect, spec: Data
-) -> Layout:
+) -> FileSchema:
     # All stages of a command ask for it; a file without a stamp may be another one by then.
     look = _json_types if file.stamp else _json_types.__wrapped__
     wanted = _Wanted.of(spec)
     types = look(address, file, dialect, wanted)
-    first = lines.first_block(handle, file.name, file.size, dialect, text.SCHEMA_BYTES)
+    first = row_blocks.first_block(handle, file.name, file.size, dialect, text.SCHEMA_BYTES)
     if not first.strip():
         raise _empty(file)
     used = {name: type_ for name, type_ in types.items() if wanted(name)}
-    where = f"{file.path}, {lines.unit_of(handle, file.name, file.size, dialect)}"
+    where = f"{file.path}, {row_blocks.unit_of(handle, file.name, file.size, dialect)}"
     rows = jsonl.parse(first, dialect, used)
-    refuse_strays(rows, Passage(where, 0, first, dialect), spec)
-    return Layout(pa.schema(list(types.items())))
+    refuse_mixed_types(rows, TextBlock(where, 0, first, dialect), spec)
+    return FileSchema(pa.schema(list(types.items())))
 
 
 @lru_cache(maxsize=4096)
@@ -119,9 +121,9 @@ def _json_types(
 ) -> dict[str, pa.DataType]:
     """The columns of a file of JSON. Every row may bring a key: so all of it is read."""
     with open_file(address, file) as handle:
-        where = f"{file.path}, {lines.unit_of(handle, file.name, file.size, dialect)}"
+        where = f"{file.path}, {row_blocks.unit_of(handle, file.name, file.size, dialect)}"
         whole = (0, file.size)
-        blocks = lines.blocks(handle, file.name, whole, dialect, text.SCHEMA_BYTES)
+        blocks = row_blocks.blocks(handle, file.name, whole, dialect, text.SCHEMA_BYTES)
         return jsonl.types_of_file(blocks, dialect, where, wanted)
 
 

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from hosts import half_written
 
-from ddlflow.data.samples import made
-from ddlflow.data.samples.made import SOURCES, plan, write_part
+from ddlflow.data.samples import generators
+from ddlflow.data.samples.generators import GENERATORS, plan, write_part
 from ddlflow.errors import DataError, SpecError
 from ddlflow.spec.pipeline import MadeName
 
-every_source = pytest.mark.parametrize("use", list(SOURCES))
+every_source = pytest.mark.parametrize("use", list(GENERATORS))
 
 
 def read(folder: Path) -> dict[str, bytes]:
@@ -27,12 +27,12 @@ def same(one: pa.Table, other: pa.Table) -> bool:
 
 
 def test_a_pipeline_may_name_every_source():
-    assert get_args(MadeName) == tuple(SOURCES)
+    assert get_args(MadeName) == tuple(GENERATORS)
 
 
 @every_source
 def test_rows_depend_on_their_place_and_the_seed_alone(use):
-    source = SOURCES[use]
+    source = GENERATORS[use]
     table = source.events(60_000, seed=3)
     assert table.schema == source.SCHEMA
     assert set(source.REPEATING) < set(table.schema.names)
@@ -46,12 +46,12 @@ def test_rows_depend_on_their_place_and_the_seed_alone(use):
 
 @every_source
 def test_the_largest_seed_is_a_seed(use):
-    assert SOURCES[use].events(10, seed=2**64 - 1).num_rows == 10
+    assert GENERATORS[use].events(10, seed=2**64 - 1).num_rows == 10
 
 
 @every_source
 def test_same_bytes_for_any_number_and_order_of_workers(tmp_path, monkeypatch, use):
-    monkeypatch.setattr(made, "PART_ROWS", 20_000)
+    monkeypatch.setattr(generators, "PART_ROWS", 20_000)
     plans = {name: plan(use, 50_001, tmp_path / name, seed=5) for name in ("here", "two")}
     here = [write_part(part) for part in reversed(plans["here"])]
     assert sorted(result.rows for result in here) == [10_001, 20_000, 20_000]
@@ -60,7 +60,7 @@ def test_same_bytes_for_any_number_and_order_of_workers(tmp_path, monkeypatch, u
     assert read(tmp_path / "two") == read(tmp_path / "here")
     assert all(Path(r.path).stat().st_size == r.bytes and not r.cached for r in results)
     table = pq.read_table(tmp_path / "here")
-    assert same(table, SOURCES[use].events(50_001, seed=5))
+    assert same(table, GENERATORS[use].events(50_001, seed=5))
     # As many rows as you like: the first ones stay the same.
     more = [write_part(part) for part in plan(use, 30_000, tmp_path / "fewer", seed=5)]
     first = tmp_path / "here" / "part-000000.parquet"
@@ -112,7 +112,7 @@ def test_a_folder_with_other_rows_is_refused(tmp_path, use, rows, seed):
 
 
 def test_a_folder_with_more_parts_is_refused(tmp_path):
-    pq.write_table(SOURCES["collider"].events(10), tmp_path / "part-000007.parquet")
+    pq.write_table(GENERATORS["collider"].events(10), tmp_path / "part-000007.parquet")
     with pytest.raises(DataError, match=r"part-000007.parquet is there"):
         plan("collider", 2_000, tmp_path)
 

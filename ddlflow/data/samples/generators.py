@@ -29,7 +29,7 @@ class SampleModule(Protocol):
         """Rows ``first`` to ``first + rows``."""
 
 
-SOURCES: dict[MadeName, SampleModule] = {"collider": collider, "particles": particles}
+GENERATORS: dict[MadeName, SampleModule] = {"collider": collider, "particles": particles}
 PART_ROWS = 250_000  # ten blocks: 10 to 30 MB
 
 
@@ -47,7 +47,7 @@ class SamplePart:
     @property
     def identity(self) -> str:
         """What the file's bytes depend on; kept in the file, so that it can be known again."""
-        made_by = {self.use: SOURCES[self.use].VERSION, "seed": self.seed}
+        made_by = {self.use: GENERATORS[self.use].VERSION, "seed": self.seed}
         return json.dumps(made_by | {"first_row": self.first_row, "rows": self.rows})
 
 
@@ -104,7 +104,7 @@ def write_part(part: SamplePart) -> PartResult:
         with store.writing(name) as path:
             written = write_part(replace(part, path=str(path)))
         return replace(written, path=part.path)
-    path, source = Path(part.path), SOURCES[part.use]
+    path, source = Path(part.path), GENERATORS[part.use]
     cached = stands(path, part.identity)
     if not cached:
         end = part.first_row + part.rows
