@@ -83,7 +83,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage[PrepareResult]:
     }
     cv = pipeline.cv.of_repeat(repeat) if pipeline.cv is not None else None
     if cv is not None:
-        settings["cv"] = cv.dealing(pipeline.labels)
+        settings["cv"] = cv.fold_settings(pipeline.labels)
 
     def work(folder: Store) -> PrepareResult:
         session.warm_ranks()

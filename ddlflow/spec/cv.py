@@ -75,7 +75,7 @@ class Cv(Section):
             seed = int.from_bytes(drawn[:8], "little") >> 1  # below 2^63, as any seed
         return self.model_copy(update={"repeats": 1, "seed": seed})
 
-    def dealing(self, labels: str) -> dict[str, Any]:
+    def fold_settings(self, labels: str) -> dict[str, Any]:
         """The settings that decide which row is in which fold, and no others."""
         kind = self.kind_for(labels)
         found: dict[str, Any] = {"kind": kind, "folds": self.folds}

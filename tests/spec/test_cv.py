@@ -96,8 +96,8 @@ def test_each_repeat_is_another_dealing() -> None:
 
 def test_only_what_decides_the_folds_enters_the_data() -> None:
     cv = Cv(predictions=True, repeats=3)
-    assert cv.dealing("binary") == {"kind": "stratified", "folds": 5, "seed": 7}
-    assert Cv(kind="stratified").dealing("binary") == cv.dealing("binary")
-    grouped = Cv(kind="group", by="g", seed=1)
-    assert grouped.dealing("binary") == Cv(kind="group", by="g", seed=2).dealing("binary")
-    assert Cv(kind="time", by="t", window=2).dealing("binary")["window"] == 2
+    assert cv.fold_settings("binary") == {"kind": "stratified", "folds": 5, "seed": 7}
+    assert Cv(kind="stratified").fold_settings("binary") == cv.fold_settings("binary")
+    grouped = [Cv(kind="group", by="g", seed=seed).fold_settings("binary") for seed in (1, 2)]
+    assert grouped[0] == grouped[1]
+    assert Cv(kind="time", by="t", window=2).fold_settings("binary")["window"] == 2

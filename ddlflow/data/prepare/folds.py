@@ -5,9 +5,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ddlflow.data.prepare import times
-from ddlflow.data.prepare.dealing import Dealing, balanced
-from ddlflow.data.prepare.pieces import RangeTask
-from ddlflow.data.prepare.tally import Tally, groups_of, note_groups, times_of
+from ddlflow.data.prepare.fold_assignment import FoldAssignment, balanced
+from ddlflow.data.prepare.fold_keys import FoldKeys, groups_of, note_groups, times_of
+from ddlflow.data.prepare.piece_rows import RangeTask
 from ddlflow.data.shards.manifest import Fold, Manifest
 from ddlflow.errors import DataError
 from ddlflow.spec.cv import MAX_FOLDS
@@ -15,15 +15,15 @@ from ddlflow.spec.pipeline import Cv
 from ddlflow.store.stored import StoredFile
 
 Int64 = npt.NDArray[np.int64]
-Decided = tuple[Dealing, tuple[Fold, ...]]
+Decided = tuple[FoldAssignment, tuple[Fold, ...]]
 
 
-def decide(tasks: list[RangeTask], tallies: list[Tally], train: Int64) -> Decided:
+def decide_folds(tasks: list[RangeTask], fold_keys: list[FoldKeys], train: Int64) -> Decided:
     """How the training rows are dealt, and what each fold trains on.
 
     Args:
         tasks: the ranges of the source, without those of a test source.
-        tallies: of ``tally_ranges``, as tasks; none where the kind needs no column.
+        fold_keys: of ``read_fold_keys``, as tasks; none where the kind needs no column.
         train: int64 [C] training rows of each class.
 
     Raises:
@@ -39,7 +39,7 @@ def decide(tasks: list[RangeTask], tallies: list[Tally], train: Int64) -> Decide
             f"cv.folds is {least}, and there are {rows} rows to train on. Set cv.folds to at most "
             f"{max(2, rows)}, or give more rows."
         )
-    missing = sum(tally.missing for tally in tallies)
+    missing = sum(keys.missing for keys in fold_keys)
     if missing:
         of_what = "time" if kind == "time" else "group" if kind == "group" else "fold"
         raise DataError(
@@ -47,16 +47,16 @@ def decide(tasks: list[RangeTask], tallies: list[Tally], train: Int64) -> Decide
             f"{of_what} is not known. Fill it in the source, or leave these rows out there."
         )
     if kind == "time":
-        return _in_time(cv, tasks, tallies, rows)
+        return _in_time(cv, tasks, fold_keys, rows)
     if kind in ("group", "predefined"):
-        return _named(cv, tasks, tallies)
+        return _named(cv, tasks, fold_keys)
     assert cv.folds is not None
     if kind == "stratified":
         _check_classes(cv.folds, tasks[0], train)
-    dealing = Dealing(
+    assignment = FoldAssignment(
         "plain" if kind == "plain" else "stratified", cv.folds, seed=cv.seed, counts=train
     )
-    return dealing, _apart([str(fold) for fold in range(cv.folds)])
+    return assignment, _apart([str(fold) for fold in range(cv.folds)])
 
 
 def _apart(names: list[str]) -> tuple[Fold, ...]:
@@ -77,7 +77,7 @@ def _check_classes(folds: int, task: RangeTask, train: Int64) -> None:
         )
 
 
-def _named(cv: Cv, tasks: list[RangeTask], tallies: list[Tally]) -> Decided:
+def _named(cv: Cv, tasks: list[RangeTask], fold_keys: list[FoldKeys]) -> Decided:
     """Folds whose rows are told by a value in each row."""
     scan, by = tasks[0].scan, cv.by
     assert by is not None
@@ -94,7 +94,7 @@ def _named(cv: Cv, tasks: list[RangeTask], tallies: list[Tally]) -> Decided:
     else:
         parts, names = list(range(len(values))), [str(value) for value in values]
         _check_names(cv, by, names)
-    _check_spread(tasks[0], tallies, by)
+    _check_spread(tasks[0], fold_keys, by)
     table = StoredFile(scan.work, "folds.arrow")
     batch = pa.record_batch({"value": pa.array(values), "part": pa.array(parts, pa.int32())})
     with (
@@ -104,7 +104,7 @@ def _named(cv: Cv, tasks: list[RangeTask], tallies: list[Tally]) -> Decided:
     ):
         out.write_batch(batch)
     type_ = scan.source.schema[by]
-    return Dealing("named", len(names), type=type_, table=table), _apart(names)
+    return FoldAssignment("named", len(names), type=type_, table=table), _apart(names)
 
 
 def _check_names(cv: Cv, by: str, names: list[str]) -> None:
@@ -128,13 +128,13 @@ def _check_names(cv: Cv, by: str, names: list[str]) -> None:
         )
 
 
-def _check_spread(task: RangeTask, tallies: list[Tally], by: str) -> None:
+def _check_spread(task: RangeTask, fold_keys: list[FoldKeys], by: str) -> None:
     """No class lies in one group alone: the fold that holds it back could not learn it."""
     classes = task.columns.label.classes
     only: dict[int, str | int] = {}
-    spread = {class_ for tally in tallies for class_ in tally.spread}
-    for tally in tallies:
-        for class_, group in tally.only.items():
+    spread = {class_ for keys in fold_keys for class_ in keys.spread}
+    for keys in fold_keys:
+        for class_, group in keys.only.items():
             note_groups(class_, {group}, only, spread)
     for class_, group in sorted(only.items()):
         if classes:
@@ -145,15 +145,15 @@ def _check_spread(task: RangeTask, tallies: list[Tally], by: str) -> None:
             )
 
 
-def _in_time(cv: Cv, tasks: list[RangeTask], tallies: list[Tally], rows: int) -> Decided:
+def _in_time(cv: Cv, tasks: list[RangeTask], fold_keys: list[FoldKeys], rows: int) -> Decided:
     """Fold k is validated on block k + 1 and trained on blocks before it."""
     by, folds = cv.by, cv.folds
     assert by is not None
     assert folds is not None
     type_ = tasks[0].scan.source.schema[by]
-    files = times_of(tasks, tallies)
-    low = min(tally.low for tally in tallies if tally.low is not None)
-    high = max(tally.high for tally in tallies if tally.high is not None)
+    files = times_of(tasks, fold_keys)
+    low = min(keys.low for keys in fold_keys if keys.low is not None)
+    high = max(keys.high for keys in fold_keys if keys.high is not None)
     starts = times.firsts(files, low, high, folds + 1)
     if any(a >= b for a, b in zip([low, *starts], starts, strict=False)):
         raise DataError(
@@ -183,10 +183,10 @@ def _in_time(cv: Cv, tasks: list[RangeTask], tallies: list[Tally], rows: int) ->
             )
         found.append(fold)
     cuts_array = np.array(cuts, dtype=np.int64)
-    return Dealing("time", len(sizes), type=type_, cuts=cuts_array), tuple(found)
+    return FoldAssignment("time", len(sizes), type=type_, cuts=cuts_array), tuple(found)
 
 
-def judge(manifest: Manifest) -> list[str]:
+def check_folds(manifest: Manifest) -> list[str]:
     """What a user should read of the folds, though they can be used.
 
     Raises:

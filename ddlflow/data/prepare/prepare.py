@@ -18,20 +18,28 @@ import pyarrow as pa
 
 from ddlflow.data.columns import Columns
 from ddlflow.data.fields import LENGTH
-from ddlflow.data.prepare.folds import decide, judge
-from ddlflow.data.prepare.keep import Lost
-from ddlflow.data.prepare.losses import losses
-from ddlflow.data.prepare.plan import learn, range_tasks
+from ddlflow.data.prepare.fold_keys import read_fold_keys
+from ddlflow.data.prepare.folds import check_folds, decide_folds
+from ddlflow.data.prepare.left_out import left_out_notes
+from ddlflow.data.prepare.range_plan import learn, range_tasks
+from ddlflow.data.prepare.row_filter import LeftOut
 from ddlflow.data.prepare.scan import scan_ranges
 from ddlflow.data.prepare.scan_task import WORK, ScanTask
 from ddlflow.data.prepare.scan_totals import totals_of
-from ddlflow.data.prepare.small_ranges import together
-from ddlflow.data.prepare.tally import tally_ranges
+from ddlflow.data.prepare.small_ranges import group_small_ranges
 from ddlflow.data.prepare.unresolved import unresolved
 from ddlflow.data.prepare.write import WriteResult, write_ranges
 from ddlflow.data.roles import Labels, Roles, choose
-from ddlflow.data.shards.manifest import FORMAT, NAME, Fold, Group, Manifest, Shard, SplitName
-from ddlflow.data.shards.manifest_parts import add_group
+from ddlflow.data.shards.manifest import (
+    FORMAT,
+    NAME,
+    Fold,
+    Manifest,
+    Shard,
+    SplitName,
+    SplitStatistics,
+)
+from ddlflow.data.shards.manifest_parts import add_statistics
 from ddlflow.data.shards.statistics import Statistics, empty, merge
 from ddlflow.data.sources.converted import place_of
 from ddlflow.data.sources.derive import Derived, needed, only
@@ -99,9 +107,9 @@ def prepare(
         folds: tuple[Fold, ...] = ()
         if cv is not None:
             own = [task for task in tasks if not task.scan.is_test]
-            tallies = list(map(tally_ranges, own, "folds")) if cv.by is not None else []
-            dealing, folds = decide(own, tallies, train)
-            tasks = [replace(task, dealing=dealing) for task in tasks]
+            fold_keys = list(map(read_fold_keys, own, "folds")) if cv.by is not None else []
+            assignment, folds = decide_folds(own, fold_keys, train)
+            tasks = [replace(task, assignment=assignment) for task in tasks]
         shards, groups = _written(map(write_ranges, tasks, "write"))
         manifest = _manifest(spec, sources, columns, shards=shards, groups=groups, lost=lost)
         blind = unresolved(manifest, found.points)
@@ -109,8 +117,8 @@ def prepare(
         range_rows = tuple(rows for rows_of in found.range_rows for rows in rows_of)
         manifest = replace(manifest, warnings=warnings, range_rows=range_rows)
         if cv is not None:
-            manifest = replace(manifest, cv=cv.dealing(labels), folds=folds)
-            manifest = replace(manifest, warnings=(*manifest.warnings, *judge(manifest)))
+            manifest = replace(manifest, cv=cv.fold_settings(labels), folds=folds)
+            manifest = replace(manifest, warnings=(*manifest.warnings, *check_folds(manifest)))
     except InputError:
         for place in places:
             place.remove_all()
@@ -137,15 +145,15 @@ def _scan_tasks(
     dataset: Store,
     cv: Cv | None,
 ) -> list[ScanTask]:
-    dealing = cv.dealing(labels) if cv is not None else None
+    fold_settings = cv.fold_settings(labels) if cv is not None else None
     fingerprints = [source.fingerprint for source in sources]
     # A URL that is signed anew each day names the same data.
     asked = redacted_values(spec.model_dump(mode="json"))
-    key = json.dumps([FORMAT, asked, labels, dealing, *fingerprints])
+    key = json.dumps([FORMAT, asked, labels, fold_settings, *fingerprints])
     digest = hashlib.sha256(key.encode()).hexdigest()
     tasks: list[ScanTask] = []
     for is_test, source in enumerate(sources):
-        for parts in together(source, ranges(source)):
+        for parts in group_small_ranges(source, ranges(source)):
             tasks.append(
                 ScanTask(
                     key=digest,
@@ -163,15 +171,17 @@ def _scan_tasks(
     return tasks
 
 
-def _written(results: Iterable[WriteResult]) -> tuple[tuple[Shard, ...], tuple[Group, ...]]:
+def _written(
+    results: Iterable[WriteResult],
+) -> tuple[tuple[Shard, ...], tuple[SplitStatistics, ...]]:
     """All shards, and the statistics of each split and part, merged as the shards come."""
     shards: list[Shard] = []
-    totals: dict[tuple[SplitName, int | None], Group] = {}
+    totals: dict[tuple[SplitName, int | None], SplitStatistics] = {}
     for result in results:
         shards += result.shards
         for own in result.statistics:
             key = own.split, own.fold
-            totals[key] = add_group(totals.get(key), own)
+            totals[key] = add_statistics(totals.get(key), own)
     return tuple(shards), tuple(totals.values())
 
 
@@ -181,8 +191,8 @@ def _manifest(
     columns: Columns,
     *,
     shards: tuple[Shard, ...],
-    groups: tuple[Group, ...],
-    lost: Lost,
+    groups: tuple[SplitStatistics, ...],
+    lost: LeftOut,
 ) -> Manifest:
     """Judges the training rows."""
     start = empty(len(columns.numeric), len(columns.label.classes))
@@ -263,7 +273,7 @@ def _warnings(
                 f"{name} has no step in {one.empty:,} training rows: a model gets these as zeros, "
                 f"with 0 as their {name}{LENGTH}. Leave them out by data.where if that is not so."
             )
-    found += losses(manifest)
+    found += left_out_notes(manifest)
     return found
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from ddlflow.data.columns import Value, label_keys, missing_mask
 from ddlflow.data.numbers import number_values
 from ddlflow.data.offsets import Number, is_wide, looked_at, may_need, thinned
-from ddlflow.data.prepare.keep import keep, needs_features
+from ddlflow.data.prepare.row_filter import needs_features, rows_to_keep
 from ddlflow.data.prepare.scan_task import (
     ByColumn,
     ScanResult,
@@ -39,7 +39,7 @@ def scan_ranges(task: ScanTask) -> ScanResult:
     finished = finished_result(task)
     if finished is not None:
         return finished
-    counts = {word.name: ValueCounts(word) for word in task.words}
+    counts = {column.name: ValueCounts(column) for column in task.category_columns}
     classes: Counter[Value] = Counter()
     train: Counter[Value | None] | None = None
     splits: Counter[str] = Counter()
@@ -52,7 +52,7 @@ def scan_ranges(task: ScanTask) -> ScanResult:
     points: dict[str, list[Number]] = {name: [] for name in wide}
     range_rows = [0] * len(task.ranges)
     for batch in read_in_turn(task.source, task.ranges, _columns(task, wide), range_rows):
-        kept = keep(batch, task.roles, task.spec, task.labels)
+        kept = rows_to_keep(batch, task.roles, task.spec, task.labels)
         dropped.update(kept.dropped)
         add_by_column(columns, kept.columns)
         add_by_column(refused, kept.refused)
@@ -76,7 +76,9 @@ def scan_ranges(task: ScanTask) -> ScanResult:
             names = batch.column(task.roles.split).cast(pa.string())
             splits.update({str(name): count for name, count in _value_counts(names)})
     if counts:
-        save_counts(task.counts, task.words, (count.table() for count in counts.values()))
+        save_counts(
+            task.counts, task.category_columns, (count.table() for count in counts.values())
+        )
     result = ScanResult(
         range_rows=range_rows,
         kept=sum(range_rows) - dropped.total(),

@@ -6,7 +6,7 @@ from typing import Any
 
 from ddlflow.data.columns import Value
 from ddlflow.data.offsets import Number
-from ddlflow.data.prepare.vocabulary import Word, words_of
+from ddlflow.data.prepare.vocabulary import CategoryColumn, category_columns
 from ddlflow.data.roles import Labels, Roles
 from ddlflow.data.sources.source import Range, Source
 from ddlflow.spec.pipeline import Cv, Data
@@ -67,9 +67,9 @@ class ScanTask:
         return StoredFile(self.work, f"write-{self.number:05d}.json")
 
     @property
-    def words(self) -> tuple[Word, ...]:
+    def category_columns(self) -> tuple[CategoryColumn, ...]:
         """The categorical columns whose values are counted: those of ``test_source`` are not."""
-        return () if self.is_test else words_of(self.source.schema, self.roles.categorical)
+        return () if self.is_test else category_columns(self.source.schema, self.roles.categorical)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def save_result(task: ScanTask, result: ScanResult) -> None:
 def finished_result(task: ScanTask) -> ScanResult | None:
     """What an earlier pass of the same task found, if all of it still stands."""
     found = task.result.load()
-    counted = not task.words or task.counts.exists()
+    counted = not task.category_columns or task.counts.exists()
     if not found or found["key"] != task.key or not counted:
         return None
     value: dict[str, Any] = found["result"]

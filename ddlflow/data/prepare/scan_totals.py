@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddlflow.data.offsets import Number
-from ddlflow.data.prepare.keep import REASONS
+from ddlflow.data.prepare.row_filter import REASONS
 from ddlflow.data.prepare.scan_task import ByColumn, ScanResult, ScanTask, add_by_column
 
 Int64 = npt.NDArray[np.int64]

@@ -19,7 +19,7 @@ from ddlflow.data.sources.source import Range, Source, in_pieces, read
 SMALL = 16
 
 
-def together(source: Source, ranges: Sequence[Range]) -> list[tuple[Range, ...]]:
+def group_small_ranges(source: Source, ranges: Sequence[Range]) -> list[tuple[Range, ...]]:
     """The ranges of a source in row order, small neighbours together."""
     found: list[tuple[Range, ...]] = []
     held: list[Range] = []

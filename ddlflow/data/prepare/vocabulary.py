@@ -19,13 +19,13 @@ from ddlflow.store.stored import StoredFile
 
 MAX_CATEGORIES = 1_000_000
 FAN_IN = 64  # files that one merge reads
-_MERGE_ROWS = 2_000_000  # counts held before they are merged: some 80 MB of words
+_MERGE_ROWS = 2_000_000  # counts held before they are merged: some 80 MB of columns
 
 Map = Callable[[Callable[[Any], Any], list[Any], str], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class CategoryColumn:
     """A categorical column as it is counted: its name, and whether its values are text."""
 
     name: str
@@ -37,15 +37,15 @@ class MergeTask:
     """Files of counts that one worker merges into another."""
 
     files: tuple[StoredFile, ...]
-    words: tuple[Word, ...]
+    columns: tuple[CategoryColumn, ...]
     into: StoredFile
 
 
 class ValueCounts:
     """How many rows have each value of a categorical column."""
 
-    def __init__(self, word: Word) -> None:
-        self._word = word
+    def __init__(self, column: CategoryColumn) -> None:
+        self._column = column
         self._held: list[pa.Table] = []
         self._rows = 0
 
@@ -55,7 +55,7 @@ class ValueCounts:
         Raises:
             DataError: a category of whole numbers holds something else, or too many values.
         """
-        values = category_values(column, self._word.name, "text" if self._word.is_text else "")
+        values = category_values(column, self._column.name, "text" if self._column.is_text else "")
         found = pc.value_counts(values.drop_null())
         self.merge(pa.table({"value": found.field(0), "rows": found.field(1)}))
 
@@ -78,7 +78,7 @@ class ValueCounts:
             DataError: more than ``MAX_CATEGORIES`` values: it looks like a key.
         """
         if not self._held:
-            type_ = pa.string() if self._word.is_text else pa.int64()
+            type_ = pa.string() if self._column.is_text else pa.int64()
             return pa.table({"value": pa.array([], type_), "rows": pa.array([], pa.int64())})
         together = pa.concat_tables(self._held)
         if len(self._held) > 1:
@@ -86,18 +86,22 @@ class ValueCounts:
             together = pa.table({"value": summed["value"], "rows": summed["rows_sum"]})
         if together.num_rows > MAX_CATEGORIES:
             raise DataError(
-                f"Category {self._word.name} has more than {MAX_CATEGORIES} different values: it "
+                f"Category {self._column.name} has more than {MAX_CATEGORIES} different values: it "
                 "looks like a key. List it in data.exclude."
             )
         return together
 
 
-def words_of(schema: dict[str, pa.DataType], names: Sequence[str]) -> tuple[Word, ...]:
+def category_columns(
+    schema: dict[str, pa.DataType], names: Sequence[str]
+) -> tuple[CategoryColumn, ...]:
     """How categorical columns are counted: as text, or as whole numbers."""
-    return tuple(Word(name, kind_of(schema[name]) == "text") for name in names)
+    return tuple(CategoryColumn(name, kind_of(schema[name]) == "text") for name in names)
 
 
-def save_counts(file: StoredFile, words: Sequence[Word], counts: Iterable[pa.Table]) -> None:
+def save_counts(
+    file: StoredFile, columns: Sequence[CategoryColumn], counts: Iterable[pa.Table]
+) -> None:
     """Writes the counts of each category, a record batch each."""
     fields = [("text", pa.string()), ("whole", pa.int64()), ("rows", pa.int64())]
     schema = pa.schema(fields)
@@ -106,18 +110,18 @@ def save_counts(file: StoredFile, words: Sequence[Word], counts: Iterable[pa.Tab
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_file(sink, schema) as out,
     ):
-        for word, table in zip(words, counts, strict=True):
+        for column, table in zip(columns, counts, strict=True):
             value, rows = (table[name].combine_chunks() for name in ("value", "rows"))
-            text = value if word.is_text else pa.nulls(len(value), pa.string())
-            whole = pa.nulls(len(value), pa.int64()) if word.is_text else value
+            text = value if column.is_text else pa.nulls(len(value), pa.string())
+            whole = pa.nulls(len(value), pa.int64()) if column.is_text else value
             out.write_batch(pa.record_batch([text, whole, rows], schema=schema))
 
 
-def load_counts(file: StoredFile, index: int, word: Word) -> pa.Table:
+def load_counts(file: StoredFile, index: int, column: CategoryColumn) -> pa.Table:
     """The counts of one category, from ``save_counts``."""
     with pa.OSFile(str(file.here())) as opened, pa.ipc.open_file(opened) as counts:
         batch = counts.get_batch(index)
-    return pa.table({"value": batch["text" if word.is_text else "whole"], "rows": batch["rows"]})
+    return pa.table({"value": batch["text" if column.is_text else "whole"], "rows": batch["rows"]})
 
 
 def merge_counts(task: MergeTask) -> StoredFile:
@@ -127,14 +131,14 @@ def merge_counts(task: MergeTask) -> StoredFile:
         DataError: too many values.
     """
     if not task.into.exists():
-        tables = (_merged(task.files, k, word).table() for k, word in enumerate(task.words))
-        save_counts(task.into, task.words, tables)
+        tables = (_merged(task.files, k, column).table() for k, column in enumerate(task.columns))
+        save_counts(task.into, task.columns, tables)
     return task.into
 
 
 def vocabulary(
     files: Sequence[StoredFile],
-    words: Sequence[Word],
+    columns: Sequence[CategoryColumn],
     *,
     key: str,
     rows: int,
@@ -145,7 +149,7 @@ def vocabulary(
 
     Args:
         files: of counts; more of them are written beside.
-        words: the categorical columns.
+        columns: the categorical columns.
         key: of all that the counts depend on.
         rows: that were counted, those without a value too.
         rare_below: see ``Data``.
@@ -155,34 +159,34 @@ def vocabulary(
         DataError: too many values.
     """
     level = 0
-    while words and len(files) > FAN_IN:
+    while columns and len(files) > FAN_IN:
         level += 1
         tasks = [
             MergeTask(
                 tuple(files[k : k + FAN_IN]),
-                tuple(words),
+                tuple(columns),
                 replace(files[k], key=f"counts-{key[:16]}-{level}-{k // FAN_IN:05d}.arrow"),
             )
             for k in range(0, len(files), FAN_IN)
         ]
         files = list(map_over(merge_counts, tasks, "categories"))
     return tuple(
-        _category(word, _merged(files, k, word).table(), rows, rare_below)
-        for k, word in enumerate(words)
+        _category(column, _merged(files, k, column).table(), rows, rare_below)
+        for k, column in enumerate(columns)
     )
 
 
-def _merged(files: Sequence[StoredFile], index: int, word: Word) -> ValueCounts:
-    found = ValueCounts(word)
+def _merged(files: Sequence[StoredFile], index: int, column: CategoryColumn) -> ValueCounts:
+    found = ValueCounts(column)
     for file in files:
-        found.merge(load_counts(file, index, word))
+        found.merge(load_counts(file, index, column))
     return found
 
 
-def _category(word: Word, counts: pa.Table, rows: int, rare_below: int) -> Category:
+def _category(column: CategoryColumn, counts: pa.Table, rows: int, rare_below: int) -> Category:
     often = counts.filter(pc.greater_equal(counts["rows"], rare_below)).sort_by("value")
     known = pc.sum(often["rows"]).as_py() or 0
     values = tuple(often["value"].to_pylist())
     return Category(
-        word.name, "text" if word.is_text else "integer", values, 1 - known / max(rows, 1)
+        column.name, "text" if column.is_text else "integer", values, 1 - known / max(rows, 1)
     )

@@ -12,18 +12,18 @@ from ddlflow.data import matrix
 from ddlflow.data.columns import Columns, category_codes
 from ddlflow.data.numbers import number_values
 from ddlflow.data.prepare import split
-from ddlflow.data.prepare.dealing import Dealing, parts_of
-from ddlflow.data.prepare.pieces import Piece, RangeTask, pieces
+from ddlflow.data.prepare.fold_assignment import FoldAssignment, parts_of
+from ddlflow.data.prepare.piece_rows import PieceRows, RangeTask, piece_rows
 from ddlflow.data.prepare.scan_task import ScanTask
 from ddlflow.data.prepare.write_tensors import PieceTensors
 from ddlflow.data.shards.manifest_parts import (
-    Group,
     Shard,
     SplitName,
-    group_from_json,
-    group_to_json,
+    SplitStatistics,
     shards_from_json,
     shards_to_json,
+    statistics_from_json,
+    statistics_to_json,
 )
 from ddlflow.data.shards.shard import write_shard
 from ddlflow.data.shards.statistics import Statistics, of_column
@@ -64,7 +64,7 @@ class WriteResult:
     """The shards of a task, in order, and the statistics of each."""
 
     shards: tuple[Shard, ...]
-    statistics: tuple[Group, ...]
+    statistics: tuple[SplitStatistics, ...]
 
 
 def write_ranges(task: RangeTask) -> WriteResult:
@@ -78,12 +78,12 @@ def write_ranges(task: RangeTask) -> WriteResult:
     finished = _finished(scan)
     if finished is not None:
         return finished
-    written: list[tuple[Shard, Group]] = []
-    for piece in pieces(task, (*scan.roles.numeric, *scan.roles.tensor_names)):
+    written: list[tuple[Shard, SplitStatistics]] = []
+    for piece in piece_rows(task, (*scan.roles.numeric, *scan.roles.tensor_names)):
         written += _write_piece(task, piece, _buffers)
     _buffers.release()
     result = WriteResult(tuple(shard for shard, _ in written), tuple(own for _, own in written))
-    statistics = [group_to_json(own) for own in result.statistics]
+    statistics = [statistics_to_json(own) for own in result.statistics]
     shards = shards_to_json(result.shards)
     scan.written.save({"key": scan.key, "shards": shards, "statistics": statistics})
     return result
@@ -98,13 +98,15 @@ def _finished(scan: ScanTask) -> WriteResult | None:
     files = [file for shard in shards for file in shard.files]
     if not all(scan.dataset.exists(file.path) for file in files):
         return None
-    return WriteResult(shards, tuple(group_from_json(own) for own in found["statistics"]))
+    return WriteResult(shards, tuple(statistics_from_json(own) for own in found["statistics"]))
 
 
-def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[tuple[Shard, Group]]:
+def _write_piece(
+    task: RangeTask, piece: PieceRows, buffers: _Buffers
+) -> list[tuple[Shard, SplitStatistics]]:
     """Encodes, shuffles and writes one piece, each of its cells to a shard of its own."""
     scan, columns, batch = task.scan, task.columns, piece.batch
-    cells = _cells(task.dealing)
+    cells = _cells(task.assignment)
     order, bounds = _order(task, piece, _cell_of(task, piece), len(cells))
 
     buffers.reserve(batch.num_rows, len(columns.numeric))
@@ -140,29 +142,29 @@ def _write_piece(task: RangeTask, piece: Piece, buffers: _Buffers) -> list[tuple
         weights = _weights_of(found, classes, max(num_classes, 1))
         mean = None if label is None else _weighted_mean(found, label)
         shard = Shard(path, name, part, rows, sha256, piece.first_row, of_tensors.values)
-        own = Group(name, part, statistics, label, weights, mean, of_tensors.statistics)
+        own = SplitStatistics(name, part, statistics, label, weights, mean, of_tensors.statistics)
         written.append((shard, own))
     return written
 
 
-def _cells(dealing: Dealing | None) -> list[tuple[SplitName, int | None]]:
+def _cells(assignment: FoldAssignment | None) -> list[tuple[SplitName, int | None]]:
     """(split, part) of each cell: what a shard is of. The splits, the training rows in parts."""
-    parts: list[int | None] = [None] if dealing is None else [*range(dealing.num_parts)]
+    parts: list[int | None] = [None] if assignment is None else [*range(assignment.num_parts)]
     return [*((split.SPLITS[0], part) for part in parts), *((name, None) for name in _HELD_OUT)]
 
 
-def _cell_of(task: RangeTask, piece: Piece) -> npt.NDArray[np.unsignedinteger[Any]]:
+def _cell_of(task: RangeTask, piece: PieceRows) -> npt.NDArray[np.unsignedinteger[Any]]:
     """The cell of each row."""
-    if task.dealing is None:
+    if task.assignment is None:
         return piece.splits
     assert piece.numbers is not None
-    cells = piece.splits.astype(np.uint16) + np.uint16(task.dealing.num_parts - 1)
+    cells = piece.splits.astype(np.uint16) + np.uint16(task.assignment.num_parts - 1)
     train = np.flatnonzero(piece.splits == split.TRAIN)
     if len(train):
         by = task.scan.roles.by
         column = None if by is None else piece.batch.column(by).take(pa.array(train))
         cells[train] = parts_of(
-            task.dealing, piece.classes[train], piece.numbers[train], column, by or ""
+            task.assignment, piece.classes[train], piece.numbers[train], column, by or ""
         )
     return cells
 
@@ -206,7 +208,7 @@ def _numbers(batch: pa.RecordBatch, name: str, columns: Columns) -> npt.NDArray[
 
 
 def _order(
-    task: RangeTask, piece: Piece, cell_of: npt.NDArray[np.unsignedinteger[Any]], num_cells: int
+    task: RangeTask, piece: PieceRows, cell_of: npt.NDArray[np.unsignedinteger[Any]], num_cells: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """The rows in seeded random order, cell by cell, and where each cell starts and ends."""
     seed = task.scan.spec.seed & (2**64 - 1)

@@ -13,16 +13,16 @@ from ddlflow.data.columns import Category, Columns, Label
 from ddlflow.data.fields import Field, Transform
 from ddlflow.data.shards.manifest_parts import (
     Fold,
-    Group,
     Shard,
     SplitName,
+    SplitStatistics,
     ValueShard,
-    add_group,
+    add_statistics,
     fold_from_json,
-    group_from_json,
-    group_to_json,
     shards_from_json,
     shards_to_json,
+    statistics_from_json,
+    statistics_to_json,
     without_places,
 )
 from ddlflow.data.shards.statistics import Statistics, empty, merge
@@ -31,7 +31,16 @@ from ddlflow.errors import DataError
 from ddlflow.store import documents
 from ddlflow.store.store import Place, store_of
 
-__all__ = ["FORMAT", "NAME", "Fold", "Group", "Manifest", "Shard", "SplitName", "ValueShard"]
+__all__ = [
+    "FORMAT",
+    "NAME",
+    "Fold",
+    "Manifest",
+    "Shard",
+    "SplitName",
+    "SplitStatistics",
+    "ValueShard",
+]
 
 FORMAT = 3
 NAME = "manifest.json"
@@ -67,7 +76,7 @@ class Manifest:
 
     columns: Columns
     shards: tuple[Shard, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[SplitStatistics, ...]
     source: str
     settings: dict[str, Any]
     dropped: dict[str, int]
@@ -177,7 +186,7 @@ class Manifest:
         total = None
         for group in self.groups:
             if group.split == split:
-                total = add_group(total, group)
+                total = add_statistics(total, group)
         return None if total is None else total.weighted_mean
 
     def weights(self, split: SplitName, fold: int | None = None) -> tuple[list[float], int]:
@@ -216,10 +225,10 @@ class Manifest:
             for one in self.tensors
         }
 
-    def _in_fold(self, fold: int) -> Callable[[Group], bool]:
+    def _in_fold(self, fold: int) -> Callable[[SplitStatistics], bool]:
         return lambda group: group.split == "train" and group.fold in self.folds[fold].train
 
-    def _merged(self, wanted: Callable[[Group], bool]) -> Statistics:
+    def _merged(self, wanted: Callable[[SplitStatistics], bool]) -> Statistics:
         start = empty(len(self.columns.numeric), len(self.columns.label.classes))
         return merge((group.statistics for group in self.groups if wanted(group)), start)
 
@@ -235,7 +244,7 @@ class Manifest:
             "fields": [asdict(one) for one in self.fields],
             "columns": self.columns.to_json(),
             "shards": shards_to_json(self.shards),
-            "groups": [group_to_json(group) for group in self.groups],
+            "groups": [statistics_to_json(group) for group in self.groups],
             "folds": [asdict(fold) for fold in self.folds],
         }
         return value | {name: getattr(self, name) for name in ABOUT}
@@ -281,7 +290,7 @@ class Manifest:
             manifest = cls(
                 columns=Columns.from_json(value["columns"]),
                 shards=shards_from_json(value["shards"]),
-                groups=tuple(map(group_from_json, value["groups"])),
+                groups=tuple(map(statistics_from_json, value["groups"])),
                 source=value["source"],
                 settings=value["settings"],
                 dropped=value["dropped"],

@@ -75,7 +75,7 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class SplitStatistics:
     """The exact statistics of all shards of one split and part (``fold``, as a shard's).
 
     Attributes:
@@ -159,7 +159,7 @@ def without_places(shards: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return found
 
 
-def group_to_json(group: Group) -> dict[str, Any]:
+def statistics_to_json(group: SplitStatistics) -> dict[str, Any]:
     """Plain values; ``tensors`` only where there are any."""
     found: dict[str, Any] = {
         "split": group.split,
@@ -174,9 +174,9 @@ def group_to_json(group: Group) -> dict[str, Any]:
     return found
 
 
-def group_from_json(value: dict[str, Any]) -> Group:
-    """The inverse of ``group_to_json``."""
-    return Group(
+def statistics_from_json(value: dict[str, Any]) -> SplitStatistics:
+    """The inverse of ``statistics_to_json``."""
+    return SplitStatistics(
         value["split"],
         value["fold"],
         Statistics.from_json(value["statistics"]),
@@ -187,7 +187,7 @@ def group_from_json(value: dict[str, Any]) -> Group:
     )
 
 
-def add_group(total: Group | None, part: Group) -> Group:
+def add_statistics(total: SplitStatistics | None, part: SplitStatistics) -> SplitStatistics:
     """The statistics of all rows together: as `merge` of those of each, which come in order."""
     if total is None:
         return part

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold, StratifiedKFold, TimeSeriesSplit
 
-from ddlflow.data.prepare import tally
+from ddlflow.data.prepare import fold_keys
 from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.shards.manifest import NAME, Manifest, Shard
 from ddlflow.data.shards.shard import map_shard
@@ -545,7 +545,7 @@ def test_rare_classes_and_late_columns_are_told(tmp_path: Path) -> None:
 
 
 def test_too_many_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally, "MAX_GROUPS", 100)
+    monkeypatch.setattr(fold_keys, "MAX_GROUPS", 100)
     source = table().append_column("key", pa.array(range(ROWS)))
     for rows in (200, 1 << 18):  # over all ranges, and in one
         monkeypatch.setattr(source_module, "PIECE_ROWS", rows)
@@ -555,7 +555,7 @@ def test_too_many_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_groups_are_merged_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepared(tmp_path, table(), Cv(kind="group", by="shop")).digest
-    monkeypatch.setattr(tally, "_MERGE_ROWS", 5)
+    monkeypatch.setattr(fold_keys, "_MERGE_ROWS", 5)
     assert prepared(tmp_path, table(), Cv(kind="group", by="shop")).digest == whole
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.prepare.row_splits import row_splits
-from ddlflow.data.prepare.small_ranges import SMALL, read_in_turn, together
+from ddlflow.data.prepare.small_ranges import SMALL, group_small_ranges, read_in_turn
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.data.sources import source as source_module
@@ -67,7 +67,7 @@ def test_neighbours_that_are_small_are_one_task(
     tmp_path: Path, sizes: list[int], groups: list[int]
 ) -> None:
     source = opened(tmp_path, write(tmp_path / "t", sizes))
-    found = together(source, ranges(source))
+    found = group_small_ranges(source, ranges(source))
     assert [len(parts) for parts in found] == groups
     assert [part for parts in found for part in parts] == ranges(source)
 
@@ -80,7 +80,7 @@ def test_files_of_text_are_small_by_their_bytes(
         table = pa.table({"y": np.arange(rows) % 2, "a": np.arange(rows)})
         pa.csv.write_csv(table, tmp_path / f"{number}.csv")
     source = opened(tmp_path, Data(source="*.csv", label="y"))
-    assert [len(parts) for parts in together(source, ranges(source))] == [3, 1, 1]
+    assert [len(parts) for parts in group_small_ranges(source, ranges(source))] == [3, 1, 1]
 
 
 def test_a_piece_goes_over_files_and_ends_where_a_type_changes(tmp_path: Path) -> None:

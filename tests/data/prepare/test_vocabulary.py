@@ -12,13 +12,13 @@ import pytest
 
 from ddlflow.data.prepare import vocabulary as vocabulary_
 from ddlflow.data.prepare.prepare import prepare
-from ddlflow.data.prepare.vocabulary import ValueCounts, Word, save_counts, vocabulary
+from ddlflow.data.prepare.vocabulary import CategoryColumn, ValueCounts, save_counts, vocabulary
 from ddlflow.errors import DataError
 from ddlflow.spec.pipeline import Data
 from ddlflow.store.folder import FolderStore
 from ddlflow.store.stored import StoredFile
 
-WORDS = (Word("town", True), Word("code", False))
+COLUMNS = (CategoryColumn("town", True), CategoryColumn("code", False))
 
 
 def in_turn(function: Any, items: list[Any], _: str) -> Iterator[Any]:
@@ -27,13 +27,13 @@ def in_turn(function: Any, items: list[Any], _: str) -> Iterator[Any]:
 
 def counted(path: Path, columns: list[list[Any]]) -> StoredFile:
     """Counts of two columns, piece by piece."""
-    counts = [ValueCounts(word) for word in WORDS]
+    counts = [ValueCounts(word) for word in COLUMNS]
     for count, values in zip(counts, columns, strict=True):
         array = pa.array(values)
         for start in range(0, len(array), 37):
             count.add(array.slice(start, 37))
     file = StoredFile(FolderStore(path.parent), path.name)
-    save_counts(file, WORDS, [count.table() for count in counts])
+    save_counts(file, COLUMNS, [count.table() for count in counts])
     return file
 
 
@@ -53,7 +53,7 @@ def test_counts_are_those_of_a_counter(
         codes.update(value for value in code if value is not None)
         paths.append(counted(tmp_path / f"counts-{number}.arrow", [town, code]))
     rows = 91 * files
-    found = vocabulary(paths, WORDS, key="k" * 64, rows=rows, rare_below=9, map_over=in_turn)
+    found = vocabulary(paths, COLUMNS, key="k" * 64, rows=rows, rare_below=9, map_over=in_turn)
     for category, counts, kind in zip(found, (towns, codes), ("text", "integer"), strict=True):
         often = {value: n for value, n in counts.items() if n >= 9}
         assert category.kind == kind
@@ -73,7 +73,7 @@ def test_a_column_of_keys_is_refused_on_a_worker_and_when_all_are_merged(
         for part in range(2)
     ]
     with pytest.raises(DataError, match=words):
-        vocabulary(paths, WORDS, key="", rows=120, rare_below=1, map_over=in_turn)
+        vocabulary(paths, COLUMNS, key="", rows=120, rare_below=1, map_over=in_turn)
 
 
 def test_a_source_of_many_files_brings_no_values_to_the_driver(

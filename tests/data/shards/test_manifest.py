@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddlflow.data.columns import Columns, Label
-from ddlflow.data.shards.manifest import NAME, Group, Manifest, Shard
+from ddlflow.data.shards.manifest import NAME, Manifest, Shard, SplitStatistics
 from ddlflow.data.shards.statistics import Statistics
 from ddlflow.errors import DataError
 
@@ -30,9 +30,9 @@ def _manifest() -> Manifest:
             Shard("shards/train/1.arrow", "train", 1, 1, "cc"),
         ),
         groups=(
-            Group("train", 0, _statistics(3, 1.0)),
-            Group("train", 1, _statistics(1, 5.0)),
-            Group("test", None, _statistics(2, 9.0)),
+            SplitStatistics("train", 0, _statistics(3, 1.0)),
+            SplitStatistics("train", 1, _statistics(1, 5.0)),
+            SplitStatistics("test", None, _statistics(2, 9.0)),
         ),
         source="f",
         settings={},

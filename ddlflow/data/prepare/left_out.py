@@ -13,7 +13,7 @@ _WHY = {
 }
 
 
-def losses(manifest: Manifest) -> list[str]:
+def left_out_notes(manifest: Manifest) -> list[str]:
     """A sentence on the rows that were dropped and one on the values that were replaced."""
     found = []
     if sum(manifest.dropped.values()):

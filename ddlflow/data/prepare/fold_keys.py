@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from ddlflow.data.columns import missing_mask
 from ddlflow.data.prepare import split
-from ddlflow.data.prepare.dealing import names_of
-from ddlflow.data.prepare.keep import needs_features
-from ddlflow.data.prepare.pieces import Piece, RangeTask, pieces
+from ddlflow.data.prepare.fold_assignment import names_of
+from ddlflow.data.prepare.piece_rows import PieceRows, RangeTask, piece_rows
+from ddlflow.data.prepare.row_filter import needs_features
 from ddlflow.data.prepare.times import Times, ordinals, unusable
 from ddlflow.errors import DataError
 from ddlflow.store.stored import StoredFile
@@ -28,7 +28,7 @@ _MERGE_ROWS = 4_000_000  # values held before they are merged
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class FoldKeys:
     """What the training rows of a task hold in the column that folds are made by.
 
     Attributes:
@@ -48,7 +48,7 @@ class Tally:
     high: int | None = None
 
 
-def tally_ranges(task: RangeTask) -> Tally:
+def read_fold_keys(task: RangeTask) -> FoldKeys:
     """Reads the training rows of a task for the column that folds are made by.
 
     Raises:
@@ -56,26 +56,26 @@ def tally_ranges(task: RangeTask) -> Tally:
     """
     scan = task.scan
     assert scan.cv is not None
-    result = StoredFile(scan.work, f"tally-{scan.number:05d}.json")
+    result = StoredFile(scan.work, f"fold-keys-{scan.number:05d}.json")
     found = result.load()
     if found and found["key"] == scan.key and file_of(task).exists():
-        value = found["tally"]
+        value = found["keys"]
         tuples = {name: tuple(value[name]) for name in ("spread", "runs")}
-        return Tally(**{**value, **tuples, "only": dict(value["only"])})
+        return FoldKeys(**{**value, **tuples, "only": dict(value["only"])})
     features = (*scan.roles.numeric, *scan.roles.tensor_names) if needs_features(scan.spec) else ()
-    train = (_of_train(task, piece) for piece in pieces(task, features))
-    tally = _tally_times(task, train) if scan.cv.kind == "time" else _tally_names(task, train)
-    value = asdict(tally) | {"only": list(tally.only.items())}  # JSON has keys of text alone
-    result.save({"key": scan.key, "tally": value})
-    return tally
+    train = (_of_train(task, piece) for piece in piece_rows(task, features))
+    keys = _times(task, train) if scan.cv.kind == "time" else _groups(task, train)
+    value = asdict(keys) | {"only": list(keys.only.items())}  # JSON has keys of text alone
+    result.save({"key": scan.key, "keys": value})
+    return keys
 
 
 def file_of(task: RangeTask) -> StoredFile:
     """The file of a task's groups or times."""
-    return StoredFile(task.scan.work, f"tally-{task.scan.number:05d}.data")
+    return StoredFile(task.scan.work, f"fold-keys-{task.scan.number:05d}.data")
 
 
-def _of_train(task: RangeTask, piece: Piece) -> tuple[pa.Array, np.ndarray]:
+def _of_train(task: RangeTask, piece: PieceRows) -> tuple[pa.Array, np.ndarray]:
     """The column and the classes of a piece's training rows."""
     by = task.scan.roles.by
     assert by is not None
@@ -83,7 +83,7 @@ def _of_train(task: RangeTask, piece: Piece) -> tuple[pa.Array, np.ndarray]:
     return piece.batch.column(by).filter(pa.array(mask)), piece.classes[mask]
 
 
-def _tally_times(task: RangeTask, train: Iterable[tuple[pa.Array, np.ndarray]]) -> Tally:
+def _times(task: RangeTask, train: Iterable[tuple[pa.Array, np.ndarray]]) -> FoldKeys:
     by, missing, runs = task.scan.roles.by, 0, []
     assert by is not None
     lows, highs = [], []
@@ -99,10 +99,10 @@ def _tally_times(task: RangeTask, train: Iterable[tuple[pa.Array, np.ndarray]]) 
                 highs.append(int(times[-1]))
                 file.write(times.tobytes())
     low, high = min(lows, default=None), max(highs, default=None)
-    return Tally(missing, runs=tuple(runs), low=low, high=high)
+    return FoldKeys(missing, runs=tuple(runs), low=low, high=high)
 
 
-def _tally_names(task: RangeTask, train: Iterable[tuple[pa.Array, np.ndarray]]) -> Tally:
+def _groups(task: RangeTask, train: Iterable[tuple[pa.Array, np.ndarray]]) -> FoldKeys:
     by, missing = task.scan.roles.by, 0
     assert by is not None
     held: list[pa.Table] = []
@@ -127,7 +127,7 @@ def _tally_names(task: RangeTask, train: Iterable[tuple[pa.Array, np.ndarray]]) 
         pa.ipc.new_file(file, merged.schema) as out,
     ):
         out.write_table(merged)
-    return Tally(missing, only, tuple(sorted(spread)))
+    return FoldKeys(missing, only, tuple(sorted(spread)))
 
 
 def _note_classes(
@@ -188,6 +188,6 @@ def groups_of(tasks: list[RangeTask], by: str) -> tuple[list[Any], list[int]]:
     return merged["value"].to_pylist(), merged["rows"].to_pylist()
 
 
-def times_of(tasks: list[RangeTask], tallies: list[Tally]) -> list[Times]:
+def times_of(tasks: list[RangeTask], fold_keys: list[FoldKeys]) -> list[Times]:
     """The files of times over all ranges."""
-    return [Times(file_of(task), tally.runs) for task, tally in zip(tasks, tallies, strict=True)]
+    return [Times(file_of(task), keys.runs) for task, keys in zip(tasks, fold_keys, strict=True)]

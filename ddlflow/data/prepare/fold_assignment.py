@@ -33,7 +33,7 @@ _STREAM = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Dealing:
+class FoldAssignment:
     """How a training row's part is found.
 
     Attributes:
@@ -57,12 +57,12 @@ class Dealing:
 
 
 def parts_of(
-    dealing: Dealing, classes: Int64, numbers: Int64, by: pa.Array | None, name: str
+    assignment: FoldAssignment, classes: Int64, numbers: Int64, by: pa.Array | None, name: str
 ) -> Int64:
     """The part of each training row.
 
     Args:
-        dealing: how it is found.
+        assignment: how it is found.
         classes: [n] the rows' classes.
         numbers: [n] each row's own number among the training rows of its class, from 0.
         by: [n] the column that folds are made by; None for plain and stratified.
@@ -71,17 +71,17 @@ def parts_of(
     Returns:
         int64 [n], each below ``num_parts``.
     """
-    if dealing.kind == "plain":
-        return _plain(dealing, classes, numbers)
-    if dealing.kind == "stratified":
-        return _stratified(dealing, classes, numbers)
+    if assignment.kind == "plain":
+        return _plain(assignment, classes, numbers)
+    if assignment.kind == "stratified":
+        return _stratified(assignment, classes, numbers)
     assert by is not None
-    assert dealing.type is not None
-    if dealing.kind == "time":
-        times = ordinals(by, name, dealing.type)
-        return np.searchsorted(dealing.cuts, times, side="right").astype(np.int64)
-    assert dealing.table is not None
-    return _looked_up(dealing.table, names_of(by, name, dealing.type).dictionary_encode())
+    assert assignment.type is not None
+    if assignment.kind == "time":
+        times = ordinals(by, name, assignment.type)
+        return np.searchsorted(assignment.cuts, times, side="right").astype(np.int64)
+    assert assignment.table is not None
+    return _looked_up(assignment.table, names_of(by, name, assignment.type).dictionary_encode())
 
 
 def _looked_up(table_file: StoredFile, names: pa.DictionaryArray) -> Int64:
@@ -97,23 +97,23 @@ def _looked_up(table_file: StoredFile, names: pa.DictionaryArray) -> Int64:
     return parts
 
 
-def _plain(dealing: Dealing, classes: Int64, numbers: Int64) -> Int64:
-    starts = np.cumsum(dealing.counts) - dealing.counts
-    size = np.array([dealing.counts.sum()], dtype=np.uint64)
-    keys = split.class_keys((dealing.seed, _STREAM), 1)
+def _plain(assignment: FoldAssignment, classes: Int64, numbers: Int64) -> Int64:
+    starts = np.cumsum(assignment.counts) - assignment.counts
+    size = np.array([assignment.counts.sum()], dtype=np.uint64)
+    keys = split.class_keys((assignment.seed, _STREAM), 1)
     place = split.places((starts[classes] + numbers).astype(np.uint64), size, keys)
-    return (place % np.uint64(dealing.num_parts)).astype(np.int64)
+    return (place % np.uint64(assignment.num_parts)).astype(np.int64)
 
 
-def _stratified(dealing: Dealing, classes: Int64, numbers: Int64) -> Int64:
-    counts, parts = dealing.counts, np.empty(len(classes), dtype=np.int64)
+def _stratified(assignment: FoldAssignment, classes: Int64, numbers: Int64) -> Int64:
+    counts, parts = assignment.counts, np.empty(len(classes), dtype=np.int64)
     starts = np.cumsum(counts) - counts
-    keys = split.class_keys((dealing.seed, _STREAM), len(counts))
+    keys = split.class_keys((assignment.seed, _STREAM), len(counts))
     rows, bounds = split.by_class(classes, len(counts))
     for of, start, stop in split.runs(classes, rows, bounds):
         number = numbers[rows[start:stop]].astype(np.uint64)
         place = split.places(number, counts[of].astype(np.uint64), keys[:, of])
-        parts[rows[start:stop]] = (starts[of] + place.astype(np.int64)) % dealing.num_parts
+        parts[rows[start:stop]] = (starts[of] + place.astype(np.int64)) % assignment.num_parts
     return parts
 
 

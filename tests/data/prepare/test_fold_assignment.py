@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold
 
-from ddlflow.data.prepare.dealing import Dealing, balanced, names_of, parts_of
+from ddlflow.data.prepare.fold_assignment import FoldAssignment, balanced, names_of, parts_of
 from ddlflow.errors import DataError
 from ddlflow.store.folder import FolderStore
 from ddlflow.store.stored import StoredFile
@@ -20,7 +20,7 @@ counts_of_classes = st.lists(st.integers(0, 60), min_size=1, max_size=80).filter
 
 def dealt(kind: str, counts: list[int], folds: int, seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Classes in a mixed order, and each row's part; the rows are dealt in two pieces."""
-    dealing = Dealing(kind, folds, seed=seed, counts=np.array(counts))  # type: ignore[arg-type]
+    dealing = FoldAssignment(kind, folds, seed=seed, counts=np.array(counts))  # type: ignore[arg-type]
     random = np.random.default_rng(1)
     rows = random.permutation(sum(counts))
     classes = np.repeat(np.arange(len(counts)), counts)[rows]
@@ -87,7 +87,7 @@ def test_names_are_looked_up(tmp_path: Path) -> None:
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as out:
         out.write_batch(batch)
     table = StoredFile(FolderStore(tmp_path), path.name)
-    dealing = Dealing("named", 2, type=pa.string(), table=table)
+    dealing = FoldAssignment("named", 2, type=pa.string(), table=table)
     column = pa.array(["b", "a", "a"]).dictionary_encode()
     zeros = np.zeros(3, dtype=np.int64)
     assert parts_of(dealing, zeros, zeros, column, "g").tolist() == [0, 1, 1]

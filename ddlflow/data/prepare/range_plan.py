@@ -8,8 +8,8 @@ import numpy.typing as npt
 from ddlflow.data.columns import Columns, Label, Value
 from ddlflow.data.offsets import offset_of
 from ddlflow.data.prepare import split
-from ddlflow.data.prepare.keep import Lost, check_refused
-from ddlflow.data.prepare.pieces import Quotas, RangeTask
+from ddlflow.data.prepare.piece_rows import Quotas, RangeTask
+from ddlflow.data.prepare.row_filter import LeftOut, check_refused
 from ddlflow.data.prepare.scan import MAX_CLASSES
 from ddlflow.data.prepare.scan_task import ScanTask
 from ddlflow.data.prepare.scan_totals import ScanTotals
@@ -21,7 +21,7 @@ from ddlflow.errors import DataError
 Int64 = npt.NDArray[np.int64]
 
 
-def learn(scans: Sequence[ScanTask], found: ScanTotals, map_over: Map) -> tuple[Columns, Lost]:
+def learn(scans: Sequence[ScanTask], found: ScanTotals, map_over: Map) -> tuple[Columns, LeftOut]:
     """What the first pass found: vocabularies, classes, offsets, and what is left out.
 
     Args:
@@ -54,7 +54,7 @@ def learn(scans: Sequence[ScanTask], found: ScanTotals, map_over: Map) -> tuple[
     own = [scan for scan in scans if not scan.is_test]
     categories = vocabulary(
         [scan.counts for scan in own],
-        task.words,
+        task.category_columns,
         key=task.key,
         rows=sum(rows for scan, rows in zip(scans, found.kept, strict=True) if not scan.is_test),
         rare_below=task.spec.rare_below,
@@ -69,7 +69,7 @@ def learn(scans: Sequence[ScanTask], found: ScanTotals, map_over: Map) -> tuple[
         task.roles.numeric, categories, label, types, derive, shifted, task.roles.tensors
     )
     by_column = {reason: rows for reason, rows in found.columns.items() if rows}
-    return columns, Lost(dict(dropped), by_column, dict(found.missing))
+    return columns, LeftOut(dict(dropped), by_column, dict(found.missing))
 
 
 def _classes(task: ScanTask, counts: Mapping[Value, int]) -> tuple[Value, ...]:

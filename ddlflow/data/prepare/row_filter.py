@@ -20,7 +20,7 @@ REASONS = ("where", "label", "missing", "infinite")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class RowsKept:
     """The rows of a piece that are kept.
 
     Attributes:
@@ -37,7 +37,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class LeftOut:
     """What a source has and the data set has not.
 
     Attributes:
@@ -56,7 +56,7 @@ def needs_features(spec: Data) -> bool:
     return spec.missing != "impute" or spec.infinite != "impute"
 
 
-def keep(batch: pa.RecordBatch, roles: Roles, spec: Data, labels: str) -> Kept:
+def rows_to_keep(batch: pa.RecordBatch, roles: Roles, spec: Data, labels: str) -> RowsKept:
     """Applies ``data.where``, ``label_missing``, ``missing`` and ``infinite`` to a piece.
 
     Rows that ``where`` leaves out may hold anything.
@@ -111,7 +111,7 @@ def keep(batch: pa.RecordBatch, roles: Roles, spec: Data, labels: str) -> Kept:
         dropped[reason] = int(np.count_nonzero(bad[reason] & ~out))
         out |= bad[reason]
     refused["weight"] = _bad_weights(batch, roles, out)
-    return Kept(~out if out.any() else None, dropped, columns, refused)
+    return RowsKept(~out if out.any() else None, dropped, columns, refused)
 
 
 def _judge_tensors(

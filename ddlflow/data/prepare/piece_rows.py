@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from ddlflow.data.columns import Columns, label_values
 from ddlflow.data.prepare import split
-from ddlflow.data.prepare.dealing import Dealing
-from ddlflow.data.prepare.keep import keep
+from ddlflow.data.prepare.fold_assignment import FoldAssignment
+from ddlflow.data.prepare.row_filter import rows_to_keep
 from ddlflow.data.prepare.scan_task import ScanTask
 from ddlflow.data.prepare.small_ranges import read_in_turn
 
@@ -46,7 +46,7 @@ class RangeTask:
         train_before: int64 [C] training rows of each class before them; counted where folds need
             them and a column names the splits, else 0.
         quotas: None where the split comes from a column or the ranges are of ``test_source``.
-        dealing: how the training rows become parts; None: they are one, or it is not known yet.
+        assignment: how the training rows become parts; None: they are one, or it is not known yet.
     """
 
     scan: ScanTask
@@ -55,11 +55,11 @@ class RangeTask:
     before: Int64
     train_before: Int64
     quotas: Quotas | None
-    dealing: Dealing | None = None
+    assignment: FoldAssignment | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PieceRows:
     """The n rows of a piece that are kept, in the source's order.
 
     Attributes:
@@ -84,7 +84,7 @@ class Piece:
     numbers: Int64 | None
 
 
-def pieces(task: RangeTask, features: Sequence[str]) -> Iterator[Piece]:
+def piece_rows(task: RangeTask, features: Sequence[str]) -> Iterator[PieceRows]:
     """The pieces of a task that have rows, in order.
 
     Args:
@@ -100,7 +100,7 @@ def pieces(task: RangeTask, features: Sequence[str]) -> Iterator[Piece]:
         rows = batch.num_rows
         begin, first_row = first_row, first_row + rows
         source_rows = np.arange(begin, first_row)
-        mask = keep(batch, scan.roles, scan.spec, scan.labels).mask
+        mask = rows_to_keep(batch, scan.roles, scan.spec, scan.labels).mask
         if mask is not None:
             batch = batch.filter(pa.array(mask))  # noqa: PLW2901 - what is left of it
             source_rows = source_rows[mask]
@@ -114,7 +114,7 @@ def pieces(task: RangeTask, features: Sequence[str]) -> Iterator[Piece]:
         if numbers is not None and not scan.is_test and task.quotas is None:
             _number(classes, splits == split.TRAIN, train_before, numbers)
         before += np.bincount(classes, minlength=len(before))
-        yield Piece(number, begin, batch, source_rows, label, classes, splits, numbers)
+        yield PieceRows(number, begin, batch, source_rows, label, classes, splits, numbers)
 
 
 def _batches(scan: ScanTask, features: Sequence[str]) -> Iterator[pa.RecordBatch]:
