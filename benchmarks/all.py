@@ -4,7 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("train", "ranks", "determinism", "prepare", "many_files", "text", "infer", "memory", "course")
+SCRIPTS = (
+    "train",
+    "ranks",
+    "determinism",
+    "prepare",
+    "many_files",
+    "text",
+    "infer",
+    "memory",
+    "course",
+)
 
 if __name__ == "__main__":
     for name in SCRIPTS:
