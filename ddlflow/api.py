@@ -222,7 +222,7 @@ def _check_asked(request: Request, only: str | None) -> None:
 
 def summary_json(result: "RunSummary | SweepSummary") -> dict[str, Any]:
     """What ``--json`` prints of a run."""
-    from ddlflow.runs.results import to_json
+    from ddlflow.runs.result_json import to_json
 
     return to_json(result)
 
@@ -313,25 +313,6 @@ def make(
 
 def fetch_higgs(out: str | Path) -> list[Path]:
     """Fetches UCI's HIGGS.csv.gz, checks it, and turns it into ``out/train`` and ``out/test``."""
-    from ddlflow.data.samples.higgs import fetch, to_parquet
-    from ddlflow.report.screen import Screen
+    from ddlflow.runs.samples import fetch_higgs as fetch_to
 
-    screen, folder = Screen(), Path(out)
-    written: list[Path] = []
-
-    def step(name: str, unit: str, work: Any) -> Any:
-        with screen.bar(name, 1.0, unit) as show:
-
-            def on_event(event: dict[str, Any]) -> None:
-                if event["event"] == "progress":
-                    show(event["done"] / max(event["total"], 1))
-                else:
-                    screen.say(f"{name}: {event['reason']}; again in {event['wait_s']:.0f} s")
-
-            return work(on_event)
-
-    archive = step("fetch", "bytes", lambda on_event: fetch(folder, on_event=on_event))
-    written += step(
-        "parquet", "rows", lambda on_event: to_parquet(archive, folder, on_event=on_event)
-    )
-    return written
+    return fetch_to(Path(out))

@@ -17,7 +17,8 @@ def test_the_names_are_these() -> None:
     """Flows of users import them: raise ``FLOW_API`` when one goes or means another thing."""
     assert flow_api.FLOW_API == 2
     assert flow_api.__all__ == [
-        *("FLOW_API", "RunRecord", "Session", "Stage", "check_prepared", "cross_validate"),
+        *("FLOW_API", "RunRecord", "RunSummary", "Session", "Stage", "SweepSummary"),
+        *("check_prepared", "cross_validate"),
         *("evaluate", "flow_run_name", "infer", "log_best", "log_folds", "log_search"),
         *("open_session", "prepare", "publish", "recorded", "run_stage", "search"),
         *("search_progress", "summary", "sweep_summary", "train", "trials", "use_best"),

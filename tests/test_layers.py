@@ -53,12 +53,14 @@ MAY_IMPORT = {
 ORDER = {
     "runs": [
         ("results",),
+        ("result_json", "trial_members", "interrupts"),
         ("events", "workers", "ranks", "failures", "finished", "holds", "tables", "running"),
         ("installed",),
         ("project",),
         ("check/finding",),
         ("check/",),
         ("session",),
+        ("samples", "setup"),
         ("launch",),
         ("stages",),
         ("spread",),

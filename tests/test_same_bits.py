@@ -23,7 +23,7 @@ import yaml
 
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
-from ddlflow.runs.results import to_json
+from ddlflow.runs.result_json import to_json
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 from ddlflow.train.rank import NAME as RANK

@@ -16,9 +16,9 @@ from ddlflow.redact import redacted_values
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.installed import PACKAGES, versions
 from ddlflow.runs.ranks import together
-from ddlflow.runs.record import flat
 from ddlflow.runs.results import PrepareResult
 from ddlflow.runs.session import Session
+from ddlflow.spec.given import flat
 from ddlflow.spec.load import Request
 from ddlflow.store.store import open_store
 from ddlflow.tracking.read import Reader, Recorded

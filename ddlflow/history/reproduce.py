@@ -24,11 +24,11 @@ from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
 from ddlflow.runs.events import TrainEvent
 from ddlflow.runs.finished import Stage
-from ddlflow.runs.record import flat
 from ddlflow.runs.results import PrepareResult
 from ddlflow.runs.session import Session
 from ddlflow.runs.tables import check_there
 from ddlflow.spec.code import check_trusted
+from ddlflow.spec.given import flat
 from ddlflow.spec.load import Request, load, load_site
 from ddlflow.spec.site import Site
 from ddlflow.tracking.pending import send_pending

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from fsspec.utils import glob_translate
 
-from ddlflow.runs.results import from_json, to_json
+from ddlflow.runs.result_json import from_json, to_json
 from ddlflow.store import documents
 from ddlflow.store.store import Store, is_url, open_store
 

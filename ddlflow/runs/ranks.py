@@ -10,7 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ddlflow.errors import TrainingError
-from ddlflow.runs.results import AttemptRanks, from_json
+from ddlflow.runs.result_json import from_json
+from ddlflow.runs.results import AttemptRanks
 from ddlflow.store import documents
 from ddlflow.store.store import Store
 from ddlflow.train.facts import Facts, deciding, unlike

@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ddlflow.runs.results import EvaluateResult, PrepareResult, TrainAttempt, Tr
 from ddlflow.runs.session import Session
 from ddlflow.runs.stages import COEFFICIENTS, inferred_source, key_of
 from ddlflow.spec import code
+from ddlflow.spec.given import flat
 from ddlflow.store import documents
 from ddlflow.store.site_storage import storage_errors
 from ddlflow.store.store import is_url, open_store
@@ -270,18 +271,6 @@ def _counts(prepared: Stage[PrepareResult]) -> dict[str, str]:
         if found:
             tags[f"ddlflow.{name}"] = ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
     return tags
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings -> dotted names, as ``--set`` takes them."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{name}.")
-        elif value is not None:
-            found[name] = value
-    return found
 
 
 def redacted_site(session: Session) -> dict[str, Any]:

@@ -15,16 +15,12 @@ from ddlflow.errors import TrackingError
 from ddlflow.redact import redacted_values
 from ddlflow.runs.events import OnTrial
 from ddlflow.runs.finished import Stage
-from ddlflow.runs.record import RunRecord, flat
-from ddlflow.runs.results import (
-    CrossValidationResult,
-    FoldResult,
-    ScoreSpread,
-    SearchResult,
-    to_json,
-)
+from ddlflow.runs.record import RunRecord
+from ddlflow.runs.result_json import to_json
+from ddlflow.runs.results import CrossValidationResult, FoldResult, ScoreSpread, SearchResult
 from ddlflow.runs.search import TABLE
 from ddlflow.runs.sweeps import table_of
+from ddlflow.spec.given import flat
 from ddlflow.spec.search import Search
 from ddlflow.sweep.choose.table import TrialRow
 

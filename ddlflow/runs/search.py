@@ -12,6 +12,7 @@ from ddlflow.runs.events import OnTrial
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.results import PrepareResult, SearchResult
 from ddlflow.runs.session import Session
+from ddlflow.runs.trial_members import member_ids, trial_of, trials_of
 from ddlflow.spec.pipeline import Pipeline, Training
 from ddlflow.store import documents
 from ddlflow.store.store import Store, open_store
@@ -140,12 +141,12 @@ class Searching:
             for one in cut
             for task in one.tasks
             if open_store(task.folder).list()
-            for number in _trials_of(task)
+            for number in trials_of(task)
         }
         alone = self._alone(group, metric, better)
 
         def take(repeat: int, found: list[Json]) -> None:
-            sound = (one for one in found if _trial_of(one["id"]) not in dropped)
+            sound = (one for one in found if trial_of(one["id"]) not in dropped)
             results.update({(repeat, one["id"]): one for one in sound})
             self._end_trials(trials, results, dropped, metric)
 
@@ -179,9 +180,9 @@ class Searching:
             on_results(results)
 
         ids = (m["id"] for task in cut.tasks for m in task.members)
-        gone = frozenset(id_ for id_ in ids if _trial_of(id_) in dropped)
+        gone = frozenset(id_ for id_ in ids if trial_of(id_) in dropped)
         left = [t for t in cut.tasks if any(m["id"] not in gone for m in t.members)]
-        left.sort(key=lambda task: min(_trials_of(task)))  # a trial's folds side by side
+        left.sort(key=lambda task: min(trials_of(task)))  # a trial's folds side by side
         spread.train(
             self.session,
             replace(cut, tasks=tuple(left)),
@@ -194,7 +195,7 @@ class Searching:
 
     def _may_begin(self, task: PieceTask) -> bool:
         """In time, or a trial's that was begun in time."""
-        numbers = _trials_of(task)
+        numbers = trials_of(task)
         if not self._in_time() and self.begun.isdisjoint(numbers):
             return False
         self.begun |= numbers
@@ -227,7 +228,7 @@ class Searching:
         return [
             (repeat, member)
             for repeat, stage in enumerate(self.data)
-            for member in _ids(trial.number, self._folds(stage))
+            for member in member_ids(trial.number, self._folds(stage))
         ]
 
     def _outcome(self, trial: Trial, results: dict[Key, Json], metric: str) -> Outcome:
@@ -251,7 +252,7 @@ class Searching:
         folds = self._folds(stage)
         for trial in trials:
             setting = settings(self.session.request.pipeline, trial.values)
-            ids = _ids(trial.number, folds)
+            ids = member_ids(trial.number, folds)
             members += [
                 Member(id_, setting.model, self._settled(setting), fold)
                 for id_, fold in zip(ids, folds, strict=True)
@@ -298,15 +299,3 @@ class Searching:
         why = f"; the first failed: {reasons[0]}" if reasons else ""
         text = f"None of {number} trials was trained to its end with a score{why}"
         return f"{text.rstrip('.')}. Correct that, or try them again with --fresh."
-
-
-def _ids(trial: int, folds: Sequence[int | None]) -> list[str]:
-    return [str(trial) if fold is None else f"{trial}/{fold}" for fold in folds]
-
-
-def _trial_of(member: str) -> int:
-    return int(member.partition("/")[0])
-
-
-def _trials_of(task: PieceTask) -> set[int]:
-    return {_trial_of(values["id"]) for values in task.members}

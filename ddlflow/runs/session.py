@@ -7,24 +7,23 @@ once, and the second waits and then finds the result.
 
 import contextlib
 import shutil
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ddlflow.engines import Engine, GangJob, GangResult, open_engine
 from ddlflow.engines.batched import map_batched
 from ddlflow.engines.resources import Resources, resources
-from ddlflow.errors import DdlflowError, InputError
+from ddlflow.errors import InputError
 from ddlflow.report.screen import Screen
 from ddlflow.runs.finished import STAGE_FILE, Stage, Value, damaged, hashed, load, save, told
 from ddlflow.runs.holds import Uses
+from ddlflow.runs.interrupts import Interrupted, Interrupts
 from ddlflow.runs.workers import count_gpus, gpus_of, least_cores
 from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Pipeline
@@ -43,14 +42,6 @@ if TYPE_CHECKING:
     from ddlflow.train.facts import Facts  # which imports PyTorch
 
 
-class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM: everything stops, what is finished is kept."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal.Signals(signal_number).name)
-        self.exit_status = 128 + signal_number
-
-
 class Session:
     """Everything that the stages of one command share. A context manager."""
 
@@ -58,15 +49,11 @@ class Session:
         self.request = request
         self.screen = screen
         self.fresh = fresh
-        self.stop = threading.Event()
         self._engine: Engine | None = None
-        self._in_gang = False
-        self._signal: int | None = None
-        self._handlers: dict[int, Any] = {}
-        self._lost: DdlflowError | None = None
+        self._interrupts = Interrupts(screen.say)
         self._made_storage = False
         self._is_entered = False
-        self._uses = Uses(self._on_lost)  # what the stages made or found
+        self._uses = Uses(self._interrupts.on_lost)  # what the stages made or found
 
     # ---- places ----------------------------------------------------------------------------
 
@@ -164,16 +151,8 @@ class Session:
             DdlflowError: another command has taken the work over.
         """
         engine = self.engine
-        self._in_gang = True
-        try:
-            result = engine.gang(job, world, on_event=on_event, stop=self.stop)
-        finally:
-            self._in_gang = False
-        if self._lost is not None:
-            raise self._lost
-        if self._signal is not None:
-            raise Interrupted(self._signal)
-        return result
+        with self._interrupts.of_a_training():
+            return engine.gang(job, world, on_event=on_event, stop=self._interrupts.stop)
 
     def stage(
         self,
@@ -290,12 +269,14 @@ class Session:
                         self.storage.mkdir(parents=True)
                         self._made_storage = True
                     claims = place.claims("lease")
-                    lease = held(claims, what, say=self.screen.say, on_lost=self._on_lost)
+                    lease = held(
+                        claims, what, say=self.screen.say, on_lost=self._interrupts.on_lost
+                    )
                     opened = stack.enter_context(lease)
                 yield opened
         except Interrupted:
-            if self._lost is not None:
-                raise self._lost from None
+            if self._interrupts.lost is not None:
+                raise self._interrupts.lost from None
             raise
 
     @contextlib.contextmanager
@@ -314,25 +295,7 @@ class Session:
             if is_new:
                 remove_empty(self.storage)
 
-    # ---- signals ---------------------------------------------------------------------------
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        again = self._signal is not None
-        self._signal = number
-        # A lost training leaves no checkpoint: its folder is another command's now.
-        if self._in_gang and not again and self._lost is None:
-            self.screen.say("stopping: a checkpoint is written (once more to stop at once)")
-            self.stop.set()
-        else:
-            raise Interrupted(number)
-
-    def _on_lost(self, error: DdlflowError) -> None:
-        """Ends what the main thread does; called in the thread of a lease."""
-        self._lost = error
-        if self._handlers:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-        else:
-            self.stop.set()
+    # ---- its end ---------------------------------------------------------------------------
 
     def _close(self, engine: Engine) -> None:
         """Ends the engine. What was done stays done: that it ends badly is said, and is no error.
@@ -348,9 +311,7 @@ class Session:
 
     def __enter__(self) -> Self:
         self._is_entered = True
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._on_signal)
+        self._interrupts.listen()
         return self
 
     def __exit__(
@@ -363,7 +324,6 @@ class Session:
             self._close(self._engine)
             self._engine = None
         self._uses.close()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._interrupts.close()
         if isinstance(error, InputError) and self._made_storage:
             remove_empty(self.storage)

@@ -11,50 +11,27 @@ from ddlflow.errors import DataError, SpecError
 from ddlflow.redact import redacted, redacted_values
 from ddlflow.runs.events import OnTrainEvent, ignore
 from ddlflow.runs.finished import Stage, hashed
-from ddlflow.runs.launch import launch, settled, setup
+from ddlflow.runs.launch import launch
 from ddlflow.runs.results import (
     EvaluateResult,
     InferResult,
     PrepareResult,
-    SampleResult,
     TrainResult,
 )
+from ddlflow.runs.samples import SAMPLE_VERSION, source_of
 from ddlflow.runs.session import Session
+from ddlflow.runs.setup import settled, setup
 from ddlflow.spec import code
 from ddlflow.spec.load import Request
-from ddlflow.spec.pipeline import Made
 from ddlflow.store import documents
 from ddlflow.store.store import Store
 from ddlflow.train.events import EpochEnded
 
 COEFFICIENTS = "coefficients.json"  # of a linear model, in the folder of its evaluate stage
 # A stage's own version: raised when its result changes for the same settings.
-VERSION = {"source": 1, "prepare": 5, "train": 5, "evaluate": 5, "infer": 3}
+VERSION = {"source": SAMPLE_VERSION, "prepare": 5, "train": 5, "evaluate": 5, "infer": 3}
 # What of the data section decides the shards alone, and so the digest of the prepared data.
 SHARDS_ALONE = {"source", "test_source", "split", "seed"}
-
-
-def source(session: Session) -> str:
-    """Where the pipeline's rows are; a made source is made first."""
-    wanted = session.request.pipeline.data.source
-    if isinstance(wanted, str):
-        return wanted
-    return made(session, wanted).folder
-
-
-def made(session: Session, wanted: Made) -> Stage[SampleResult]:
-    """Makes a source's rows under the storage."""
-    from ddlflow.data.samples.generators import GENERATORS, plan, write_part
-
-    def work(folder: Store) -> SampleResult:
-        session.warm_ranks()
-        parts = plan(wanted.use, wanted.rows, folder.location, wanted.seed)
-        written = list(session.map_over(write_part, parts, wanted.use))
-        return SampleResult(wanted.rows, len(written))
-
-    versions = [VERSION["source"], GENERATORS[wanted.use].VERSION]
-    settings = {"version": versions, **wanted.model_dump(mode="json")}
-    return session.stage("source", settings, work, SampleResult, results=["*"])
 
 
 def prepare(session: Session, repeat: int = 0) -> Stage[PrepareResult]:
@@ -71,7 +48,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage[PrepareResult]:
     from ddlflow.data.prepare.prepare import prepare as prepare_data
 
     pipeline = session.request.pipeline
-    location = source(session)
+    location = source_of(session)
     spec = pipeline.data.model_copy(update={"source": location})
     sources, _ = open_sources(spec, pipeline.labels, session.data_root, pipeline.cv)
     settings = {

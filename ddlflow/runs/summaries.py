@@ -5,6 +5,7 @@ from typing import Any
 
 from ddlflow.runs.finished import Stage, Value
 from ddlflow.runs.record import RunRecord, redacted_site, rows_per_s
+from ddlflow.runs.result_json import to_json
 from ddlflow.runs.results import (
     CrossValidationResult,
     EvaluateResult,
@@ -15,7 +16,6 @@ from ddlflow.runs.results import (
     StageTime,
     SweepSummary,
     TrainResult,
-    to_json,
 )
 from ddlflow.runs.stages import COEFFICIENTS
 from ddlflow.runs.sweeps import table_of

@@ -14,17 +14,17 @@ from ddlflow.runs import stages
 from ddlflow.runs.check.search import too_late
 from ddlflow.runs.events import OnTrial, ignore
 from ddlflow.runs.finished import Stage
-from ddlflow.runs.launch import settled
+from ddlflow.runs.result_json import from_json
 from ddlflow.runs.results import (
     CrossValidationResult,
     FoldResult,
     PrepareResult,
     ScoreSpread,
     SearchResult,
-    from_json,
 )
 from ddlflow.runs.search import TABLE, Searching
 from ddlflow.runs.session import Session
+from ddlflow.runs.setup import settled
 from ddlflow.spec import code
 from ddlflow.store import documents
 from ddlflow.store.store import Store, open_store

@@ -39,3 +39,15 @@ def _key(key: Any) -> str:
     """A key as YAML writes it: the class true of {True: 5} is no text 'True'."""
     named = plain(key)
     return str(named).lower() if isinstance(named, bool) else str(named)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings -> dotted names, as ``--set`` takes them."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}.")
+        elif value is not None:
+            found[name] = value
+    return found

@@ -14,7 +14,8 @@ import pytest
 
 from ddlflow import api, errors
 from ddlflow.cli import app, output
-from ddlflow.runs.session import Interrupted
+from ddlflow.runs.interrupts import Interrupted
+from ddlflow.runs.results import RunSummary, StageTime
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [["run"], ["check"], ["infer"], ["ui"], ["init"]]
@@ -134,7 +135,7 @@ def test_what_ends_a_command(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(api, "run", fail)
+    monkeypatch.setattr(api, "run_pipeline", fail)
     for arguments in (["run", "p"], ["run", "p", "--json"]):
         found, out, err = ddlflow(*arguments)
         assert (found, out, err.rstrip("\n")) == (status, "", said)
@@ -165,7 +166,7 @@ def test_with_json_only_the_result_is_on_standard_output(
         subprocess.run([sys.executable, "-c", "print('child')"], check=True)
         return {"run_id": "r", "metrics": {"auroc": math.nan, "loss": 0.5}, "stages": [math.inf]}
 
-    monkeypatch.setattr(api, "run", noisy)
+    monkeypatch.setattr(api, "run_pipeline", noisy)
     status, out, err = ddlflow("run", "p", "--json")
     assert status == 0
     assert json.loads(out) == {
@@ -178,23 +179,23 @@ def test_with_json_only_the_result_is_on_standard_output(
 
 
 def test_the_last_screen(ddlflow: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
-    result = {
-        "run_id": "abc",
-        "stages": [
-            {"name": "prepare", "seconds": 1.25, "cached": True},
-            {"name": "train", "seconds": 2.25, "cached": False},
-        ],
-        "metrics": {"auroc": 0.77123, "rows": 500},
-        "baseline": {"auroc": 0.5},
-        "coefficients": None,
-        "rows_per_s": 84500.2,
-        "model_digest": "d1",
-        "model_uri": "runs:/abc/model",
-        "predictions": "p/q",
-        "report": "r/s",
-        "page": "mlflow ui --backend-store-uri x",
-    }
-    monkeypatch.setattr(api, "run", lambda *_, **__: result)
+    result = RunSummary(
+        run_id="abc",
+        stages=(StageTime("prepare", 1.25, True), StageTime("train", 2.25, False)),
+        metrics={"auroc": 0.77123, "rows": 500},
+        baseline={"auroc": 0.5},
+        notes=(),
+        rows_per_s=84500.2,
+        model_digest="d1",
+        model_uri="runs:/abc/model",
+        model="m",
+        predictions="p/q",
+        report="r/s",
+        tracking_uri="sqlite:///x",
+        page="mlflow ui --backend-store-uri x",
+        coefficients=None,
+    )
+    monkeypatch.setattr(api, "run_pipeline", lambda *_, **__: result)
     status, out, err = ddlflow("run", "p")
     assert (status, err) == (0, "")
     for words in (
@@ -218,7 +219,7 @@ def test_options_reach_the_command(
         got.append((arguments, options))
         return {}
 
-    monkeypatch.setattr(api, "run", take)
+    monkeypatch.setattr(api, "run_pipeline", take)
     options = ["--on", "big", "--set", "a.b=1", "--set", "c=2", "--fresh", "--json"]
     assert ddlflow("run", "p", *options)[0] == 0
     assert got == [(("p",), {"on": "big", "set": ["a.b=1", "c=2"], "fresh": True})]

@@ -14,7 +14,7 @@ from ddlflow.data.shards.manifest import Manifest
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
-from ddlflow.runs.results import to_json
+from ddlflow.runs.result_json import to_json
 from ddlflow.runs.session import Session, Stage
 from ddlflow.spec.load import load
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from ddlflow.errors import DdlflowError
+from ddlflow.runs.result_json import from_json, to_json
 from ddlflow.runs.results import (
     CrossValidationResult,
     FoldResult,
@@ -17,8 +18,6 @@ from ddlflow.runs.results import (
     StageTime,
     TrainAttempt,
     TrainResult,
-    from_json,
-    to_json,
 )
 from ddlflow.sweep.choose.table import TrialRow
 

@@ -25,7 +25,8 @@ from ddlflow.report.screen import Screen
 from ddlflow.runs import stages, sweeps
 from ddlflow.runs.events import OnTrial, ignore
 from ddlflow.runs.finished import Stage
-from ddlflow.runs.results import SearchResult, from_json
+from ddlflow.runs.result_json import from_json
+from ddlflow.runs.results import SearchResult
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 from ddlflow.sweep.choose.halving import keep

@@ -15,7 +15,8 @@ from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
 from ddlflow.runs.events import TrainEvent
 from ddlflow.runs.record import recorded
-from ddlflow.runs.results import TrainAttempt, to_json
+from ddlflow.runs.result_json import to_json
+from ddlflow.runs.results import TrainAttempt
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 from ddlflow.train.events import DigestMarked, EpochEnded
