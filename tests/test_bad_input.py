@@ -151,7 +151,7 @@ def the_line(lines: list[str]) -> str:
         ("train.early_stopping={metric: auc}", "train.early_stopping.metric is 'auc', which obje"),
         ("data.missing=zero", "data.missing is 'zero'; expected impute, refuse or drop."),
         # the site
-        ("storage=s3://bucket/runs", "storage is s3://bucket/runs; expected a folder that every"),
+        ("storage=ftp://host/runs", "storage is ftp://host/runs; expected a folder that every"),
         ("storage=data/t.parquet", "is a file. Name a folder."),
         ("tracking.uri=mlruns", "tracking.uri is 'mlruns', which MLflow cannot log to."),
         ("engine.use=sparkle", "engine.use is 'sparkle'; expected "),

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ddlflow.errors import SpecError
-from ddlflow.redact import redacted
 from ddlflow.store.cache import Cache, cache_here
 from ddlflow.store.claims import Claims
 from ddlflow.store.object_claims import ObjectClaims, UserObjects, Version
@@ -49,17 +48,20 @@ class ObjectStore:
                 not installed.
         """
         parts = urlsplit(url)
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         if parts.scheme not in SCHEMES:
             known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise SpecError(
-                f"{redacted(url)} is no object store that ddlflow knows; expected {known} or a "
-                "folder."
+                f"storage is {shown}; expected a folder that every worker sees, or a bucket: "
+                f"{known}."
             )
         if not parts.netloc:
-            raise SpecError(f"{url} names no bucket; expected {parts.scheme}://BUCKET/PREFIX.")
-        if parts.query or ":" in parts.netloc.partition("@")[0] or parts.password:
             raise SpecError(
-                f"{redacted(url)} holds more than a bucket and a prefix. Give credentials by the "
+                f"storage is {url}, which names no bucket; expected {parts.scheme}://BUCKET/PREFIX."
+            )
+        if parts.query or parts.password or (parts.username and parts.scheme in ("s3", "gs")):
+            raise SpecError(
+                f"storage is {shown} with more than a bucket and a prefix. Give credentials by the "
                 "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role)."
             )
         if find_spec("obstore") is None:

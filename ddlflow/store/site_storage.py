@@ -14,8 +14,6 @@ from ddlflow.spec.site import Site
 from ddlflow.store.files import temporary_for
 from ddlflow.store.store import Store, is_url, open_store
 
-# Until all that a run keeps goes through the store.
-TAKES_OBJECT_STORES = False
 FULL_BYTES = 64 << 20  # a disk with less is one on which a write may have failed
 
 
@@ -30,11 +28,6 @@ def storage_of(site: Site) -> Path:
     """
     storage = site.storage
     if is_url(storage):
-        if not TAKES_OBJECT_STORES:
-            raise SpecError(
-                f"storage is {storage}; expected a folder that every worker sees. "
-                "Shards are memory-mapped, so mount the bucket or choose a shared folder."
-            )
         store = open_store(storage)
         return Path(".ddlflow", *store.location.partition("://")[2].split("/")).absolute()
     return Path(storage).expanduser().absolute()

@@ -177,7 +177,7 @@ def test_several_errors_come_at_once_each_with_its_place(make: Make) -> None:
         ("train.early_stopping={metric: auc}", "train", "Did you mean 'auroc'?"),
         ("device=cuda", "workers", "Set device: auto or cpu"),
         ("tracking.uri=ftp://x", "tracking", "which MLflow cannot log to"),
-        ("storage=s3://bucket/x", "storage", "expected a folder that every worker sees"),
+        ("storage=ftp://host/x", "storage", "expected a folder that every worker sees"),
         ("storage=data/t.parquet/x", "storage", "is a file. Name a folder."),
     ],
 )

@@ -254,9 +254,13 @@ def test_several_use_what_one_then_waits_for(store: Store) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("s3:///prefix", "names no bucket; expected s3://BUCKET/PREFIX"),
-        ("ftp://host/x", "ftp://host/x is no object store that ddlflow knows; expected s3://, gs"),
+        ("s3:///prefix", "which names no bucket; expected s3://BUCKET/PREFIX"),
+        (
+            "ftp://host/x",
+            "storage is ftp://host/x; expected a folder that every worker sees, or a",
+        ),
         ("s3://AKIA:hunter2@bucket/x", "Give credentials by the environment"),
+        ("s3://hunter2@bucket/x", "Give credentials by the environment"),
         ("s3://bucket/x?X-Amz-Signature=hunter2", "more than a bucket and a prefix"),
     ],
 )
