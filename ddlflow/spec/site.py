@@ -61,6 +61,7 @@ class Site(Section):
     engine: EngineSection = EngineSection()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     data_root: str = "data"
+    # A folder that every worker sees, or a bucket: s3://BUCKET/PREFIX, gs://, abfs://.
     storage: Annotated[str, Field(min_length=1)] = ".ddlflow"
     tracking: Tracking = Tracking()
     trust_code: bool = False  # run code that models and recorded runs bring: whoever wrote it
