@@ -14,11 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ddlflow.data.convert import text_or_whole, whole_of, words_of
-from ddlflow.data.fields import LENGTH, Field, input_names
+from ddlflow.data.fields import Field, input_names
 from ddlflow.data.matrix import Float32, interleave
 from ddlflow.data.numbers import EXACT, float_values, plain
 from ddlflow.data.offsets import Number
-from ddlflow.data.padding import padded
 from ddlflow.data.roles import Labels
 from ddlflow.data.sources.derive import read_by
 from ddlflow.data.sources.schema import meant
@@ -130,12 +129,14 @@ class Columns:
 
     @property
     def inputs(self) -> list[str]:
-        """The names of a batch's input fields. A table has features even where they have no column,
-        as models are called with them first.
-        """
-        has_features = self.numeric or not self.tensors
-        named = (("features", has_features), ("categories", self.categories))
+        """The names of a batch's input fields, in the order in which models get them."""
+        named = (("features", self.has_features), ("categories", self.categories))
         return [*(name for name, there in named if there), *input_names(self.tensors)]
+
+    @property
+    def has_features(self) -> bool:
+        """Whether a batch has ``features``: a table has them always."""
+        return bool(self.numeric) or not self.tensors
 
     @property
     def features(self) -> list[str]:
@@ -171,23 +172,6 @@ class Columns:
         names = [name for name in self.features if name in schema]
         arrays = [pa.array([], schema[name]) for name in names]
         self.encode(pa.RecordBatch.from_arrays(arrays, names=names))
-
-    def batch(self, encoded: Encoded, start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
-        """The input fields of encoded rows [start, stop), as a trained model takes them."""
-        found: dict[str, npt.NDArray[Any]] = {}
-        if "features" in self.inputs:
-            found["features"] = encoded.features[start:stop]
-        if encoded.categories is not None:
-            found["categories"] = encoded.categories[start:stop]
-        for one in self.tensors:
-            column = encoded.tensors[one.name]
-            if column.counts is None:  # Arrow's memory may not be written to, and torch wants that
-                found[one.name] = np.require(column.values[start:stop], requirements=["C", "W"])
-                continue
-            counts = column.counts[start:stop]
-            found[one.name] = padded(column.values, column.starts[start:stop], counts)
-            found[one.name + LENGTH] = counts
-        return found
 
     def encode(self, batch: pa.RecordBatch, *, with_label: bool = False) -> Encoded:
         """Turns a batch into numbers, as in training. Other columns and their order do not matter.

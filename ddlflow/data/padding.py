@@ -9,6 +9,13 @@ Array = npt.NDArray[Any]
 Int64 = npt.NDArray[np.int64]
 
 
+def in_runs(firsts: Int64, counts: Int64) -> Int64:
+    """The numbers in the runs [first, first + count), one run after the other."""
+    before = np.cumsum(counts) - counts  # in all runs before it
+    found: Int64 = np.arange(int(counts.sum())) + np.repeat(firsts - before, counts)
+    return found
+
+
 def padded(values: Array, firsts: Int64, counts: Int64) -> Array:
     """The runs [first, first + count) of values [m, ...] side by side: [n, steps, ...].
 
@@ -22,10 +29,7 @@ def padded(values: Array, firsts: Int64, counts: Int64) -> Array:
     """
     steps = max(int(counts.max(initial=0)), 1)
     out = np.zeros((len(counts), steps, *values.shape[1:]), values.dtype)
-    total = int(counts.sum())
-    before = np.cumsum(counts) - counts  # of each sequence, the steps of those before it
-    at = np.arange(total)
-    taken = values[at + np.repeat(firsts - before, counts)]
-    places = at + np.repeat(np.arange(len(counts)) * steps - before, counts)
-    out.reshape(-1, *values.shape[1:])[places] = taken
+    out.reshape(-1, *values.shape[1:])[in_runs(np.arange(len(counts)) * steps, counts)] = values[
+        in_runs(firsts, counts)
+    ]
     return out

@@ -7,7 +7,6 @@ where the pipeline named any, the user's own modules that travel with the model.
 import hashlib
 import json
 import pickle
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,6 @@ import torch
 from pydantic import TypeAdapter
 
 from ddlflow.data.columns import Columns, Encoded
-from ddlflow.data.fields import Field
 from ddlflow.data.sources.derive import bind, needed, read_by, sources_read
 from ddlflow.data.sources.derive_rows import evaluate
 from ddlflow.data.sources.frames import batches, is_pandas, names_of, table_of
@@ -27,6 +25,7 @@ from ddlflow.data.sources.opening import open_source
 from ddlflow.data.sources.schema import meant
 from ddlflow.data.sources.source import Source
 from ddlflow.errors import DataError, DdlflowError, SpecError
+from ddlflow.infer.passes import passes
 from ddlflow.models import build
 from ddlflow.models.label_scale import LabelScale
 from ddlflow.models.standardise import Predictor, Standardise, standardises
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
 # Rows of one forward pass. Measured with mlp [100] on one core: 2,048 rows 9.1 M rows/s, 4,096 to
 # 262,144 rows 1.5 to 2.5 M: the hidden layer of 2,048 rows (0.8 MB) stays in the cache.
 PASS_ROWS = 2_048
-PASS_BYTES = 64 << 20  # and of tensors and sequences among its inputs, as float32
 FRAME_ROWS = 128 * PASS_ROWS  # of a table in memory that are held as numbers at once
 
 # What json and torch say of a file that is cut off, overwritten or of something else.
@@ -135,12 +133,8 @@ class TrainedModel:
 
     def outputs(self, encoded: Encoded) -> torch.Tensor:
         """Raw outputs [n] or [n, classes] for encoded rows."""
-        rows, parts = len(encoded.features), []
-        step = _pass_rows(encoded, self.columns.tensors)
         with torch.inference_mode():
-            for start in range(0, max(rows, 1), step):
-                part = self.columns.batch(encoded, start, min(start + step, rows))
-                parts.append(self.predictor({n: torch.from_numpy(a) for n, a in part.items()}))
+            parts = [self.predictor(batch) for batch in passes(encoded, self.columns, PASS_ROWS)]
             return torch.cat(parts) if len(parts) != 1 else parts[0]
 
     def predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -188,16 +182,6 @@ class TrainedModel:
         if is_pandas(frame):
             result.index = frame.index
         return result
-
-
-def _pass_rows(encoded: Encoded, tensors: Sequence[Field]) -> int:
-    """Rows of one forward pass: fewer where tensors or the longest sequence are large."""
-    a_row = 1
-    for field in tensors:
-        counts = encoded.tensors[field.name].counts
-        longest = 1 if counts is None else int(counts.max(initial=1))
-        a_row += longest * field.size * 4
-    return max(1, min(PASS_ROWS, PASS_BYTES // a_row))
 
 
 def load_model(place: Place, *, trust_code: bool = False) -> TrainedModel:

@@ -1,8 +1,12 @@
-"""What was given and is not learnt from as it stands, in words: rows dropped, values replaced."""
+"""What a user should read of the rows, in words: of no use, dropped, replaced."""
 
 from collections.abc import Mapping
 
+import numpy as np
+
+from ddlflow.data.fields import LENGTH
 from ddlflow.data.shards.manifest import Manifest
+from ddlflow.data.shards.statistics import Statistics
 
 _SHOWN = 10  # columns that a sentence names
 _WHY = {
@@ -11,6 +15,42 @@ _WHY = {
     "missing": "a feature is missing",
     "infinite": "a feature is infinite",
 }
+
+
+def warnings_of(
+    manifest: Manifest, constant: list[str], rare: list[str], train: Statistics
+) -> list[str]:
+    """What a user should read, though the data can be used."""
+    found = []
+    if constant:
+        found.append(
+            f"Constant in every training row, so of no use: {', '.join(constant)}. "
+            "List it in data.exclude."
+        )
+    if rare:
+        found.append(
+            f"No value is in data.rare_below ({manifest.settings['rare_below']}) rows or more, so "
+            f"all are one category and of no use: {', '.join(rare)}. "
+            "Lower data.rare_below, or list it in data.exclude."
+        )
+    classes = manifest.label.classes
+    absent = [str(classes[i]) for i in np.flatnonzero(train.class_counts == 0)]
+    if absent:
+        found.append(f"No training row is of class {', '.join(absent)}: it cannot be learnt.")
+    for split_name in ("validation", "test"):
+        wanted = manifest.settings["split"]["column"] is None and (
+            manifest.settings["split"][split_name] > 0
+        )
+        if wanted and manifest.rows(split_name) == 0:
+            found.append(f"The {split_name} split has no row: the source is too small for it.")
+    for name, one in manifest.tensor_statistics().items():
+        if one.empty:
+            found.append(
+                f"{name} has no step in {one.empty:,} training rows: a model gets these as zeros, "
+                f"with 0 as their {name}{LENGTH}. Leave them out by data.where if that is not so."
+            )
+    found += left_out_notes(manifest)
+    return found
 
 
 def left_out_notes(manifest: Manifest) -> list[str]:

@@ -17,10 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from ddlflow.data.columns import Columns
-from ddlflow.data.fields import LENGTH
 from ddlflow.data.prepare.fold_keys import read_fold_keys
 from ddlflow.data.prepare.folds import check_folds, decide_folds
-from ddlflow.data.prepare.left_out import left_out_notes
+from ddlflow.data.prepare.left_out import warnings_of
 from ddlflow.data.prepare.range_plan import learn, range_tasks
 from ddlflow.data.prepare.row_filter import LeftOut
 from ddlflow.data.prepare.scan import scan_ranges
@@ -40,7 +39,7 @@ from ddlflow.data.shards.manifest import (
     SplitStatistics,
 )
 from ddlflow.data.shards.manifest_parts import add_statistics
-from ddlflow.data.shards.statistics import Statistics, empty, merge
+from ddlflow.data.shards.statistics import empty, merge
 from ddlflow.data.sources.converted import place_of
 from ddlflow.data.sources.derive import Derived, needed, only
 from ddlflow.data.sources.opening import open_source
@@ -228,53 +227,13 @@ def _manifest(
         )
     notes = list(dict.fromkeys(note for source in sources for note in source.notes))
     constant = [columns.numeric[i] for i in np.flatnonzero(train.minimum == train.maximum)]
-    constant += [
-        name
-        for name, one in of_tensors.items()
-        if np.array_equal(one.elements.minimum, one.elements.maximum, equal_nan=True)
-    ]
+    constant += [name for name, one in of_tensors.items() if one.is_constant]
     rare = [category.name for category in columns.categories if not category.values]
     return replace(
         manifest,
         constant=(*constant, *rare),
-        warnings=(*notes, *_warnings(manifest, constant, rare, train)),
+        warnings=(*notes, *warnings_of(manifest, constant, rare, train)),
     )
-
-
-def _warnings(
-    manifest: Manifest, constant: list[str], rare: list[str], train: Statistics
-) -> list[str]:
-    """What a user should read, though the data can be used."""
-    found = []
-    if constant:
-        found.append(
-            f"Constant in every training row, so of no use: {', '.join(constant)}. "
-            "List it in data.exclude."
-        )
-    if rare:
-        found.append(
-            f"No value is in data.rare_below ({manifest.settings['rare_below']}) rows or more, so "
-            f"all are one category and of no use: {', '.join(rare)}. "
-            "Lower data.rare_below, or list it in data.exclude."
-        )
-    classes = manifest.label.classes
-    absent = [str(classes[i]) for i in np.flatnonzero(train.class_counts == 0)]
-    if absent:
-        found.append(f"No training row is of class {', '.join(absent)}: it cannot be learnt.")
-    for split_name in ("validation", "test"):
-        wanted = manifest.settings["split"]["column"] is None and (
-            manifest.settings["split"][split_name] > 0
-        )
-        if wanted and manifest.rows(split_name) == 0:
-            found.append(f"The {split_name} split has no row: the source is too small for it.")
-    for name, one in manifest.tensor_statistics().items():
-        if one.empty:
-            found.append(
-                f"{name} has no step in {one.empty:,} training rows: a model gets these as zeros, "
-                f"with 0 as their {name}{LENGTH}. Leave them out by data.where if that is not so."
-            )
-    found += left_out_notes(manifest)
-    return found
 
 
 def open_sources(

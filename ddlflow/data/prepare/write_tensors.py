@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ddlflow.data.fields import Field
+from ddlflow.data.padding import in_runs
 from ddlflow.data.shards.manifest_parts import ValueShard
 from ddlflow.data.shards.shard import write_shard
 from ddlflow.data.shards.tensor_statistics import TensorStatistics, of_values
@@ -61,7 +62,7 @@ class PieceTensors:
                 continue
             counts = column.counts[rows]
             firsts = np.cumsum(counts) - counts
-            steps = np.repeat(column.starts[rows] - firsts, counts) + np.arange(counts.sum())
+            steps = in_runs(column.starts[rows], counts)
             taken = np.take(column.values, steps, axis=0, mode="clip")
             statistics[field.name] = of_values(taken, field, counts)
             beside = f"{path.removesuffix('.arrow')}-values{number}.arrow"

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddlflow.data.fields import LENGTH, TABLE_FIELDS
-from ddlflow.data.padding import padded
+from ddlflow.data.padding import in_runs, padded
 from ddlflow.data.shards import order
 from ddlflow.data.shards.manifest_parts import Shard, ShardFile
 from ddlflow.data.shards.sequence import Indices
@@ -271,8 +271,8 @@ class Rows:
         values = np.empty((int(counts.sum()), *like.shape[1:]), like.dtype)
         for shard in np.unique(shard_of[counts > 0]).tolist():
             rows = np.flatnonzero((shard_of == shard) & (counts > 0))
-            steps = _steps(firsts[rows] - starts[shard], counts[rows])
-            values[_steps(before[rows], counts[rows])] = self.shard(shard)[name + VALUES][steps]
+            steps = in_runs(firsts[rows] - starts[shard], counts[rows])
+            values[in_runs(before[rows], counts[rows])] = self.shard(shard)[name + VALUES][steps]
         if self._standardisation is not None:
             values = self._standardisation.tensors[name].applied(values)
         return padded(values, before, counts)
@@ -297,10 +297,3 @@ def _first_values(shards: Sequence[Shard]) -> dict[str, npt.NDArray[np.int64]]:
         for one in shard.values:
             counts.setdefault(one.field, []).append(one.rows)
     return {name: np.cumsum([0, *rows], dtype=np.int64) for name, rows in counts.items()}
-
-
-def _steps(firsts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> Indices:
-    """The numbers in the runs [first, first + count), one run after the other."""
-    before = np.cumsum(counts) - counts
-    found: Indices = np.arange(int(counts.sum())) + np.repeat(firsts - before, counts)
-    return found

@@ -50,6 +50,12 @@ class TensorStatistics:
         return self.elements.variance
 
     @property
+    def is_constant(self) -> bool:
+        """Whether all samples are alike; sequences may differ by their length."""
+        low, high = self.elements.minimum, self.elements.maximum
+        return self.longest == 0 and bool(np.array_equal(low, high, equal_nan=True))
+
+    @property
     def replaced(self) -> int:
         """Numbers that are missing or infinite."""
         return int(self.elements.missing.sum() + self.elements.infinite.sum())

@@ -141,6 +141,14 @@ def test_statistics_are_those_of_the_rows_trained_on(tmp_path: Path) -> None:
         assert found["counts"].sums == (int(counts.sum()),)
         assert found["counts"].variance[0] == pytest.approx(counts.var(), rel=1e-12)
     assert any("steps has no step in" in warning for warning in manifest.warnings)
+    assert manifest.constant == ()
+
+
+def test_what_is_constant(tmp_path: Path) -> None:
+    alike = table(
+        image=[np.full((5, 3), 7)] * ROWS, steps=[[[1.0, 2.0]] * (k % 3) for k in range(ROWS)]
+    )
+    assert made(tmp_path, alike).constant == ("image",)  # a sequence has its length
 
 
 @pytest.mark.parametrize("name", ["image", "vector", "steps", "counts"])
