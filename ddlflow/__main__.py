@@ -1,6 +1,6 @@
 """``python -m ddlflow``: the command line where no ``ddlflow`` script is on the path."""
 
-from ddlflow.cli.app import main
+from ddlflow.cli.app import command
 
 if __name__ == "__main__":
-    main()
+    command()

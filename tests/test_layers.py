@@ -66,6 +66,7 @@ ORDER = {
         ("spread",),
         ("search",),
         ("sweeps",),
+        ("drawn",),
         ("record",),
         ("record_trials", "summaries"),
         ("apply", "doctor"),

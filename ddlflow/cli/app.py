@@ -1,5 +1,6 @@
 """The command line. Heavy packages are imported by the command that needs them."""
 
+import atexit
 import logging
 import os
 import shlex
@@ -242,7 +243,7 @@ def higgs(out: Out, as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """The entry point: errors as one line each, exit status by their kind."""
+    """The command line: errors as one line each, exit status by their kind."""
     arguments = sys.argv[1:]
     if "--debug" in arguments:
         arguments = [argument for argument in arguments if argument != "--debug"]
@@ -258,3 +259,28 @@ def main() -> None:
             traceback.print_exc()
         status = say_error(error)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def command() -> None:
+    """`main` as a process of its own, which ends at once when it is done."""
+    status: object = 1
+    # Registered first, it is called last.
+    atexit.register(lambda: _leave(status))
+    try:
+        main()
+    except SystemExit as left:
+        status = left.code
+        raise
+
+
+def _leave(status: object) -> None:
+    """Ends the process as it is: to take thousands of modules apart costs 2 s after a run."""
+    if not isinstance(status, int | None):
+        return  # a text, which the interpreter is about to say
+    logging.shutdown()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):  # who read it has gone: the interpreter has its own way with that
+        return
+    os._exit(status or 0)

@@ -13,6 +13,7 @@ import yaml
 
 import ddlflow
 from ddlflow.redact import redacted_values
+from ddlflow.runs import drawn as drawing
 from ddlflow.runs import ranks
 from ddlflow.runs.events import TrainEvent
 from ddlflow.runs.finished import Stage
@@ -140,31 +141,15 @@ class RunRecord:
         evaluated: Stage[EvaluateResult],
     ) -> Path:
         """The metrics and the plots; returns the report's folder."""
-        from ddlflow.report.plots import write_report
-        from ddlflow.train.tasks.table import measures_of
-
-        pipeline = self.session.request.pipeline
         scored = json.loads(open_store(evaluated.folder).read("scores.json"))
         split = evaluated.value.split
         metrics = {f"{split}_{k}": v for k, v in scored["metrics"].items()}
         metrics |= {f"baseline_{k}": v for k, v in scored["baseline"].items()}
         self.run.log_metrics(metrics, step=trained.value.epochs)
+        drawn = drawing.report(self.session, prepared, trained, evaluated)
         report = self.folder / "report"
-        table = documents.load(open_store(evaluated.folder), COEFFICIENTS)  # of a linear model
-        stopping = pipeline.train.early_stopping
-        write_report(
-            report,
-            history=list(trained.value.history),
-            metrics=scored["metrics"],
-            baseline=scored["baseline"],
-            curves=scored["curves"],
-            classes=list(prepared.value.classes) or None,
-            histogram=scored["histogram"],
-            title=f"{pipeline.name}, {split} split",
-            label=pipeline.data.label,
-            metric=stopping.metric if stopping else measures_of(pipeline.labels).drawn,
-            coefficients=table,
-        )
+        stands = open_store(drawn.folder).local_folder(drawing.FOLDER)
+        shutil.copytree(stands, report, dirs_exist_ok=True)
         self.run.log_file(report, "report")
         return report
 

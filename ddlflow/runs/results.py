@@ -143,6 +143,13 @@ class EvaluateResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportResult:
+    """Of the report that was drawn: files."""
+
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
 class InferResult:
     """What was predicted.
 

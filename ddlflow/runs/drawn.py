@@ -1,0 +1,65 @@
+"""The report of a pipeline run: drawn once, however often the run is given again."""
+
+import json
+
+from ddlflow.runs.finished import Stage
+from ddlflow.runs.results import EvaluateResult, PrepareResult, ReportResult, TrainResult
+from ddlflow.runs.session import Session
+from ddlflow.runs.stages import COEFFICIENTS, VERSION
+from ddlflow.store import documents
+from ddlflow.store.store import Store, open_store
+
+FOLDER = "report"  # in the stage's own
+
+
+def report(
+    session: Session,
+    prepared: Stage[PrepareResult],
+    trained: Stage[TrainResult],
+    evaluated: Stage[EvaluateResult],
+) -> Stage[ReportResult]:
+    """Draws the plots and writes the numbers of what was trained and evaluated.
+
+    Args:
+        session: whose pipeline names them.
+        prepared: has the names of classes.
+        trained: has the history.
+        evaluated: has the scores and curves.
+    """
+    pipeline = session.request.pipeline
+    stopping = pipeline.train.early_stopping
+    title = f"{pipeline.name}, {evaluated.value.split} split"
+    settings = {
+        "version": VERSION["report"],
+        "trained": trained.key,
+        "evaluated": evaluated.key,
+        "classes": prepared.value.classes,
+        "title": title,
+        "label": pipeline.data.label,
+        "labels": pipeline.labels,
+        "metric": stopping.metric if stopping else None,
+    }
+
+    def work(folder: Store) -> ReportResult:
+        # Here: a report that stands needs neither PyTorch nor Matplotlib.
+        from ddlflow.report.plots import write_report
+        from ddlflow.train.tasks.table import measures_of
+
+        scored = json.loads(open_store(evaluated.folder).read("scores.json"))
+        with folder.writing_folder(FOLDER, "report.md") as to:
+            files = write_report(
+                to,
+                history=list(trained.value.history),
+                metrics=scored["metrics"],
+                baseline=scored["baseline"],
+                curves=scored["curves"],
+                classes=list(prepared.value.classes) or None,
+                histogram=scored["histogram"],
+                title=title,
+                label=pipeline.data.label,
+                metric=stopping.metric if stopping else measures_of(pipeline.labels).drawn,
+                coefficients=documents.load(open_store(evaluated.folder), COEFFICIENTS),
+            )
+        return ReportResult(len(files))
+
+    return session.stage("report", settings, work, ReportResult, results=[f"{FOLDER}/**/*"])
