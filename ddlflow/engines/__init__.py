@@ -9,6 +9,7 @@ rank_process.py  one rank's process, started and watched by the worker it runs o
 forked.py        fork servers from outside: started once, asked for a process at a time
 fork_server.py   their program: imports PyTorch once, forks ranks and data workers from there
 pool.py          worker processes of this machine, for the local engine's map
+pool_worker.py   what such a process does
 local.py         engine local: processes on this machine
 on_worker.py     what a cluster's worker knows of the gangs that have a rank on it
 dask.py          engine dask: data work and gangs on the workers of a Dask scheduler

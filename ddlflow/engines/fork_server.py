@@ -30,6 +30,7 @@ from pathlib import Path
 
 # Arrow's own thread for memory that was freed would be one more at each fork.
 CALM = ("JE_ARROW_MALLOC_CONF", "background_thread:false")
+READY = "ready"  # a file beside the socket: all is imported
 NUM_DESCRIPTORS = 3
 _ORDER_BYTES = 1 << 16
 _ORDER_S = 10.0  # a client that connected and was stopped must not stop the others
@@ -215,13 +216,15 @@ def main() -> None:
             importlib.import_module(module)
         if os.environ.get(CALM[0]) == CALM[1]:
             del os.environ[CALM[0]]
+        address.with_name(READY).touch()
         gc.collect()
         gc.freeze()  # shared with the forks: a collection would touch, and copy, every page
         found = _Server(listener).serve()
     finally:
         if found is None:
             with suppress(OSError):
-                address.unlink()
+                for name in (READY, address.name):
+                    address.with_name(name).unlink(missing_ok=True)
                 address.parent.rmdir()
     if found is not None:
         _become(*found)

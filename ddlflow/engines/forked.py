@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ddlflow.engines.fork_server import CALM, Order
+from ddlflow.engines.fork_server import CALM, READY, Order
 
 SWITCH = "DDLFLOW_FORK_SERVER"  # 0: each rank is a fresh interpreter
 _CLOSE_S = 5.0
@@ -38,6 +38,11 @@ class Offer:
 
     address: str
     key: str
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has imported all: a fork does not wait."""
+        return Path(self.address).with_name(READY).exists()
 
 
 def key_of(environment: Mapping[str, str], modules: Sequence[str]) -> str:
@@ -184,6 +189,10 @@ class Forked:
             else:
                 with suppress(ProcessLookupError):
                     os.kill(self._pid, sig)
+
+    def kill(self) -> None:
+        """See ``Popen.kill``."""
+        self.kill_group()
 
     def kill_group(self) -> None:
         """Kill it and all that it started; if it is not there yet, it will not come."""

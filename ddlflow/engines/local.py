@@ -9,7 +9,7 @@ from typing import Self
 
 from ddlflow.engines import GangJob, GangResult, Item, OnEvent, Result, ignore
 from ddlflow.engines.environment import rank_environment
-from ddlflow.engines.forked import ForkServers
+from ddlflow.engines.forked import ForkServers, Offer
 from ddlflow.engines.gang import Ended, Heard, Inbox, watch_gang
 from ddlflow.engines.mapping import ITEMS_PER_SLOT, in_order
 from ddlflow.engines.pool import Pool, Worker
@@ -29,6 +29,7 @@ class LocalEngine:
         self._threads = threads
         self._idle: list[Worker] = []  # kept from one map to the next
         self._servers = ForkServers()
+        self._warmed: tuple[str, ...] = ()
         self._pools: set[Pool] = set()  # of maps that were begun and not closed
 
     def describe(self) -> str:
@@ -41,6 +42,7 @@ class LocalEngine:
 
     def warm(self, threads: int, modules: tuple[str, ...]) -> None:
         """See `Engine.warm`."""
+        self._warmed = modules
         self._servers.offer(rank_environment(threads), modules)
 
     def ask(self, function: Callable[[], Result]) -> list[Result]:
@@ -55,7 +57,7 @@ class LocalEngine:
         on_event: OnEvent = ignore,
     ) -> Iterator[Result]:
         """See `Engine.map`."""
-        pool = Pool(self.slots, self._threads, self._idle)
+        pool = Pool(self.slots, self._threads, self._idle, self._offer)
         self._pools.add(pool)
 
         def start(index: int, item: Item) -> None:
@@ -66,6 +68,11 @@ class LocalEngine:
         finally:
             pool.close()
             self._pools.discard(pool)
+
+    def _offer(self) -> Offer | None:
+        """The fork server that data workers may come from, if it has imported all."""
+        offer = self._servers.offer(rank_environment(self._threads), self._warmed)
+        return offer if offer is not None and offer.is_ready else None
 
     def gang(
         self,

@@ -2,35 +2,38 @@
 
 Not concurrent.futures: there a worker that dies breaks the whole pool without saying which item it
 had, running items cannot be cancelled, its workers outlive a driver that is killed, and starting
-them imports the user's script again. Here each worker is a fresh interpreter (no fork of a
-driver with threads) on one end of a socket pair; the end of that connection ends the worker.
+them imports the user's script again. Here each worker is a fresh interpreter, or forked from a
+server that has PyTorch imported (never from a driver with threads), on one end of a socket pair;
+the end of that connection ends the worker.
 """
 
 import json
 import os
 import pickle
-import queue
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from ddlflow.engines.environment import thread_variables
-from ddlflow.engines.mapping import RETRIES, Outcome, call, failed
+from ddlflow.engines.fork_server import Order
+from ddlflow.engines.forked import Forked, Offer
+from ddlflow.engines.mapping import RETRIES, Outcome
+from ddlflow.engines.pool_worker import OPTION
 from ddlflow.errors import EngineError
 
 _AHEAD = 2  # items sent to a worker: the one at work and the next
 # The driver's sys.path makes whatever the driver can import importable in the worker.
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from ddlflow.engines.pool import serve; serve(int(sys.argv[2]))"
+    "from ddlflow.engines.pool_worker import serve; serve(int(sys.argv[2]))"
 )
 
 
@@ -47,7 +50,7 @@ class Task:
 class Worker:
     """A worker process and the tasks that it has, the one at work first."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     connection: Connection
     tasks: deque[Task] = field(default_factory=deque)
 
@@ -62,29 +65,61 @@ class Worker:
         return self.process.wait()
 
 
-def start_worker(threads: int) -> Worker:
-    """Start a worker whose libraries use that many threads."""
+def start_worker(threads: int, offer: Offer | None = None) -> Worker:
+    """Start a worker whose libraries use that many threads.
+
+    Args:
+        threads: of its numeric libraries.
+        offer: a fork server of the same environment that is ready, if there is one.
+    """
     ours, its = socket.socketpair()
     with its:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(its.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # standard output belongs to the command's own answer
-            env=os.environ | thread_variables(threads),
-            pass_fds=(its.fileno(),),
-        )
-    return Worker(process, Connection(ours.detach()))
+        process = None if offer is None else _forked(offer, its.fileno())
+        worker = Worker(process or _fresh(threads, its.fileno()), Connection(ours.detach()))
+    return worker
+
+
+def _fresh(threads: int, tasks: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(tasks)],
+        stdin=subprocess.DEVNULL,
+        stdout=2,  # standard output belongs to the command's own answer
+        env=os.environ | thread_variables(threads),
+        pass_fds=(tasks,),
+    )
+
+
+def _forked(offer: Offer, tasks: int) -> Forked | None:
+    order = Order("ddlflow.engines.pool_worker", (json.dumps(sys.path),), OPTION, str(Path.cwd()))
+    with Path(os.devnull).open("rb") as nothing, suppress(OSError):  # the server has ended
+        return Forked(offer, order, (nothing.fileno(), 2, tasks))
+    return None
 
 
 class Pool:
     """The tasks of one map over some workers. Replaces workers that die."""
 
-    def __init__(self, slots: int, threads: int, idle: list[Worker]) -> None:
+    def __init__(
+        self,
+        slots: int,
+        threads: int,
+        idle: list[Worker],
+        offer: Callable[[], Offer | None] = lambda: None,
+    ) -> None:
+        """Make an empty pool.
+
+        Args:
+            slots: workers at once.
+            threads: of each.
+            idle: the engine's workers that rest; taken from as needed, given back by `close`.
+            offer: gives a fork server that is ready, once there is one.
+        """
         self._slots = slots
+        self._offer = offer
         self._threads = threads
         self._waiting: deque[Task] = deque()
         self._ready: deque[tuple[int, Outcome]] = deque()
-        self._idle = idle  # the engine's; taken from as needed, given back by `close`
+        self._idle = idle
         self._workers: list[Worker] = []
         self._closed = False
 
@@ -125,9 +160,19 @@ class Pool:
                 if self._waiting and len(worker.tasks) == ahead:
                     self._give(worker)
             while ahead == 0 and self._waiting and len(self._workers) < self._slots:
-                worker = self._idle.pop() if self._idle else start_worker(self._threads)
+                worker = self._take()
                 self._workers.append(worker)
                 self._give(worker)
+
+    def _take(self) -> Worker:
+        """An idle worker, or a new one; one that has PyTorch comes first."""
+        offer = self._offer()
+        while self._idle:
+            worker = self._idle.pop()
+            if offer is None or isinstance(worker.process, Forked):
+                return worker
+            worker.end()
+        return start_worker(self._threads, offer)
 
     def _give(self, worker: Worker) -> None:
         task = self._waiting.popleft()
@@ -154,35 +199,3 @@ class Pool:
             "machine fewer workers (engine.workers)."
         )
         self._ready.append((first.index, Outcome(error=EngineError(text))))
-
-
-def serve(descriptor: int) -> None:
-    """A worker's life: work through what comes until the connection ends."""
-    # Ctrl-C reaches the whole foreground group; what then happens is the driver's decision.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    connection = Connection(descriptor)
-    tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    # A thread of its own receives, so that driver and worker never both wait to send, and the
-    # driver's death ends the worker in the middle of an item.
-    threading.Thread(target=_receive, args=(connection, tasks), daemon=True).start()
-    while True:
-        payload = tasks.get()
-        outcome = call(_unpickle_and_apply, payload)
-        try:
-            text = pickle.dumps(outcome)
-        except Exception as error:
-            text = pickle.dumps(failed(EngineError(f"A result cannot be sent back: {error}")))
-        connection.send_bytes(text)
-
-
-def _receive(connection: Connection, tasks: queue.SimpleQueue[bytes]) -> None:
-    while True:
-        try:
-            tasks.put(connection.recv_bytes())
-        except (EOFError, OSError):
-            os._exit(0)
-
-
-def _unpickle_and_apply(payload: bytes) -> Any:
-    function, item = pickle.loads(payload)  # noqa: S301 - from the driver that started us
-    return function(item)

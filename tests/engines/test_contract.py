@@ -1,5 +1,6 @@
 """One contract, every engine: local, Dask's LocalCluster, Dask's own command line on loopback."""
 
+import os
 import sys
 import threading
 import time
@@ -155,6 +156,22 @@ def test_every_worker_is_asked(engine: Engine) -> None:
     assert len(engine.ask(data_work.where)) == SLOTS
     with pytest.raises(ValueError, match="nobody knows"):
         engine.ask(data_work.unknown)
+
+
+def test_data_workers_are_forked_once_ranks_can_be(tmp_path: Path) -> None:
+    with open_engine(Site(engine={"use": "local"}), slots=2, threads=1) as engine:
+        fresh = set(engine.map(data_work.parents, range(4)))
+        assert fresh == {os.getpid()}
+        engine.warm(1, ("json",))
+        give_up = time.monotonic() + 120
+        while os.getpid() in (found := set(engine.map(data_work.parents, range(4)))):
+            assert time.monotonic() < give_up
+            time.sleep(0.2)
+        (server,) = found
+        assert psutil.Process(server).ppid() == os.getpid()
+        items = [(str(tmp_path), x) for x in range(8)]
+        assert list(engine.map(data_work.die_once, items)) == list(range(8))
+    assert not psutil.pid_exists(server)
 
 
 # ---- gang ---------------------------------------------------------------------------------------
