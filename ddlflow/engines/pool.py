@@ -75,8 +75,7 @@ def start_worker(threads: int, offer: Offer | None = None) -> Worker:
     ours, its = socket.socketpair()
     with its:
         process = None if offer is None else _forked(offer, its.fileno())
-        worker = Worker(process or _fresh(threads, its.fileno()), Connection(ours.detach()))
-    return worker
+        return Worker(process or _fresh(threads, its.fileno()), Connection(ours.detach()))
 
 
 def _fresh(threads: int, tasks: int) -> subprocess.Popen[bytes]:

@@ -20,7 +20,7 @@ from ddlflow.runs.finished import Stage
 from ddlflow.runs.installed import PACKAGES, git_commit, requirements, versions, wheel
 from ddlflow.runs.results import EvaluateResult, PrepareResult, TrainAttempt, TrainResult
 from ddlflow.runs.session import Session
-from ddlflow.runs.stages import COEFFICIENTS, inferred_source, key_of
+from ddlflow.runs.stages import inferred_source, key_of
 from ddlflow.spec import code
 from ddlflow.spec.given import flat
 from ddlflow.store import documents
