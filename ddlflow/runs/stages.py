@@ -30,8 +30,12 @@ from ddlflow.train.events import EpochEnded
 COEFFICIENTS = "coefficients.json"  # of a linear model, in the folder of its evaluate stage
 # A stage's own version: raised when its result changes for the same settings.
 VERSION = {
-    **{"source": SAMPLE_VERSION, "prepare": 5, "train": 5, "evaluate": 5},
-    **{"infer": 3, "report": 1},
+    "source": SAMPLE_VERSION,
+    "prepare": 5,
+    "train": 5,
+    "evaluate": 5,
+    "report": 1,
+    "infer": 3,
 }
 # What of the data section decides the shards alone, and so the digest of the prepared data.
 SHARDS_ALONE = {"source", "test_source", "split", "seed"}
