@@ -23,7 +23,7 @@ def test_each_held_out_row_has_what_the_model_says_to_it(
     here = ground(labels, "all")
     member = here.member("m", fold=1, model={"use": "mlp", "hidden": [5], "dropout": 0.5})
     (result,) = here.apart([member]).values()
-    path = write_predictions(member, result.tensors, here.prepared, tmp_path)
+    path = tmp_path / write_predictions(member, result.tensors, here.prepared, tmp_path)
     assert path == tmp_path / "predictions-1.parquet"
     assert [one.name for one in tmp_path.iterdir()] == [path.name]  # nothing half written
     table = pq.read_table(path)
@@ -62,7 +62,8 @@ def test_each_held_out_row_has_what_the_model_says_to_it(
 
     assert table.num_rows < PASS_ROWS
     monkeypatch.setattr("ddlflow.sweep.held_out.PASS_ROWS", 50)
-    again = pq.read_table(write_predictions(member, result.tensors, here.prepared, tmp_path))
+    name = write_predictions(member, result.tensors, here.prepared, tmp_path)
+    again = pq.read_table(tmp_path / name)
     for name in table.column_names:
         if name.startswith("pro") or labels == "regression":
             values = (np.array(one[name].to_pylist()) for one in (again, table))

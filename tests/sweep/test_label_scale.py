@@ -132,7 +132,8 @@ def test_held_out_rows_have_the_labels_units(place: tuple[Path, pa.Table], tmp_p
     for member in wanted:
         result = fused[member.id]
         assert result.tensors is not None
-        written = pq.read_table(write_predictions(member, result.tensors, prepared, tmp_path))
+        name = write_predictions(member, result.tensors, prepared, tmp_path)
+        written = pq.read_table(tmp_path / name)
         label, found = (written[name].to_numpy() - mean for name in ("label", "prediction"))
         source = table["y"].to_numpy()[written["row"].to_numpy()] - mean
         np.testing.assert_allclose(label, source, rtol=1e-6, atol=0.02)
