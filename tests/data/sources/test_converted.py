@@ -21,6 +21,7 @@ from ddlflow.data.sources.source import Source, ranges, read
 from ddlflow.errors import DataError, DdlflowError, InputError
 from ddlflow.spec.pipeline import Data
 from ddlflow.store.folder import FolderStore
+from ddlflow.store.store import open_store
 
 ROWS = 611
 COLUMNS = ["n", "a", "when", "day", "utc", "flag", "word"]
@@ -265,3 +266,21 @@ def test_json_whose_rows_lack_keys(tmp_path: Path) -> None:
     for _ in range(2):
         found = _table(source, ["n", "z"]).to_pylist()
         assert found == [{"n": row.get("n"), "z": row.get("z")} for row in rows]
+
+
+def test_a_bucket_keeps_it_as_a_folder_does(
+    bucket: str, tmp_path: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _open(_write(frame, tmp_path / "t.csv"))
+    place = place_of(open_store(bucket), source.address, source.fingerprint)
+    plain = _table(source, ["n", "word", "when"])
+    for names in (["n"], ["word", "when"], ["n", "word", "when"]):
+        kept = source.converted(place, names)
+        assert _table(kept, names).equals(plain.select(names))
+        assert len(place.list()) == len(ranges(source))
+    monkeypatch.setattr(text, "batches", None)  # nothing is parsed any more
+    assert _table(source.converted(place, ["n"]), ["n", "word", "when"]).equals(plain)
+    _write(frame.head(300), tmp_path / "t.csv")
+    changed = _open(tmp_path / "t.csv")
+    assert place_of(open_store(bucket), changed.address, changed.fingerprint).list() == []
+    assert open_store(bucket).list() == []
