@@ -16,6 +16,7 @@ fold_keys.py        the pass for folds by a column: its groups or times
 folds.py            what each fold trains on and is validated on
 write.py            the last pass: shards
 write_tensors.py    tensors and sequences on their way into shards
+converted_sources.py  text that is parsed once, for all passes and data sets
 prepare.py          the passes in turn, and the manifest
 row_splits.py       which split each row of a source went to
 unresolved.py       columns whose values the model can hardly tell apart

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from ddlflow.data.columns import Columns
+from ddlflow.data.prepare.converted_sources import convert_sources
 from ddlflow.data.prepare.fold_keys import read_fold_keys
 from ddlflow.data.prepare.folds import check_folds, decide_folds
 from ddlflow.data.prepare.left_out import warnings_of
@@ -40,14 +41,13 @@ from ddlflow.data.shards.manifest import (
 )
 from ddlflow.data.shards.manifest_parts import add_statistics
 from ddlflow.data.shards.statistics import empty, merge
-from ddlflow.data.sources.converted import place_of
 from ddlflow.data.sources.derive import Derived, needed, only
 from ddlflow.data.sources.opening import open_source
 from ddlflow.data.sources.schema import kind_of, meant
 from ddlflow.data.sources.source import Source, ranges
 from ddlflow.data.sources.trained_types import Types, as_parsed
 from ddlflow.errors import DataError, InputError
-from ddlflow.redact import redacted, redacted_values
+from ddlflow.redact import redacted_values
 from ddlflow.spec.pipeline import Cv, Data
 from ddlflow.store.files import remove_leftovers, writing
 from ddlflow.store.folder import FolderStore
@@ -89,13 +89,8 @@ def prepare(
     with writing(dataset.location):
         dataset.at(WORK).make()
         dataset.remove(NAME)
-    kept = converted if converted is not None else dataset.at(f"{WORK}/converted")
-    with writing(kept.location):
-        places = [place_of(kept, redacted(one.address), one.fingerprint) for one in sources]
-    sources = [
-        source.converted(place, _own_columns(source, roles, is_test=bool(is_test)))
-        for is_test, (source, place) in enumerate(zip(sources, places, strict=True))
-    ]
+    kept = convert_sources(sources, roles, converted or dataset.at(f"{WORK}/converted"))
+    sources = [*kept.sources]
     try:
         scans = _scan_tasks(spec, labels, sources, roles, dataset=dataset, cv=cv)
         found = totals_of(scans, map(scan_ranges, scans, "scan"))
@@ -119,20 +114,13 @@ def prepare(
             manifest = replace(manifest, cv=cv.fold_settings(labels), folds=folds)
             manifest = replace(manifest, warnings=(*manifest.warnings, *check_folds(manifest)))
     except InputError:
-        for place in places:
-            place.remove_all()
+        kept.forget()
         _clear(dataset, shards=True)
         raise
     _clear(dataset, shards=False)
     _remove_strangers(dataset, manifest)
     manifest.save(dataset)
     return manifest
-
-
-def _own_columns(source: Source, roles: Roles, *, is_test: bool) -> list[str]:
-    """The columns that are read of a source over all passes: not those that are derived."""
-    wanted = [*roles.keys(is_test=is_test), *roles.numeric, *roles.tensor_names]
-    return needed(wanted, source.derived)[1]
 
 
 def _scan_tasks(
