@@ -25,7 +25,7 @@ from ddlflow.flow.server import named_by_the_user
 from ddlflow.redact import hidden, hidden_values
 from ddlflow.runs.apply import load_model, predict
 from ddlflow.spec.given import Changes, Given, as_changes, called, plain
-from ddlflow.spec.load import Request, load, load_site, request_of_site, shown
+from ddlflow.spec.load import Request, load, load_site, request_of_site
 from ddlflow.spec.pipeline import MadeName
 from ddlflow.spec.site import Site
 from ddlflow.store.site_storage import storage_of, store_of_site
@@ -134,6 +134,7 @@ def _run(
 ) -> "RunSummary | SweepSummary":
     from ddlflow.data.sources.frames import is_frame
     from ddlflow.runs.check import precheck
+    from ddlflow.runs.check.search import check_section
     from ddlflow.runs.check.site import prefect_answers
     from ddlflow.runs.tables import keeping, placed
 
@@ -150,7 +151,7 @@ def _run(
     plain_site = plain(on) if isinstance(on, Mapping) else on
     first, wanted = given(lambda _: "a table")
     request = load(first, plain_site, wanted)  # all that is wrong is said before a table is written
-    _check_asked(request, only)
+    check_section(request, only)
     with keeping(*_storage(request)) as keep:
         values, wanted = given(keep)
         request = load(values, plain_site, wanted)
@@ -203,21 +204,6 @@ def _storage(request: Request) -> tuple[Path, Store | None]:
         return storage_of(request.site), store if is_url(store.location) else None
     except SpecError as error:
         raise SpecError(f"{request.place('storage')}: {error}") from None
-
-
-def _check_asked(request: Request, only: str | None) -> None:
-    """The section that a command is for has to be there."""
-    examples = {
-        "search": ("search", "search: {method: grid, space: {train.optimizer.lr: [0.001, 0.01]}}"),
-        "cross_validate": ("cv", "cv: {folds: 5}"),
-    }
-    if only is None:
-        return
-    section, example = examples[only]
-    if getattr(request.pipeline, section) is None:
-        raise SpecError(
-            f"{shown(request.pipeline_path)} has no section {section}. Add one (such as {example})."
-        )
 
 
 def summary_json(result: "RunSummary | SweepSummary") -> dict[str, Any]:

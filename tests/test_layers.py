@@ -53,7 +53,7 @@ MAY_IMPORT = {
 ORDER = {
     "runs": [
         ("results",),
-        ("result_json", "trial_members", "interrupts"),
+        ("result_json", "trial_members", "interrupts", "scratch"),
         ("events", "workers", "ranks", "failures", "finished", "holds", "tables", "running"),
         ("installed",),
         ("project",),

@@ -86,6 +86,7 @@ def predict(
     from ddlflow.infer.predict import infer
     from ddlflow.report.screen import Screen
     from ddlflow.runs.finished import hashed
+    from ddlflow.runs.scratch import scratch
     from ddlflow.runs.session import Session
     from ddlflow.runs.tables import keeping
     from ddlflow.tracking.fetch import fetch_model
@@ -98,7 +99,7 @@ def predict(
         else:
             given = os.fspath(source)
             location = str(Path(given).absolute()) if Path(given).exists() else given
-        fetched = stack.enter_context(session.scratch())
+        fetched = stack.enter_context(scratch(session.storage))
         folder = place = _place_of(model)
         if not _is_stored(place):
             folder = str(fetch_model(place, request.site.tracking.uri, fetched).absolute())

@@ -293,9 +293,8 @@ class Searching:
 
     def _nothing(self) -> str:
         reasons = [one.reason for one in self.outcomes.values() if one.reason]
-        number = len(self.outcomes)
-        if not number:
+        if not self.outcomes:
             return "The search's time was over before a trial ended. Give search.time_s more."
         why = f"; the first failed: {reasons[0]}" if reasons else ""
-        text = f"None of {number} trials was trained to its end with a score{why}"
+        text = f"None of {len(self.outcomes)} trials was trained to its end with a score{why}"
         return f"{text.rstrip('.')}. Correct that, or try them again with --fresh."

@@ -6,8 +6,6 @@ once, and the second waits and then finds the result.
 """
 
 import contextlib
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,11 +22,10 @@ from ddlflow.report.screen import Screen
 from ddlflow.runs.finished import STAGE_FILE, Stage, Value, damaged, hashed, load, save, told
 from ddlflow.runs.holds import Uses
 from ddlflow.runs.interrupts import Interrupted, Interrupts
-from ddlflow.runs.workers import count_gpus, gpus_of, least_cores
+from ddlflow.runs.workers import close_engine, count_gpus, gpus_of, least_cores
 from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Pipeline
 from ddlflow.store.lease import Lease, held
-from ddlflow.store.owner import beating, this_owner
 from ddlflow.store.site_storage import (
     remove_empty,
     storage_errors,
@@ -279,35 +276,7 @@ class Session:
                 raise self._interrupts.lost from None
             raise
 
-    @contextlib.contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """A folder that every worker sees, for as long as it is needed."""
-        is_new = not self.storage.exists()
-        with storage_errors(self.storage):
-            self.storage.mkdir(parents=True, exist_ok=True)
-            prefix = f"scratch-{this_owner().name}-"  # `ddlflow doctor` knows whose it is
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.storage))
-        try:
-            with beating(folder):
-                yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            if is_new:
-                remove_empty(self.storage)
-
     # ---- its end ---------------------------------------------------------------------------
-
-    def _close(self, engine: Engine) -> None:
-        """Ends the engine. What was done stays done: that it ends badly is said, and is no error.
-
-        Its processes end with this one in any case.
-        """
-        try:
-            engine.close()
-        except Exception as error:  # whatever a cluster's shutdown raises on a busy machine
-            self.screen.say(
-                f"note: the engine was slow to end ({type(error).__name__}). What was done stands."
-            )
 
     def __enter__(self) -> Self:
         self._is_entered = True
@@ -321,7 +290,7 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         if self._engine is not None:
-            self._close(self._engine)
+            close_engine(self._engine, self.screen.say)
             self._engine = None
         self._uses.close()
         self._interrupts.close()

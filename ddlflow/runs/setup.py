@@ -1,4 +1,4 @@
-"""What is settled before a training begins: numbers for ``auto``, ranks, threads, virtual ranks."""
+"""What is settled before a training begins: numbers for ``auto``, its ranks, the code it takes."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,8 @@ from ddlflow.runs.failures import plural
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.results import PrepareResult
 from ddlflow.runs.session import Session
+from ddlflow.spec import code
+from ddlflow.spec.load import Request
 from ddlflow.spec.pipeline import Training
 from ddlflow.store import documents
 from ddlflow.store.store import Store
@@ -90,3 +92,11 @@ def setup(session: Session, spec: Training, folder: Store, rows: int, num_parame
         words.append(f"determinism: {spec.determinism}")
     session.screen.say(f"train: {words[0]} x {words[1]}, {words[2]} ({why})")
     return Setup(world, min(most or world, virtual_ranks), virtual_ranks, threads)
+
+
+def ship(request: Request, folder: Store) -> str | None:
+    """Puts the code that travels into a stage's folder; where it is, or None: there is none."""
+    found = code.files(request)
+    for name, path in found.items():
+        folder.write(f"code/{name}", path.read_bytes())
+    return folder.at("code").location if found else None

@@ -20,9 +20,8 @@ from ddlflow.runs.results import (
 )
 from ddlflow.runs.samples import SAMPLE_VERSION, source_of
 from ddlflow.runs.session import Session
-from ddlflow.runs.setup import settled, setup
+from ddlflow.runs.setup import settled, setup, ship
 from ddlflow.spec import code
-from ddlflow.spec.load import Request
 from ddlflow.store import documents
 from ddlflow.store.store import Store
 from ddlflow.train.events import EpochEnded
@@ -186,14 +185,6 @@ def train(
     for note in kept_notes(done.value.history, done.value.best_epoch):
         session.screen.say(f"note: {note}")
     return done
-
-
-def ship(request: Request, folder: Store) -> str | None:
-    """Puts the code that travels into a stage's folder; where it is, or None: there is none."""
-    found = code.files(request)
-    for name, path in found.items():
-        folder.write(f"code/{name}", path.read_bytes())
-    return folder.at("code").location if found else None
 
 
 def _check_train(session: Session, rows: dict[str, int]) -> None:

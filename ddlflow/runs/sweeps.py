@@ -24,7 +24,7 @@ from ddlflow.runs.results import (
 )
 from ddlflow.runs.search import TABLE, Searching
 from ddlflow.runs.session import Session
-from ddlflow.runs.setup import settled
+from ddlflow.runs.setup import settled, ship
 from ddlflow.spec import code
 from ddlflow.store import documents
 from ddlflow.store.store import Store, open_store
@@ -152,7 +152,7 @@ def _depends_on(session: Session, data: Sequence[Stage[PrepareResult]], name: st
 
 
 def _where(session: Session, data: Sequence[Stage[PrepareResult]], folder: Store) -> list[Where]:
-    shipped = stages.ship(session.request, folder)
+    shipped = ship(session.request, folder)
     return [
         Where(
             dataset=stage.folder,

@@ -1,8 +1,9 @@
 """What the workers have, of this machine or elsewhere: GPUs to train on, cores."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ddlflow.engines import Engine
 from ddlflow.errors import SpecError
 
 if TYPE_CHECKING:
@@ -47,3 +48,14 @@ def least_cores(workers: "Sequence[Facts]") -> int:
     """Cores of a worker, where the workers of a host share its cores."""
     hosts = [facts.host for facts in workers]
     return max(1, min(facts.cores // hosts.count(facts.host) for facts in workers))
+
+
+def close_engine(engine: Engine, say: Callable[[str], None]) -> None:
+    """Ends the engine. What was done stays done: that it ends badly is said, and is no error.
+
+    Its processes end with this one in any case.
+    """
+    try:
+        engine.close()
+    except Exception as error:  # whatever a cluster's shutdown raises on a busy machine
+        say(f"note: the engine was slow to end ({type(error).__name__}). What was done stands.")

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from ddlflow.report.screen import Screen
 from ddlflow.runs.running import running
+from ddlflow.runs.scratch import scratch
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import Request
 from ddlflow.spec.site import Site
@@ -38,14 +39,14 @@ site = Site.model_validate({"storage": str(storage), "tracking": {"uri": uri}})
 with (
     running(storage, "run x on y", "") as command,
     Session(Request(None, site, None, None, None), Screen()) as session,
-    session.scratch() as scratch,
+    scratch(session.storage) as made,
     open_run(uri, storage / "tracking/it", experiment="e", name="x", tags={}) as run,
 ):
-    (scratch / "model").touch()
+    (made / "model").touch()
     run.log_metrics({"loss": 1.0}, 1)
     print(command.name, run.run_id, flush=True)
     sys.stdin.readline()
-    (scratch / "model").unlink()  # fails where somebody has removed it
+    (made / "model").unlink()  # fails where somebody has removed it
     run.log_metrics({"loss": 0.5}, 2)
 """
 

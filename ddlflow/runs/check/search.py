@@ -9,7 +9,7 @@ from ddlflow.runs.check import inputs
 from ddlflow.runs.check.finding import Finding, counted
 from ddlflow.runs.check.models import Shape, model
 from ddlflow.spec.explain import nearest
-from ddlflow.spec.load import Request
+from ddlflow.spec.load import Request, shown
 from ddlflow.spec.pipeline import Pipeline, Search, UserCode
 
 MOST_LOOKED_AT = 200  # points: each user model among them is built and tried
@@ -133,3 +133,22 @@ def _tried(trial: Request, shape: Shape) -> list[Finding]:
         return list(model(trial, shape))
     except DdlflowError as error:
         return [Finding("search", "error", str(error))]
+
+
+def check_section(request: Request, only: str | None) -> None:
+    """Raises where the section that a command is for is not there.
+
+    Raises:
+        SpecError: with an example of one.
+    """
+    examples = {
+        "search": ("search", "search: {method: grid, space: {train.optimizer.lr: [0.001, 0.01]}}"),
+        "cross_validate": ("cv", "cv: {folds: 5}"),
+    }
+    if only is None:
+        return
+    section, example = examples[only]
+    if getattr(request.pipeline, section) is None:
+        raise SpecError(
+            f"{shown(request.pipeline_path)} has no section {section}. Add one (such as {example})."
+        )
