@@ -57,7 +57,8 @@ class Standardisation:
         """Numbers [..., F] of any dtype as float32 of the same shape, standardised."""
         if out is None:
             out = np.empty(raw.shape, np.float32)
-        np.subtract(raw, self.mean, out=out, dtype=np.float32, casting="unsafe")
+        np.copyto(out, raw, casting="unsafe")  # apart: 6 times as fast as a subtraction that casts
+        np.subtract(out, self.mean, out=out)
         np.multiply(out, self.scale, out=out)
         if self.has_missing:
             np.copyto(out, 0, where=np.isnan(out))
