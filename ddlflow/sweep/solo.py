@@ -70,7 +70,8 @@ class Solo:
         self._net = first_net(member.model, spec, prepared)
         fit_components(self._net, rows)
         self._net = self._net.to(device)
-        optimizer = optimizer_of(spec.optimizer, self._net, device=device)
+        (part,) = task.parts
+        optimizer = optimizer_of(spec.optimizer, part.of(self._net), device=device)
         self._state = State(self._net, optimizer)
         self._rows = rows.rows
         self._batches = Batches(

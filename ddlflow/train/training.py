@@ -78,7 +78,8 @@ def run(
     net = first_net(job, manifest, task)
     held = fit_components(net, rows)
     net = net.to(device)
-    optimizer = optimizer_of(spec.optimizer, net, device=device)
+    (part,) = task.parts
+    optimizer = optimizer_of(spec.optimizer, part.of(net), device=device)
     state = State(net, optimizer)
     ranks = Ranks(rank, world, group, device)
     attempt = patiently(lambda: _begin(job)) if rank == 0 else 0
