@@ -36,14 +36,17 @@ MAY_IMPORT = {
     "train": LOW | {"data", "models"},
     "sweep": LOW | {"data", "models", "train"},
     "infer": LOW | {"data", "models", "train"},
-    "report": {"errors", "data", "spec"},  # spec: to go (it is given a search's space)
-    "engines": LOW,
-    "tracking": LOW,
-    "flow": RUN | {"runs"},
-    "flow_api": RUN | {"runs", "flow"},
+    "report": {"errors", "data", "spec"},  # spec: the ranges of a search's space are its axes
+    "engines": {"errors", "machine", "redact", "spec", "store"},
+    "tracking": {"errors", "redact", "spec", "store"},
+    "flow": {"errors", "redact", "runs", "spec", "store", "sweep"},  # sweep: how many trials
+    # data: the manifest that is checked; spec and report: the request and the screen of a session.
+    "flow_api": {"data", "flow", "report", "runs", "spec"},
     "runs": RUN,
-    "history": RUN | {"runs"},  # all but runs and tracking: to go
-    "api": RUN | {"runs", "history", "flow"},
+    # data, train: manifests, ledgers and events that a run left; report: plots, the screen.
+    "history": {"data", "errors", "redact", "report", "runs", "spec", "store", "tracking", "train"},
+    # data: tables and samples; report, tracking: the screen, the pages of `ui`.
+    "api": LOW | {"data", "flow", "history", "report", "runs", "tracking"},
     # report: the screen; errors and redact: the last line that a user sees.
     "cli": {"api", "errors", "redact", "report"},
     "__main__": {"cli"},

@@ -25,6 +25,22 @@ def test_a_public_name_is_documented(name: str) -> None:
     assert all(p.annotation is not p.empty for p in inspect.signature(function).parameters.values())
 
 
+# What scripts of the first release call from ddlflow.api; none of it goes.
+FIRST_RELEASE = {"as_changes", "fetch_higgs", "load_model", "make", "predict", "run", "site"}
+
+
+def test_the_names_of_the_api_are_these() -> None:
+    from ddlflow import api
+
+    assert api.__all__ == [
+        *("MadeName", "as_changes", "audit", "check", "compare", "doctor", "fetch_higgs", "init"),
+        *("load_model", "make", "predict", "reproduce", "run", "run_pipeline", "run_sweep", "site"),
+        *("summary_json", "ui"),
+    ]
+    assert set(api.__all__) >= FIRST_RELEASE
+    assert all(hasattr(api, name) for name in api.__all__)
+
+
 def test_signatures() -> None:
     """Scripts of users stand on these."""
     parameters = {
