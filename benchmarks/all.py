@@ -13,6 +13,7 @@ SCRIPTS = (
     "text",
     "infer",
     "memory",
+    "start",
     "course",
 )
 

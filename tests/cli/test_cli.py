@@ -297,3 +297,30 @@ def test_help_is_quick_because_it_imports_little() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.split() == []
+
+
+def test_a_command_ends_with_its_status_once_all_is_said() -> None:
+    """It ends without taking its modules apart: threads, exit handlers and pipes come first."""
+    code = """
+import atexit, sys, threading, time
+from ddlflow.cli import app
+
+def main():
+    print("said")
+    atexit.register(print, "at exit")
+    threading.Thread(target=lambda: (time.sleep(0.3), print("a thread"))).start()
+    sys.exit({status})
+
+app.main = main
+app.command()
+"""
+    for status, returncode in (("5", 5), ("None", 0), ("'a text'", 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", code.replace("{status}", status)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == returncode
+        assert done.stdout == "said\na thread\nat exit\n"
+        assert done.stderr == ("a text\n" if returncode == 1 else "")
