@@ -12,6 +12,7 @@ import hashlib
 import resource
 import shutil
 import statistics
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,7 +80,9 @@ def run(layout: str, rows: int, batch_rows: int) -> Run:
             map=lambda function, items, name: map_batched(engine, function, items),
         )
     seconds, used = time.perf_counter() - began, cpu_s() - before
-    return Run(seconds, used, len(manifest.shards), train.ours(folder, batch_rows, 1, 1))
+    found = Run(seconds, used, len(manifest.shards), train.ours(folder, batch_rows, 1, 1))
+    print(f"{layout}: {found}", file=sys.stderr, flush=True)
+    return found
 
 
 def manifests(shards: int) -> None:
