@@ -243,7 +243,7 @@ def test_world_has_the_same_bits_for_the_same_world(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     again = project.run("world-killed", "local", 3, *changes)
-    assert f"goes on from step {killed_after}" in again["said"]
+    assert went_on_from(again["said"]) >= killed_after
     assert trail(again) == trail(whole)
     assert weights(again) == weights(whole)
     # Dropout and batch norm see other slices than with four virtual ranks: near, not the same.
