@@ -78,6 +78,7 @@ def prepare(session: Session, repeat: int = 0) -> Stage[PrepareResult]:
             map=session.map_over,
             cv=cv,
             converted=session.store.at("converted"),
+            fresh=session.fresh,
         )
         rows = {split: manifest.rows(split) for split in ("train", "validation", "test")}
         if not rows["train"]:

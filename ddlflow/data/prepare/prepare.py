@@ -65,6 +65,7 @@ def prepare(
     map: Map,  # noqa: A002 - it is the engine's map
     cv: Cv | None = None,
     converted: Store | None = None,
+    fresh: bool = False,
 ) -> Manifest:
     """Makes the data set in ``folder``.
 
@@ -79,6 +80,7 @@ def prepare(
             (``Cv.of_repeat``).
         converted: where text that was parsed is kept as Parquet, for the next data set of the same
             source; a store that every worker sees. None: it goes with this call.
+        fresh: parse it again all the same.
 
     Raises:
         DataError: the source cannot be read or holds what it may not hold; nothing is left behind.
@@ -90,6 +92,8 @@ def prepare(
         dataset.at(WORK).make()
         dataset.remove(NAME)
     kept = convert_sources(sources, roles, converted or dataset.at(f"{WORK}/converted"))
+    if fresh:
+        kept.forget()
     sources = [*kept.sources]
     try:
         scans = _scan_tasks(spec, labels, sources, roles, dataset=dataset, cv=cv)

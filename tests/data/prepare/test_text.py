@@ -101,6 +101,17 @@ def test_other_data_sets_of_the_same_source_parse_nothing(
     _prepared(tmp_path, "apart", kept=None, seed=9)
     assert len(parsed) == 2 * first
     assert _shards(tmp_path / "two") == _shards(tmp_path / "apart")
+    prepare(
+        Data(source="t.csv", label="y", seed=9),
+        "binary",
+        data_root=tmp_path,
+        folder=tmp_path / "fresh",
+        map=lambda function, items, _: map(function, items),
+        converted=FolderStore(kept),
+        fresh=True,
+    )
+    assert len(parsed) == 3 * first
+    assert _shards(tmp_path / "two") == _shards(tmp_path / "fresh")
     assert _shards(tmp_path / "two") != _shards(tmp_path / "one")
 
 
