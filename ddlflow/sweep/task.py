@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-from ddlflow.errors import CheckpointError, DdlflowError
+from ddlflow.errors import CheckpointError, DataError, DdlflowError
 from ddlflow.models.user import one_line
 from ddlflow.store import documents
 from ddlflow.store.store import Store, open_store
@@ -98,6 +98,7 @@ def train_piece(task: PieceTask) -> list[Json]:
 
     Raises:
         CheckpointError: the storage is full: no fault of the members'.
+        DataError: a shard is damaged or gone.
     """
     folder = open_store(task.folder)
     rung = END if task.until is None else f"epoch-{task.until}.json"
@@ -145,7 +146,7 @@ def _trained(task: PieceTask) -> list[Json]:
         return _to_rung(
             task, Piece(members, task.fused, task.why), prepared, open_store(task.folder)
         )
-    except CheckpointError:
+    except (CheckpointError, DataError):  # a full storage, a damaged shard: of no member's making
         raise
     except Exception as error:
         log.warning("%s failed", ", ".join(m.id for m in members), exc_info=True)
