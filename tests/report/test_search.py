@@ -1,8 +1,8 @@
 """A search's plots, drawn from tables of made trials and looked at through their axes."""
 
 import itertools
-import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from ddlflow.report.trials import (
     spread_of,
 )
 from ddlflow.spec.pipeline import SearchRange
+from ddlflow.sweep.choose import table as trials_table
 from ddlflow.sweep.choose.space import points
-from ddlflow.sweep.choose.table import Outcome, rows
+from ddlflow.sweep.choose.table import Outcome
 
 GRID = {"train.optimizer.lr": [0.1, 0.01, 0.001], "model.hidden": [[50], [100, 100]], "a": [1]}
 MIXED = {
@@ -39,6 +40,11 @@ MIXED = {
 
 def ranges(space: dict[str, Any]) -> dict[str, SearchRange]:
     return {name: SearchRange.model_validate(one) for name, one in space.items()}
+
+
+def rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """A search's table as the report is given it."""
+    return [asdict(row) for row in trials_table.rows(outcomes)]
 
 
 def grid_rows() -> list[dict[str, Any]]:
@@ -151,7 +157,7 @@ def test_a_far_worse_score_does_not_press_the_others_together() -> None:
 def test_all_plots_of_a_search(tmp_path: Path) -> None:
     files = write_search(
         tmp_path / "new" / "plots",
-        rows=json.loads(json.dumps(grid_rows())),
+        rows=grid_rows(),
         space=ranges(GRID),
         metric="auroc",
         better="higher",
