@@ -79,7 +79,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_times_in_milliseconds_are_learned_and_read_later(tmp_path: Path) -> None:
     found = run(tmp_path, "late", "binary")
     train, later = found["train"], found["later"]
-    assert found["warnings"] == []
+    assert not found["warnings"]
     scaler = StandardScaler().fit(train[["t_ms", "b"]] - [MS, 0])
     peer = LogisticRegression().fit(scaler.transform(train[["t_ms", "b"]] - [MS, 0]), train["y"])
     chances = peer.predict_proba(scaler.transform(later[["t_ms", "b"]] - [MS, 0]))[:, 1]

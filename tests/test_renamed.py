@@ -207,7 +207,7 @@ def test_two_data_roots_with_like_files_are_two_sources() -> None:
         request = load("first", "other", ["data.source=t.csv"])
         with Session(request, Screen(io.StringIO())) as opened:
             found.append(stages.prepare(opened).value.classes)
-    assert found == [["no", "ye"], ["ba", "si"]]
+    assert found == [("no", "ye"), ("ba", "si")]
 
 
 def test_predictions_of_a_namesake_are_not_gone_on_with(

@@ -58,6 +58,10 @@ def test_commands_share_one_that_is_replaced_when_it_dies_or_hangs_and_ends_when
         assert "used by 1 command." in finding.text
 
         os.kill(first.process.pid, signal.SIGKILL)
+        give_up = time.monotonic() + 30
+        while first.process.is_alive:
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
         with shared_server() as second:
             assert second.is_new
             assert wait_until_ready(second).address != first.address

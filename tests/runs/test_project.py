@@ -102,7 +102,7 @@ def test_the_wheel_carries_the_package_and_the_template(wheel: Path) -> None:
     assert set(names) == package | {f"ddlflow/template/{name}" for name in SHIPPED}
     assert b"Name: ddlflow\n" in metadata
     assert b"Requires-Dist: torch" in metadata
-    assert b"ddlflow = ddlflow.cli.app:main" in entry
+    assert b"ddlflow = ddlflow.cli.app:command" in entry
 
 
 def test_the_wheel_works_without_the_repository(wheel: Path, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_the_same_search_in_any_order_of_finishing(method: str, pruning: str | N
     search = section(method, pruning)
     once, again = (play(search, {}, random.Random(seed)) for seed in (1, 2))
     assert once == again
-    statuses = {row["status"] for row in once[1]}
+    statuses = {row.status for row in once[1]}
     assert statuses == ({"done", "failed", "pruned"} if pruning else {"done", "failed"})
     assert len(once[1]) == 40
 

@@ -167,7 +167,8 @@ def test_a_loss_of_the_users_gets_labels_as_they_are(
     (code / "mine.py").write_text(LOSS.format(path=str(tmp_path / "seen.pt")))
     objective = {"use": "mine:squared", "like": "regression"}
     few: dict[str, Any] = {"epochs": 1, "objective": objective, "optimizer": {"use": "adam"}}
-    few["model"] = {"use": "mlp", "hidden": [4]}
+    # Of tanh, so that the built-in loss goes through autograd too, as the user's.
+    few["model"] = {"use": "mlp", "hidden": [4], "activation": "tanh"}
     job, result = here.train("as it is", code, **few)
     outputs, labels = torch.load(tmp_path / "seen.pt")
     held_out = here.table["y"].to_numpy()[here.rows("validation")].astype(np.float32)
