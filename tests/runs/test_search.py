@@ -91,6 +91,9 @@ class Inline:
             on_event({"item": number})
             yield result
 
+    def warm(self, threads, modules):
+        pass
+
     def close(self):
         pass
 
