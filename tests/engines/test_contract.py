@@ -158,7 +158,10 @@ def test_every_worker_is_asked(engine: Engine) -> None:
         engine.ask(data_work.unknown)
 
 
-def test_data_workers_are_forked_once_ranks_can_be(tmp_path: Path) -> None:
+def test_data_workers_are_forked_once_ranks_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)  # of an engine above without fork servers
     with open_engine(Site(engine={"use": "local"}), slots=2, threads=1) as engine:
         fresh = set(engine.map(data_work.parents, range(4)))
         assert fresh == {os.getpid()}
