@@ -31,16 +31,20 @@ LEAST_ROWS = 256  # of a block: of wide layers the products weigh more than the 
 Maps = list[tuple[Tensor, Tensor]]
 
 
-def maps_of(net: nn.Module) -> Maps | None:
-    """(weight, bias) of each affine map, where a net is these with relu between them alone."""
+def maps_of(net: Linear | Mlp) -> Maps:
+    """(weight, bias) of each affine map, from below."""
     if isinstance(net, Linear):
-        has_more = net.only is not None or net.one_hot is not None or len(net.embeddings.tables)
-        return None if has_more else [(net.weight, net.bias)]
-    if not isinstance(net, Mlp) or len(net.embeddings.tables):
-        return None
-    if not all(isinstance(part, nn.Linear | nn.ReLU) for part in net.layers):
-        return None
+        return [(net.weight, net.bias)]
     return [(part.weight, part.bias) for part in net.layers if isinstance(part, nn.Linear)]
+
+
+def _is_plain(net: Linear | Mlp) -> bool:
+    """Whether a net is affine maps with relu between them alone."""
+    if len(net.embeddings.tables):
+        return False
+    if isinstance(net, Linear):
+        return net.only is None and net.one_hot is None
+    return all(isinstance(part, nn.Linear | nn.ReLU) for part in net.layers)
 
 
 def affine_backward(
@@ -51,11 +55,11 @@ def affine_backward(
     if device != "cpu" or precision != "float32" or not is_known or type(net) not in (Linear, Mlp):
         return None
     assert isinstance(task, LabelTask)
-    maps = maps_of(net)
+    assert isinstance(net, Linear | Mlp)
     is_trained = all(p.requires_grad for p in net.parameters())
-    if maps is None or not is_trained or task.label.weighting != ALL_ALIKE:
+    if not _is_plain(net) or not is_trained or task.label.weighting != ALL_ALIKE:
         return None
-    return AffineBackward(maps, task)
+    return AffineBackward(maps_of(net), task)
 
 
 @dataclass(slots=True)

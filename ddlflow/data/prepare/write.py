@@ -26,7 +26,7 @@ from ddlflow.data.shards.manifest_parts import (
     statistics_to_json,
 )
 from ddlflow.data.shards.shard import write_shard
-from ddlflow.data.shards.statistics import Statistics, of_column
+from ddlflow.data.shards.statistics import Statistics, of_column, of_facts
 from ddlflow.store.stored import StoredFile
 
 Int64 = npt.NDArray[np.int64]
@@ -137,7 +137,7 @@ def _write_piece(
         classes = piece.classes[order[here]]
         num_classes = len(columns.label.classes)
         counts = np.bincount(classes, minlength=num_classes)[:num_classes]
-        statistics = _statistics(rows, facts[:, cell], counts)
+        statistics = of_facts(rows, facts[:, cell], counts)
         label = None if num_classes else _of_label(found["label"])
         weights = _weights_of(found, classes, max(num_classes, 1))
         mean = None if label is None else _weighted_mean(found, label)
@@ -225,7 +225,7 @@ def _order(
 def _of_label(label: npt.NDArray[np.float32]) -> Statistics:
     """The statistics of a regression's label [n], as of one feature."""
     facts = np.array(of_column(label.copy()), dtype=np.float64)[:, None]
-    return _statistics(len(label), facts, np.zeros(0, dtype=np.int64))
+    return of_facts(len(label), facts, np.zeros(0, dtype=np.int64))
 
 
 def _weights_of(
@@ -248,18 +248,3 @@ def _weighted_mean(found: dict[str, npt.NDArray[Any]], label: Statistics) -> flo
     plain = float(label.mean[0])
     distances = found["label"].astype(np.float64) - plain
     return plain + float((distances * weight).sum() / weight.sum())
-
-
-def _statistics(rows: int, facts: npt.NDArray[np.float64], class_counts: Int64) -> Statistics:
-    count, mean, m2, minimum, maximum, missing, infinite = facts
-    return Statistics(
-        rows=rows,
-        count=count.astype(np.int64),
-        mean=mean,
-        m2=m2,
-        minimum=minimum,
-        maximum=maximum,
-        missing=missing.astype(np.int64),
-        infinite=infinite.astype(np.int64),
-        class_counts=class_counts,
-    )

@@ -124,6 +124,28 @@ def of_column(values: npt.NDArray[np.float32]) -> tuple[int, float, float, float
     return finite.size, mean, m2, low, high, missing, infinite
 
 
+def of_facts(rows: int, facts: Float64, class_counts: Int64) -> Statistics:
+    """The statistics of some rows from what `of_column` says of each feature.
+
+    Args:
+        rows: their number.
+        facts: [7, F], a column of it one feature's.
+        class_counts: [classes]; empty for a regression.
+    """
+    count, mean, m2, minimum, maximum, missing, infinite = facts
+    return Statistics(
+        rows=rows,
+        count=count.astype(np.int64),
+        mean=mean,
+        m2=m2,
+        minimum=minimum,
+        maximum=maximum,
+        missing=missing.astype(np.int64),
+        infinite=infinite.astype(np.int64),
+        class_counts=class_counts,
+    )
+
+
 def merge(parts: Iterable[Statistics], start: Statistics) -> Statistics:
     """The statistics of all rows together.
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddlflow.data.fields import Field
-from ddlflow.data.shards.statistics import Statistics, empty, merge, of_column
+from ddlflow.data.shards.statistics import Statistics, empty, merge, of_column, of_facts
 
 Array = npt.NDArray[Any]
 SMALL = 2  # bytes of an integer whose squares are added up as integers of 64 bits
@@ -91,7 +91,7 @@ def of_values(
     facts = np.empty((7, field.num_statistics))
     for k in range(field.num_statistics):
         facts[:, k] = _facts(columns[:, k], is_exact=exact is not None)
-    elements = _statistics(len(columns), facts)
+    elements = of_facts(len(columns), facts, np.zeros(0, dtype=np.int64))
     empty_runs, longest = 0, 0
     if counts is not None and len(counts):
         empty_runs, longest = int(np.count_nonzero(counts == 0)), int(counts.max())
@@ -172,18 +172,3 @@ def _settled(found: TensorStatistics) -> TensorStatistics:
             mean[k] = float(Fraction(total, count))
             m2[k] = float(Fraction(square * count - total * total, count))
     return replace(found, elements=replace(found.elements, mean=mean, m2=m2))
-
-
-def _statistics(rows: int, facts: npt.NDArray[np.float64]) -> Statistics:
-    count, mean, m2, minimum, maximum, missing, infinite = facts
-    return Statistics(
-        rows=rows,
-        count=count.astype(np.int64),
-        mean=mean,
-        m2=m2,
-        minimum=minimum,
-        maximum=maximum,
-        missing=missing.astype(np.int64),
-        infinite=infinite.astype(np.int64),
-        class_counts=np.zeros(0, dtype=np.int64),
-    )

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from ddlflow.models.linear import Linear
 from ddlflow.models.mlp import Mlp
-from ddlflow.sweep.fused.dense_layout import layout_of, maps_of, tables_of
+from ddlflow.sweep.fused.dense_layout import layout_of, tables_of
 from ddlflow.sweep.fused.dense_pass import DensePass
 from ddlflow.sweep.fused.head import Head
 from ddlflow.sweep.fused.program import Inputs, Noise, Step, row_of
+from ddlflow.train.affine_backward import maps_of
 
 # Activations that are worked on at a time: a block of rows through some models, in the widest
 # layer. 2 MiB of float32; measured with mlp [100] and batches of 128 to 16,384 rows: a step gets up

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ddlflow.models.linear import Linear
 from ddlflow.models.mlp import Mlp
 from ddlflow.sweep.fused.program import aligned, row_of
+from ddlflow.train.affine_backward import maps_of
 
 Places = tuple[tuple[int, torch.Size], ...]  # the first column and the shape of each
 
@@ -105,13 +106,6 @@ def layout_of(net: Linear | Mlp, device: torch.device) -> DenseLayout:
 
 def tables_of(net: Linear | Mlp) -> list[nn.Embedding]:
     return [table for table in net.embeddings.tables if isinstance(table, nn.Embedding)]
-
-
-def maps_of(net: Linear | Mlp) -> list[tuple[Tensor, Tensor]]:
-    """(weight, bias) of each affine map."""
-    if isinstance(net, Linear):
-        return [(net.weight, net.bias)]
-    return [(part.weight, part.bias) for part in net.layers if isinstance(part, nn.Linear)]
 
 
 def _activation(net: Linear | Mlp) -> str:
