@@ -1,14 +1,12 @@
 """Whole files or none: written under a temporary name, then renamed."""
 
 import errno
-import json
 import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from ddlflow.errors import DdlflowError, InputError
 from ddlflow.store.owner import owner_of, state_of, this_owner
@@ -84,18 +82,3 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 temporary.unlink()
-
-
-def save_json(path: Path, value: Any) -> None:
-    """Writes ``value`` as JSON, whole or not at all."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def load_json(path: Path) -> Any:
-    """The value in ``path``, or None where there is no whole JSON file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

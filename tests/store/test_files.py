@@ -10,13 +10,14 @@ import pytest
 from hosts import half_written
 
 from ddlflow.errors import DdlflowError, InputError
-from ddlflow.store import files, owner
-from ddlflow.store.files import load_json, remove_leftovers, replacing, save_json, temporary_for
+from ddlflow.store import documents, files, owner
+from ddlflow.store.files import remove_leftovers, replacing, temporary_for
+from ddlflow.store.store import open_store
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    save_json(path, {"a": 1})
+    documents.save(open_store(tmp_path), "x.json", {"a": 1})
 
     def half_written() -> None:
         with replacing(path) as temporary:
@@ -26,21 +27,21 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     with pytest.raises(DdlflowError, match="No space left") as caught:
         half_written()
     assert not isinstance(caught.value, InputError)
-    assert load_json(path) == {"a": 1}
+    assert documents.load(open_store(tmp_path), "x.json") == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_that_is_a_file_is_wrong_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        save_json(tmp_path / "file" / "x.json", 1)
+        documents.save(open_store(tmp_path / "file"), "x.json", 1)
 
 
 @pytest.mark.parametrize("text", [None, "", '{"a": '])
 def test_load_of_no_whole_file_is_none(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "x.json").write_text(text)
-    assert load_json(tmp_path / "x.json") is None
+    assert documents.load(open_store(tmp_path), "x.json") is None
 
 
 def test_what_the_dead_left_goes_and_what_may_be_written_stays(
