@@ -104,13 +104,13 @@ def test_as_scikit_learn() -> None:
     assert searched.value.best.score == pytest.approx(loss(taken), rel=1e-5)
     # The model that is trained with them has their coefficients alone.
     numbers = [name for name in NUMBERS if name in best]
-    names = [term["name"] for term in found["terms"]]
+    names = [term.name for term in found.terms]
     assert names == ["intercept", *numbers, "town=y", "town=z"]
-    assert found["undefined"] is None
+    assert found.undefined is None
     expected = LinearRegression().fit(
         pd.get_dummies(frame[[*numbers, "town"]], drop_first=True, dtype=float), frame.y
     )
-    mine = [term["coefficient"] for term in found["terms"]]
+    mine = [term.coefficient for term in found.terms]
     assert mine == pytest.approx([expected.intercept_, *expected.coef_], rel=1e-5)
     predicted = load_model(Path(trained.value.model)).predict_frame(frame)
     assert len(predicted) == 900

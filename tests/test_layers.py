@@ -58,6 +58,7 @@ ORDER = {
         ("results",),
         ("result_json", "trial_members", "interrupts", "scratch"),
         ("events", "workers", "ranks", "failures", "finished", "holds", "tables", "running"),
+        ("evaluated",),
         ("installed",),
         ("project",),
         ("check/finding",),
@@ -75,7 +76,7 @@ ORDER = {
         ("apply", "doctor"),
     ],
     "data": [
-        ("fields", "tensors", "padding"),
+        ("coefficient_table", "fields", "tensors", "padding"),
         ("sources/",),
         ("convert", "matrix", "numbers", "offsets", "roles"),
         ("columns",),

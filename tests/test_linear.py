@@ -19,10 +19,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from ddlflow.infer.model import load_model
 from ddlflow.infer.predict import infer
-from ddlflow.report.coefficients import draw_coefficients, notes_of, write_coefficients
+from ddlflow.report.coefficients import draw_coefficients, write_coefficients
 from ddlflow.report.screen import Screen
 from ddlflow.report.style import save_all
+from ddlflow.report.terms import notes_of
 from ddlflow.runs import stages
+from ddlflow.runs.evaluated import coefficients_of
 from ddlflow.runs.session import Session
 from ddlflow.spec.load import load
 
@@ -237,15 +239,17 @@ def test_weighted_rows_have_no_errors(fit: Fit, rows: pd.DataFrame) -> None:
 def test_a_report_has_the_table(fit: Fit, rows: pd.DataFrame, tmp_path: Path) -> None:
     found = fit(rows[["a", "town", "kind"]], "kind", "multiclass")
     (tmp_path / "report").mkdir()
-    path = write_coefficients(tmp_path / "report" / "coefficients.csv", found)
+    table = coefficients_of(found["stage"])
+    assert table is not None
+    path = write_coefficients(tmp_path / "report" / "coefficients.csv", table)
     read = pd.read_csv(path, keep_default_na=False)
     assert list(read.columns[:3]) == ["of_class", "name", "coefficient"]
     assert list(read.name[:4]) == ["intercept", "a", "town=Oslo", "town=Rome"]
-    assert notes_of(found) == [
+    assert notes_of(table) == [
         "Log odds of each class against low.",
         "Levels of categories are compared with town=Bonn.",
     ]
-    (plot,) = save_all(tmp_path / "report", {"c": lambda: draw_coefficients(found)}, "title")
+    (plot,) = save_all(tmp_path / "report", {"c": lambda: draw_coefficients(table)}, "title")
     assert plot.stat().st_size > 1_000
 
 

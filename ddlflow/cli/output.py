@@ -75,7 +75,7 @@ def show_run(result: "RunSummary") -> None:
         if name != "rows"
     ]
     screen.table("", ["metric", "value", "baseline"], metrics)
-    _show_coefficients(screen, result.coefficients)
+    _show_coefficients(screen, result)
     _show_swept(screen, result)
     screen.say("")
     screen.facts(
@@ -96,18 +96,22 @@ def _score(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _show_coefficients(screen: "Screen", table: dict[str, Any] | None) -> None:
+def _show_coefficients(screen: "Screen", result: "RunSummary") -> None:
     """The strongest terms of a linear model, in the source's units."""
-    from ddlflow.report.coefficients import notes_of, strongest
+    from ddlflow.report.terms import notes_of, strongest
 
+    table = result.coefficients
     if table is None:
         return
     rows = []
-    for term in strongest(table["terms"], SHOWN_TERMS):
-        of_class = "" if term["of_class"] is None else f"{term['of_class']}: "
-        error, p_value = term["std_error"], term["p_value"]
-        told = ("", "") if error is None else (f"{error:.4g}", f"{p_value:.3g}")
-        rows.append((of_class + term["name"], f"{term['coefficient']:.5g}", *told))
+    for term in strongest(table.terms, SHOWN_TERMS):
+        of_class = "" if term.of_class is None else f"{term.of_class}: "
+        error, p_value = term.std_error, term.p_value
+        errors = (
+            "" if error is None else f"{error:.4g}",
+            "" if p_value is None else f"{p_value:.3g}",
+        )
+        rows.append((of_class + term.name, f"{term.coefficient:.5g}", *errors))
     screen.table("", ["strongest features", "coefficient", "std error", "p"], rows)
     for note in notes_of(table):
         screen.say(note)

@@ -13,12 +13,11 @@ the length of the Newton step that is left, in standard errors.
 """
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from scipy import special
 
+from ddlflow.data.coefficient_table import CoefficientTable, Term
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.infer.design import ShardToDescribe, empty, num_compared, of_shard, used_by, weights_of
 from ddlflow.infer.estimate import Errors, compared, errors_of, layout_of, to_source
@@ -28,30 +27,6 @@ from ddlflow.spec.pipeline import LinearSection, Model, Train
 from ddlflow.store.store import Place, store_of
 
 MOST = 2_000  # coefficients whose errors are computed: a matrix of 32 MB a shard
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """A row of the table.
-
-    Attributes:
-        name: of the feature, ``town=Rome`` of a category's level, or ``intercept``.
-        of_class: of several classes, the one whose log odds it is about.
-        coefficient: in the source's units.
-        per_deviation: the coefficient for one standard deviation of a numeric feature instead of
-            one unit, to compare features; of a level the coefficient; None of the intercept.
-        std_error: None where it is not defined, as the next two.
-        statistic: coefficient / std_error: t of a regression, z of classes.
-        p_value: of the coefficient being 0.
-    """
-
-    name: str
-    of_class: str | None
-    coefficient: float
-    per_deviation: float | None
-    std_error: float | None = None
-    statistic: float | None = None
-    p_value: float | None = None
 
 
 def has_coefficients(spec: Model, *, of_tensors: bool = False) -> bool:
@@ -67,7 +42,7 @@ def has_coefficients(spec: Model, *, of_tensors: bool = False) -> bool:
 
 def coefficients(
     model_folder: Place, dataset: Place, *, spec: Train, threads: int, map_over: Map
-) -> dict[str, Any]:
+) -> CoefficientTable:
     """The table of a linear model.
 
     Args:
@@ -76,10 +51,6 @@ def coefficients(
         spec: how it was trained.
         threads: of each worker.
         map_over: the engine's; its results are added in the shards' order.
-
-    Returns:
-        ``terms`` (of `Term`), ``references`` (of each category, its level), ``reference_class``,
-        ``undefined`` (a clause that says why there are no errors, or None) and ``rows``.
     """
     model = load_model(model_folder, trust_code=True)  # it is this pipeline's own
     manifest = Manifest.load(dataset)
@@ -118,13 +89,13 @@ def coefficients(
         for output in range(values.shape[1])
         for at, column in enumerate(layout.kept.tolist())
     ]
-    return {
-        "terms": [asdict(term) for term in terms],
-        "references": layout.levels,
-        "reference_class": names[0] if is_many else None,
-        "undefined": errors if isinstance(errors, str) else None,
-        "rows": manifest.rows("train"),
-    }
+    return CoefficientTable(
+        terms=terms,
+        references=layout.levels,
+        reference_class=names[0] if is_many else None,
+        undefined=errors if isinstance(errors, str) else None,
+        rows=manifest.rows("train"),
+    )
 
 
 def _term(

@@ -1,74 +1,53 @@
-"""The coefficients of a linear model (``ddlflow.infer.coefficients``): a CSV file and a plot."""
+"""The coefficients of a linear model: a CSV file and a plot."""
 
 import csv
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ddlflow.data.coefficient_table import CoefficientTable
 from ddlflow.report.style import CLASS_COLOURS, GREY, figure
+from ddlflow.report.terms import strongest
 
 COLUMNS = ("name", "coefficient", "std_error", "statistic", "p_value", "per_deviation")
 DRAWN = 25  # features, the strongest
 WIDE = 1.96  # standard errors to each side: 95 % of a normal distribution
 
-Table = dict[str, Any]
-Term = dict[str, Any]
 
-
-def write_coefficients(path: Path, table: Table) -> Path:
+def write_coefficients(path: Path, table: CoefficientTable) -> Path:
     """All terms as CSV, with every digit; what is not defined is empty."""
-    columns = COLUMNS if table["reference_class"] is None else ("of_class", *COLUMNS)
+    columns = COLUMNS if table.reference_class is None else ("of_class", *COLUMNS)
     with path.open("w", encoding="utf-8", newline="") as file:
         out = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         out.writeheader()
-        out.writerows(table["terms"])
+        out.writerows(asdict(term) for term in table.terms)
     return path
 
 
-def strongest(terms: Sequence[Term], most: int) -> list[Term]:
-    """The terms of the features that move the prediction most, by a deviation or level of each."""
-    features = [term for term in terms if term["per_deviation"] is not None]
-    return sorted(features, key=lambda term: -abs(term["per_deviation"]))[:most]
-
-
-def notes_of(table: Table) -> list[str]:
-    """What a reader of the table has to know: full sentences."""
-    found = []
-    if table["reference_class"] is not None:
-        found.append(f"Log odds of each class against {table['reference_class']}.")
-    if table["references"]:
-        levels = ", ".join(f"{name}={level}" for name, level in table["references"].items())
-        found.append(f"Levels of categories are compared with {levels}.")
-    if table["undefined"] is not None:
-        found.append(f"Standard errors and p-values are not defined: {table['undefined']}.")
-    return found
-
-
-def draw_coefficients(table: Table) -> Figure:
+def draw_coefficients(table: CoefficientTable) -> Figure:
     """The strongest features: what a deviation, or a level, does to the prediction."""
-    terms = strongest(table["terms"], DRAWN)
-    names = list(dict.fromkeys(term["name"] for term in terms))
-    classes = list(dict.fromkeys(term["of_class"] for term in table["terms"]))
+    terms = strongest(table.terms, DRAWN)
+    names = list(dict.fromkeys(term.name for term in terms))
+    classes = list(dict.fromkeys(term.of_class for term in table.terms))
     drawn = figure(7.2, 1.6 + 0.32 * max(1, len(names)))
     axes = drawn.subplots()
     axes.axvline(0, color=GREY, linewidth=1.2)
     for number, of_class in enumerate(classes):
         colour = CLASS_COLOURS[number % len(CLASS_COLOURS)]
         shift = 0.6 * ((number + 0.5) / len(classes) - 0.5)
-        for term in table["terms"]:
-            if term["of_class"] != of_class or term["name"] not in names:
+        for term in table.terms:
+            value, error = term.per_deviation, 0.0
+            if value is None or term.of_class != of_class or term.name not in names:
                 continue
-            value, error = term["per_deviation"], 0.0
-            if term["std_error"] is not None and term["coefficient"]:
-                error = WIDE * abs(term["std_error"] * value / term["coefficient"])
-            at = names.index(term["name"]) + shift
+            if term.std_error is not None and term.coefficient:
+                error = WIDE * abs(term.std_error * value / term.coefficient)
+            at = names.index(term.name) + shift
             axes.errorbar(value, at, xerr=error or None, fmt="o", color=colour, capsize=2.5)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    errors = table["undefined"] is None
+    errors = table.undefined is None
     axes.set(xlabel="per standard deviation, or level" + (", with 95 %" if errors else ""))
     if classes != [None]:
         handles = [

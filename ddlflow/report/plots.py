@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ddlflow.data.coefficient_table import CoefficientTable
 from ddlflow.report.classification import (
     draw_calibration,
     draw_confusion,
@@ -20,9 +21,10 @@ from ddlflow.report.classification import (
     draw_roc,
     draw_scores,
 )
-from ddlflow.report.coefficients import draw_coefficients, notes_of, write_coefficients
+from ddlflow.report.coefficients import draw_coefficients, write_coefficients
 from ddlflow.report.regression import draw_residuals
 from ddlflow.report.style import BLUE, GREEN, GREY, ORANGE, figure, save_all, shown
+from ddlflow.report.terms import notes_of
 
 # What a person says for a metric's name.
 WORDS = {
@@ -66,7 +68,7 @@ def write_report(
     title: str,
     label: str = "label",
     metric: str,
-    coefficients: dict[str, Any] | None = None,
+    coefficients: CoefficientTable | None = None,
 ) -> list[Path]:
     """Draws the plots of a run and writes its numbers.
 
@@ -83,7 +85,7 @@ def write_report(
         title: the heading of report.md and of every plot.
         label: the label column's name, for axes of a regression.
         metric: the second panel of the loss curves.
-        coefficients: of a linear model, ``ddlflow.infer.coefficients``.
+        coefficients: of a linear model.
 
     Returns:
         The files written: the PNGs, coefficients.csv of a linear model, metrics.json (nan is null

@@ -2,11 +2,11 @@
 
 import json
 
+from ddlflow.runs.evaluated import coefficients_of
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.results import EvaluateResult, PrepareResult, ReportResult, TrainResult
 from ddlflow.runs.session import Session
-from ddlflow.runs.stages import COEFFICIENTS, VERSION
-from ddlflow.store import documents
+from ddlflow.runs.stages import VERSION
 from ddlflow.store.store import Store, open_store
 
 FOLDER = "report"  # in the stage's own
@@ -58,7 +58,7 @@ def report(
                 title=title,
                 label=pipeline.data.label,
                 metric=stopping.metric if stopping else measures_of(pipeline.labels).drawn,
-                coefficients=documents.load(open_store(evaluated.folder), COEFFICIENTS),
+                coefficients=coefficients_of(evaluated),
             )
         return ReportResult(len(files))
 

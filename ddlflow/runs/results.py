@@ -6,6 +6,7 @@ Each is a frozen dataclass; ``ddlflow.runs.result_json`` makes JSON of it and br
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ddlflow.data.coefficient_table import CoefficientTable
 from ddlflow.sweep.choose.table import Better, TrialRow
 from ddlflow.train.facts import Facts
 
@@ -282,6 +283,6 @@ class RunSummary:
     report: str
     tracking_uri: str
     page: str
-    coefficients: dict[str, Any] | None
+    coefficients: CoefficientTable | None
     search: SearchSummary | None = None
     cross_validation: CrossValidationResult | None = None

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ddlflow.errors import DataError, SpecError
 from ddlflow.redact import redacted, redacted_values
+from ddlflow.runs.evaluated import save_coefficients
 from ddlflow.runs.events import OnTrainEvent, ignore
 from ddlflow.runs.finished import Stage, hashed
 from ddlflow.runs.launch import launch
@@ -26,7 +27,6 @@ from ddlflow.store import documents
 from ddlflow.store.store import Store
 from ddlflow.train.events import EpochEnded
 
-COEFFICIENTS = "coefficients.json"  # of a linear model, in the folder of its evaluate stage
 # A stage's own version: raised when its result changes for the same settings.
 VERSION = {
     "source": SAMPLE_VERSION,
@@ -228,7 +228,7 @@ def evaluate(
         scored = score(*where, split, feature=pipeline.report.histogram, **how)
         documents.save(folder, "scores.json", scored, indent=1)
         if has_coefficients(pipeline.model, of_tensors=bool(prepared.value.tensors)):
-            documents.save(folder, COEFFICIENTS, coefficients(*where, **how), indent=1)
+            save_coefficients(folder, coefficients(*where, **how))
         kept = {name: scored[name] for name in ("metrics", "baseline", "predicted_classes")}
         told = notes(measures_of(pipeline.labels), spec, split, **kept)
         return EvaluateResult(split, **kept, notes=tuple(told))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ddlflow.runs.evaluated import coefficients_of
 from ddlflow.runs.finished import Stage, Value
 from ddlflow.runs.record import RunRecord, redacted_site, rows_per_s
 from ddlflow.runs.result_json import to_json
@@ -17,11 +18,8 @@ from ddlflow.runs.results import (
     SweepSummary,
     TrainResult,
 )
-from ddlflow.runs.stages import COEFFICIENTS
 from ddlflow.runs.sweeps import table_of
-from ddlflow.store import documents
 from ddlflow.store.site_storage import write_json
-from ddlflow.store.store import open_store
 
 
 def summary(
@@ -50,7 +48,7 @@ def summary(
         report=str(record.folder / "report"),
         tracking_uri=redacted_site(record.session)["tracking"]["uri"],
         page=record.run.page,
-        coefficients=documents.load(open_store(evaluated.folder), COEFFICIENTS),
+        coefficients=coefficients_of(evaluated),
         search=_search(stages),
         cross_validation=_cross_validation(stages),
     )

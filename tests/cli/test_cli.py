@@ -14,6 +14,7 @@ import pytest
 
 from ddlflow import api, errors
 from ddlflow.cli import app, output
+from ddlflow.data.coefficient_table import CoefficientTable, Term
 from ddlflow.runs.interrupts import Interrupted
 from ddlflow.runs.results import RunSummary, StageTime
 
@@ -178,8 +179,8 @@ def test_with_json_only_the_result_is_on_standard_output(
     assert {"printed", "written", "child"} <= set(err.split())
 
 
-def test_the_last_screen(ddlflow: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
-    result = RunSummary(
+def a_summary(coefficients: CoefficientTable | None = None) -> RunSummary:
+    return RunSummary(
         run_id="abc",
         stages=(StageTime("prepare", 1.25, True), StageTime("train", 2.25, False)),
         metrics={"auroc": 0.77123, "rows": 500},
@@ -193,9 +194,12 @@ def test_the_last_screen(ddlflow: Callable[..., Said], monkeypatch: pytest.Monke
         report="r/s",
         tracking_uri="sqlite:///x",
         page="mlflow ui --backend-store-uri x",
-        coefficients=None,
+        coefficients=coefficients,
     )
-    monkeypatch.setattr(api, "run_pipeline", lambda *_, **__: result)
+
+
+def test_the_last_screen(ddlflow: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "run_pipeline", lambda *_, **__: a_summary())
     status, out, err = ddlflow("run", "p")
     assert (status, err) == (0, "")
     for words in (
@@ -208,6 +212,42 @@ def test_the_last_screen(ddlflow: Callable[..., Said], monkeypatch: pytest.Monke
         assert words in " ".join(out.split())
     for value in ("84,500 rows/s", "runs:/abc/model", "p/q", "r/s", "mlflow ui"):
         assert value in out
+
+
+def test_the_last_screen_of_a_linear_model(
+    ddlflow: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = (
+        Term("intercept", None, 3.5, None, 0.1, 35.0, 0.0),
+        Term("weak", None, 9.0, 0.25, 0.5, 18.0, 0.0125),
+        Term("strong", None, -2.0, -0.5),
+    )
+    table = CoefficientTable(terms, {"town": "Bonn"}, None, "the loss is one of your own", 500)
+    monkeypatch.setattr(api, "run_pipeline", lambda *_, **__: a_summary(table))
+    status, out, err = ddlflow("run", "p")
+    assert (status, err) == (0, "")
+    said = " ".join(out.split())
+    assert "strong -2 weak 9 0.5 0.0125 Levels of categories are compared with town=Bonn." in said
+    assert "not defined: the loss is one of your own." in said
+    assert "intercept" not in said
+
+
+def test_the_last_screen_imports_neither_matplotlib_nor_torch() -> None:
+    """A run whose stages all stand ends with it, at once."""
+    code = (
+        "import sys\n"
+        "from ddlflow.cli.output import show_run\n"
+        "from ddlflow.data.coefficient_table import CoefficientTable, Term\n"
+        "from ddlflow.runs.results import RunSummary\n"
+        "values = dict.fromkeys(RunSummary.__slots__, '') | {'stages': (), 'metrics': {}}\n"
+        "table = CoefficientTable((Term('a', None, 1.0, 1.0),), {}, None, None, 9)\n"
+        "none = {'search': None, 'cross_validation': None}\n"
+        "show_run(RunSummary(**values | none | {'rows_per_s': 1.0, 'coefficients': table}))\n"
+        "print(*{'matplotlib', 'torch'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "strongest features" in done.stdout
+    assert done.stderr.split() == []
 
 
 def test_options_reach_the_command(
