@@ -6,7 +6,8 @@ from torch import Tensor
 
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.spec.pipeline import Train, UserCode
-from ddlflow.train.tasks.task import PREDICTED, Measures, TrainingLabels
+from ddlflow.train.tasks.measures import PREDICTED, Measures
+from ddlflow.train.tasks.task import TrainingLabels
 
 
 def training_labels(manifest: Manifest, mean: float | None = None) -> TrainingLabels:

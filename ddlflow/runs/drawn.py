@@ -43,7 +43,7 @@ def report(
     def work(folder: Store) -> ReportResult:
         # Here: a report that stands needs neither PyTorch nor Matplotlib.
         from ddlflow.report.plots import write_report
-        from ddlflow.train.tasks.table import measures_of
+        from ddlflow.train.tasks.measures import measures_of
 
         scored = json.loads(open_store(evaluated.folder).read("scores.json"))
         with folder.writing_folder(FOLDER, "report.md") as to:

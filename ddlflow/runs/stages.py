@@ -206,7 +206,7 @@ def evaluate(
     from ddlflow.infer.baseline import notes
     from ddlflow.infer.coefficients import coefficients, has_coefficients
     from ddlflow.infer.evaluate import evaluate as score
-    from ddlflow.train.tasks.table import measures_of
+    from ddlflow.train.tasks.measures import measures_of
 
     pipeline, spec = session.request.pipeline, session.request.pipeline.train
     rows = prepared.value.rows

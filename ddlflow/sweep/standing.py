@@ -6,7 +6,7 @@ from typing import Any
 
 from ddlflow.sweep.member import Member, Result, Status
 from ddlflow.train.early_stopping import improves, is_out_of_patience
-from ddlflow.train.tasks.task import Measures
+from ddlflow.train.tasks.measures import Measures
 from ddlflow.train.validation import row_of
 
 ADVICE = "Lower train.optimizer.lr, set train.clip_norm, or look at its rows."

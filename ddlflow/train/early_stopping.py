@@ -3,7 +3,7 @@
 import math
 
 from ddlflow.spec.pipeline import EarlyStopping
-from ddlflow.train.tasks.task import Better
+from ddlflow.train.tasks.measures import Better
 
 
 def improves(rule: EarlyStopping, better: Better, value: float, best: float) -> bool:

@@ -9,8 +9,9 @@ from torch import nn
 from ddlflow.data.shards.batches import Tensors
 from ddlflow.data.shards.rows import Rows
 from ddlflow.models.call import call
+from ddlflow.train.tasks.measures import PREDICTED
 from ddlflow.train.tasks.scores import Scores
-from ddlflow.train.tasks.task import PREDICTED, Task
+from ddlflow.train.tasks.task import Task
 
 # Fixed pieces, dealt to the ranks in turn. Their sums are added in the pieces' order, so the
 # metrics do not depend on the world; counts are whole numbers, exact in any order.

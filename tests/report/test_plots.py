@@ -14,7 +14,8 @@ from matplotlib.image import imread
 from ddlflow.report import plots
 from ddlflow.report.classification import draw_confusion, draw_feature, draw_roc
 from ddlflow.train.tasks.histogram import FeatureHistogram, histogram_edges
-from ddlflow.train.tasks.table import measures_of, task_for
+from ddlflow.train.tasks.measures import measures_of
+from ddlflow.train.tasks.table import task_for
 from ddlflow.train.tasks.target import LabelTarget
 
 HISTORY = [

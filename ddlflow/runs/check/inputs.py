@@ -17,7 +17,7 @@ from ddlflow.spec.pipeline import LinearSection, Made
 
 def train(request: Request) -> Iterator[Finding]:
     """Settings that only together are right or wrong."""
-    from ddlflow.train.tasks.table import measures_of
+    from ddlflow.train.tasks.measures import measures_of
 
     spec, kind = request.pipeline.train, request.pipeline.labels
     names = measures_of(kind).names

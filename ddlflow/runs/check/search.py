@@ -43,7 +43,7 @@ def settings(request: Request) -> Iterator[Finding]:
 def _of_section(pipeline: Pipeline, search: Search) -> Iterator[str]:
     """Errors of the section together with the rest of the pipeline."""
     from ddlflow.sweep.choose.sampler import NO_CMAES
-    from ddlflow.train.tasks.table import measures_of
+    from ddlflow.train.tasks.measures import measures_of
 
     kind = pipeline.labels
     names = measures_of(kind).names

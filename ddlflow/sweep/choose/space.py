@@ -15,6 +15,7 @@ from ddlflow.spec.explain import Path_, dotted, dotted_names, explain, nearest
 from ddlflow.spec.load import put
 from ddlflow.spec.pipeline import Pipeline, Search, SearchRange
 from ddlflow.spec.search import allowed, same
+from ddlflow.train.tasks.measures import measures_of
 
 Point = dict[str, Any]
 Space = Mapping[str, SearchRange]
@@ -29,9 +30,6 @@ FIXED = {
 
 def metric_of(pipeline: Pipeline) -> tuple[str, Literal["higher", "lower"]]:
     """The metric that a search goes by, and which of two scores is the better one."""
-    # Here: the tasks import PyTorch, and who reads a search's table needs none.
-    from ddlflow.train.tasks.table import measures_of
-
     assert pipeline.search is not None
     measures = measures_of(pipeline.labels)
     name = pipeline.search.metric or measures.searched

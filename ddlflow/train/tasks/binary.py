@@ -11,17 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddlflow.models.call import Batch
-from ddlflow.train.tasks.binary_scores import METRICS, BinaryScores
+from ddlflow.train.tasks.binary_scores import BinaryScores
 from ddlflow.train.tasks.criterion import Criterion, built_in
 from ddlflow.train.tasks.logits import advice_on_logits
+from ddlflow.train.tasks.measures import BINARY, Measures
 from ddlflow.train.tasks.predictions import PREDICTION, PROBABILITY, classified
 from ddlflow.train.tasks.scores import Scores
 from ddlflow.train.tasks.target import LABEL, UNKNOWN, LabelTarget
 from ddlflow.train.tasks.task import (
     WHOLE_NET,
     Loss,
-    Measures,
-    Metric,
     Part,
     TrainingLabels,
 )
@@ -34,15 +33,6 @@ def _log_loss(outputs: Tensor, labels: Tensor, *, reduction: str) -> Tensor:
 
 
 LOG_LOSS = built_in("binary", _log_loss)
-LOWER = {"loss", "log_loss", "brier"}
-MEASURES = Measures(
-    metrics=tuple(Metric(name, "lower" if name in LOWER else "higher") for name in METRICS),
-    searched="auroc",
-    drawn="auroc",
-    judged="log_loss",
-    baseline="classes' shares",
-    has_classes=True,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +49,7 @@ class BinaryTask:
 
     family: ClassVar[Literal["bernoulli"]] = "bernoulli"
     targets: ClassVar[tuple[str, ...]] = (LABEL,)
-    measures: ClassVar[Measures] = MEASURES
+    measures: ClassVar[Measures] = BINARY
     parts: ClassVar[tuple[Part, ...]] = WHOLE_NET
     num_outputs: ClassVar[int] = 1
 

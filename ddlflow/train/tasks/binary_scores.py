@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddlflow.train.tasks.measures import BINARY
 from ddlflow.train.tasks.scores import HEAD, UNIT, Scores, ratio
 
-METRICS = ("loss", "auroc", "average_precision", "accuracy", "f1", "log_loss", "brier")
 STEPS = 2048  # bins of an octave of |logit| + 1: the upper 11 bits of a float32's mantissa
 OCTAVES = 8  # up to |logit| = 2**8 - 1; whatever is beyond shares the last bin
 HALF = STEPS * OCTAVES  # bins on each side of 0
@@ -67,7 +67,7 @@ class BinaryScores(Scores):
         (tn, fp), (fn, tp) = self.confusion()
         auroc, average_precision = self._areas()
         return self._finish(
-            METRICS,
+            BINARY.names,
             {
                 "auroc": auroc,
                 "average_precision": average_precision,

@@ -14,15 +14,14 @@ from ddlflow.errors import SpecError
 from ddlflow.models.call import Batch
 from ddlflow.train.tasks.criterion import Criterion, built_in
 from ddlflow.train.tasks.logits import advice_on_logits
-from ddlflow.train.tasks.multiclass_scores import METRICS, MulticlassScores
+from ddlflow.train.tasks.measures import MULTICLASS, Measures
+from ddlflow.train.tasks.multiclass_scores import MulticlassScores
 from ddlflow.train.tasks.predictions import PREDICTION, PROBABILITY, classified
 from ddlflow.train.tasks.scores import Scores
 from ddlflow.train.tasks.target import LABEL, UNKNOWN, LabelTarget
 from ddlflow.train.tasks.task import (
     WHOLE_NET,
     Loss,
-    Measures,
-    Metric,
     Part,
     TrainingLabels,
 )
@@ -33,15 +32,6 @@ def _log_loss(outputs: Tensor, labels: Tensor, *, reduction: str) -> Tensor:
 
 
 LOG_LOSS = built_in("multiclass", _log_loss)
-LOWER = {"loss", "log_loss"}
-MEASURES = Measures(
-    metrics=tuple(Metric(name, "lower" if name in LOWER else "higher") for name in METRICS),
-    searched="accuracy",
-    drawn="accuracy",
-    judged="log_loss",
-    baseline="classes' shares",
-    has_classes=True,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +48,7 @@ class MulticlassTask:
 
     family: ClassVar[Literal["categorical"]] = "categorical"
     targets: ClassVar[tuple[str, ...]] = (LABEL,)
-    measures: ClassVar[Measures] = MEASURES
+    measures: ClassVar[Measures] = MULTICLASS
     parts: ClassVar[tuple[Part, ...]] = WHOLE_NET
 
     @property

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddlflow.train.tasks.measures import MULTICLASS
 from ddlflow.train.tasks.scores import HEAD, UNIT, Scores, ratio
-
-METRICS = ("loss", "accuracy", "f1_macro", "log_loss")
 
 
 class MulticlassScores(Scores):
@@ -50,7 +49,7 @@ class MulticlassScores(Scores):
         seen = matrix.sum(0) + matrix.sum(1)
         f1 = 2 * hits[seen > 0] / seen[seen > 0]  # a class neither seen nor predicted has no F1
         return self._finish(
-            METRICS,
+            MULTICLASS.names,
             {
                 "accuracy": ratio(float(hits.sum()), scored),
                 "f1_macro": ratio(float(f1.sum()), len(f1)),

@@ -12,15 +12,14 @@ from torch import Tensor
 
 from ddlflow.models.call import Batch
 from ddlflow.train.tasks.criterion import Criterion, built_in
+from ddlflow.train.tasks.measures import REGRESSION, Measures
 from ddlflow.train.tasks.predictions import PREDICTION
-from ddlflow.train.tasks.regression_scores import METRICS, RegressionScores
+from ddlflow.train.tasks.regression_scores import RegressionScores
 from ddlflow.train.tasks.scores import Scores
 from ddlflow.train.tasks.target import LABEL, UNKNOWN, LabelTarget
 from ddlflow.train.tasks.task import (
     WHOLE_NET,
     Loss,
-    Measures,
-    Metric,
     Part,
     TrainingLabels,
 )
@@ -31,13 +30,6 @@ def _squared_error(outputs: Tensor, labels: Tensor, *, reduction: str) -> Tensor
 
 
 SQUARED_ERROR = built_in("regression", _squared_error)
-MEASURES = Measures(
-    metrics=tuple(Metric(name, "higher" if name == "r2" else "lower") for name in METRICS),
-    searched="loss",
-    drawn="r2",
-    judged="mse",
-    baseline="mean label",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +46,7 @@ class RegressionTask:
 
     family: ClassVar[Literal["gaussian"]] = "gaussian"
     targets: ClassVar[tuple[str, ...]] = (LABEL,)
-    measures: ClassVar[Measures] = MEASURES
+    measures: ClassVar[Measures] = REGRESSION
     parts: ClassVar[tuple[Part, ...]] = WHOLE_NET
     num_outputs: ClassVar[int] = 1
 

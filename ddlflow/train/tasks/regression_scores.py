@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddlflow.train.tasks.measures import REGRESSION
 from ddlflow.train.tasks.scores import HEAD, NAN, UNIT, Scores, ratio
 
-METRICS = ("loss", "mse", "rmse", "mae", "r2")
 RESIDUAL_BINS = 8192  # over +- the label's range; `curves` merges them for a plot
 GRID = 64  # cells of a side of the predicted-against-true plane
 PLANE = RESIDUAL_BINS + 3  # where that plane begins in a regression's counts
@@ -74,7 +74,7 @@ class RegressionScores(Scores):
         spread = offset_squared - ratio(offset, scored) * offset
         constant = not spread > 1e-12 * offset_squared  # what is left is rounding
         return self._finish(
-            METRICS,
+            REGRESSION.names,
             {
                 "mse": mse,
                 "rmse": math.sqrt(mse) if mse >= 0 else NAN,

@@ -10,7 +10,6 @@ from ddlflow.train.tasks.binary import BinaryTask
 from ddlflow.train.tasks.multiclass import MulticlassTask
 from ddlflow.train.tasks.regression import RegressionTask
 from ddlflow.train.tasks.target import UNKNOWN, LabelTarget
-from ddlflow.train.tasks.task import Measures
 from ddlflow.train.tasks.user import user_criterion
 
 LabelTask = BinaryTask | MulticlassTask | RegressionTask  # each a ``Task``
@@ -52,8 +51,3 @@ def resolved_task(
     if isinstance(spec, UserObjective):
         return task_for(spec, resolve(spec.use, code, "train.objective.use"), label)
     return task_for(spec, label=label)
-
-
-def measures_of(name: ObjectiveName) -> Measures:
-    """What is measured where labels are read so; before any data is known."""
-    return BUILT_IN[name].measures

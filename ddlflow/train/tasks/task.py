@@ -11,7 +11,7 @@ weighs what it should, and what is counted need not be rows (tokens that are no 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ddlflow.models.call import Batch
+from ddlflow.train.tasks.measures import Measures
 from ddlflow.train.tasks.scores import Scores
-
-Better = Literal["higher", "lower"]
-PREDICTED = "predicted_classes"  # told after an epoch beside the metrics, where there are classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,49 +35,6 @@ class Loss:
 
     total: Tensor
     count: int | Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A number that tells how good a model is, and which of two is the better one."""
-
-    name: str
-    better: Better
-
-
-@dataclass(frozen=True, slots=True)
-class Measures:
-    """What is measured of a kind of task; known before any data.
-
-    Attributes:
-        metrics: in the order in which they are shown.
-        searched: the name of the one that a search goes by, unless it names another.
-        drawn: of the one that is drawn over the epochs beside the loss.
-        judged: of the one by which a model is held against the baseline: what it minimises.
-        baseline: what the baseline knows, for a sentence.
-        has_classes: whether it is told how many classes are predicted of any row.
-    """
-
-    metrics: tuple[Metric, ...]
-    searched: str
-    drawn: str
-    judged: str
-    baseline: str
-    has_classes: bool = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the metrics."""
-        return tuple(metric.name for metric in self.metrics)
-
-    @property
-    def told(self) -> tuple[str, ...]:
-        """The names of what is told of the validation rows after each epoch."""
-        return (*self.names, PREDICTED) if self.has_classes else self.names
-
-    def better(self, name: str) -> Better:
-        """Which of two values of a metric is the better one."""
-        return {metric.name: metric.better for metric in self.metrics}[name]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from ddlflow.data.shards.rows import Rows
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.sweep.member import Member, Result, first_net
-from ddlflow.train.tasks.table import measures_of
+from ddlflow.train.tasks.measures import measures_of
 
 MODULE = "own_of_test_scoring"
 CODE = '''

@@ -14,10 +14,11 @@ from sklearn import metrics as exact
 from torchmetrics.functional import classification as tm
 
 from ddlflow.train.tasks.binary_scores import BINS, BinaryScores, _bin_of_logit, _logit_edges
+from ddlflow.train.tasks.measures import measures_of
 from ddlflow.train.tasks.multiclass_scores import MulticlassScores
 from ddlflow.train.tasks.regression_scores import RegressionScores
 from ddlflow.train.tasks.scores import Scores
-from ddlflow.train.tasks.table import measures_of, task_for
+from ddlflow.train.tasks.table import task_for
 from ddlflow.train.tasks.target import LabelTarget
 
 

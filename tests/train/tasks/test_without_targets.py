@@ -26,12 +26,11 @@ from ddlflow.train.precision import loss_of
 from ddlflow.train.saved.digests import digest
 from ddlflow.train.saved.state import State
 from ddlflow.train.split_rows import standardisation_of
+from ddlflow.train.tasks.measures import Measures, Metric
 from ddlflow.train.tasks.scores import HEAD, Scores, ratio
 from ddlflow.train.tasks.task import (
     WHOLE_NET,
     Loss,
-    Measures,
-    Metric,
     Part,
     Task,
     TrainingLabels,
