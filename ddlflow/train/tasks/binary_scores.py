@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddlflow.train.tasks.measures import BINARY
-from ddlflow.train.tasks.scores import HEAD, UNIT, Scores, ratio
+from ddlflow.train.tasks.scores import HEAD, Scores, ratio
+from ddlflow.train.tasks.weights import UNIT
 
 STEPS = 2048  # bins of an octave of |logit| + 1: the upper 11 bits of a float32's mantissa
 OCTAVES = 8  # up to |logit| = 2**8 - 1; whatever is beyond shares the last bin

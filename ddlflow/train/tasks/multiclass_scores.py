@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddlflow.train.tasks.measures import MULTICLASS
-from ddlflow.train.tasks.scores import HEAD, UNIT, Scores, ratio
+from ddlflow.train.tasks.scores import HEAD, Scores, ratio
+from ddlflow.train.tasks.weights import UNIT
 
 
 class MulticlassScores(Scores):

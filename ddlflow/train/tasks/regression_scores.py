@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ddlflow.train.tasks.measures import REGRESSION
-from ddlflow.train.tasks.scores import HEAD, NAN, UNIT, Scores, ratio
+from ddlflow.train.tasks.scores import HEAD, NAN, Scores, ratio
+from ddlflow.train.tasks.weights import UNIT
 
 RESIDUAL_BINS = 8192  # over +- the label's range; `curves` merges them for a plot
 GRID = 64  # cells of a side of the predicted-against-true plane

@@ -19,10 +19,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ddlflow.train.tasks.weights import UNIT
+
 NAN = float("nan")
-# Parts of a row of mean weight. A weight is rounded by half a part, 3e-8 of a mean row, and so are
-# the metrics at most; 2^39 rows of mean weight can be counted.
-UNIT = 1 << 24
 HEAD = 4  # the sums that all kinds have: loss, weight of the loss, rows, unscored rows
 
 

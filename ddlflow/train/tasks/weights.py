@@ -8,15 +8,18 @@ training minimises. Features are standardised without any weight.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.errors import SpecError
 from ddlflow.spec.pipeline import Train
-from ddlflow.train.tasks.scores import UNIT
 
+if TYPE_CHECKING:
+    from torch import Tensor  # a run whose stages are all cached needs names alone
+
+# Parts of a row of mean weight. A weight is rounded by half a part, 3e-8 of a mean row, and so are
+# the metrics at most; 2^39 rows of mean weight can be counted.
+UNIT = 1 << 24
 YAML_WORDS = {"true": ("yes", "on", "true"), "false": ("no", "off", "false")}
 
 
@@ -35,18 +38,20 @@ class Weighting:
     by_class: tuple[float, ...] = ()
     mean: float = 1.0
 
-    def of_loss(self, labels: Tensor, own: Tensor | None) -> Tensor:
+    def of_loss(self, labels: "Tensor", own: "Tensor | None") -> "Tensor":
         """Float32 [n]: the weight of each row in the loss.
 
         Args:
             labels: [n], of classes their numbers.
             own: [n] the rows' own weights, where they have any.
         """
+        import torch
+
         table = torch.tensor(self.by_class, dtype=torch.float64, device=labels.device)
         factors = table[labels.long()] if len(table) > 1 else table.expand(len(labels))
         return (factors if own is None else factors * own).float()
 
-    def of_scores(self, own: Tensor | None) -> Tensor | None:
+    def of_scores(self, own: "Tensor | None") -> "Tensor | None":
         """Int64 [n]: the weight of each row in the metrics, in parts of ``UNIT``."""
         return None if own is None else (own.double() * (UNIT / self.mean)).round().long()
 

@@ -8,10 +8,9 @@ import pytest
 import sklearn.metrics as exact
 import torch
 
-from ddlflow.train.tasks.scores import UNIT
 from ddlflow.train.tasks.table import task_for
 from ddlflow.train.tasks.target import LabelTarget
-from ddlflow.train.tasks.weights import Weighting
+from ddlflow.train.tasks.weights import UNIT, Weighting
 
 ROWS, PIECE = 90_000, 1_777
 KINDS = ("binary", "multiclass", "regression")
