@@ -68,7 +68,7 @@ ORDER = {
         ("launch",),
         ("stages",),
         ("spread",),
-        ("search",),
+        ("search", "folds"),
         ("sweeps",),
         ("drawn",),
         ("record",),

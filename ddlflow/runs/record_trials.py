@@ -17,8 +17,13 @@ from ddlflow.runs.events import OnTrial
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.record import RunRecord
 from ddlflow.runs.result_json import to_json
-from ddlflow.runs.results import CrossValidationResult, FoldResult, ScoreSpread, SearchResult
-from ddlflow.runs.search import TABLE
+from ddlflow.runs.results import (
+    TRIALS_TABLE,
+    CrossValidationResult,
+    FoldResult,
+    ScoreSpread,
+    SearchResult,
+)
 from ddlflow.runs.sweeps import table_of
 from ddlflow.spec.given import flat
 from ddlflow.spec.search import Search
@@ -163,7 +168,7 @@ def log_search(record: RunRecord, searched: Stage[SearchResult]) -> list[Path]:
     value = searched.value
     table = table_of(searched)
     best, metric = value.best, value.metric
-    record.run.log_file(record.here(searched.folder, TABLE), "search")
+    record.run.log_file(record.here(searched.folder, TRIALS_TABLE), "search")
     if best.score is not None:
         record.run.log_metrics({f"search_{metric}": best.score}, step=0)
     statuses = {f"ddlflow.trials.{k}": v for k, v in value.statuses.items()}

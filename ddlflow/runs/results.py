@@ -15,6 +15,9 @@ Scores = dict[str, Number | None]  # by a metric's name; None where rows do not 
 EpochRow = dict[str, Number | None]  # epoch, step, loss, lr, rows_per_s, val_*
 
 
+TRIALS_TABLE = "trials.json"  # in the folder of a search
+
+
 @dataclass(frozen=True, slots=True)
 class SampleResult:
     """Of a source that was made: rows and files."""

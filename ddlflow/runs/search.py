@@ -10,7 +10,7 @@ from ddlflow.errors import SpecError, TrainingError
 from ddlflow.runs import spread
 from ddlflow.runs.events import OnTrial
 from ddlflow.runs.finished import Stage
-from ddlflow.runs.results import PrepareResult, SearchResult
+from ddlflow.runs.results import TRIALS_TABLE, PrepareResult, SearchResult
 from ddlflow.runs.session import Session
 from ddlflow.runs.trial_members import member_ids, trial_of, trials_of
 from ddlflow.spec.pipeline import Pipeline, Training
@@ -28,7 +28,6 @@ from ddlflow.train.auto import resolve
 Json = dict[str, Any]
 Key = tuple[int, str]  # (repeat of the folds, member): a training
 CLOCK = "clock.json"  # seconds that earlier commands took
-TABLE = "trials.json"
 
 
 @dataclass(slots=True)
@@ -89,7 +88,7 @@ class Searching:
             raise TrainingError(self._nothing())
         documents.save(
             self.folder,
-            TABLE,
+            TRIALS_TABLE,
             {"trials": [asdict(row) for row in table], "metric": metric, "better": better},
         )
         row = next(row for row in table if row.number == winner.number)

@@ -17,7 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ddlflow.errors import EngineError
+from ddlflow.runs.finished import Stage
+from ddlflow.runs.results import PrepareResult
 from ddlflow.runs.session import Session
+from ddlflow.runs.setup import ship
 from ddlflow.spec.search import Sweep
 from ddlflow.store import documents
 from ddlflow.store.store import Store
@@ -46,6 +49,20 @@ class Pieces:
     def fused(self) -> int:
         """How many members train in stacks."""
         return sum(len(task.members) for task in self.tasks if task.fused)
+
+
+def places(session: Session, data: Sequence[Stage[PrepareResult]], folder: Store) -> list[Where]:
+    """Where a sweep trains: a place a repeat of the folds, with the code that it takes."""
+    shipped = ship(session.request, folder)
+    return [
+        Where(
+            dataset=stage.folder,
+            code=shipped,
+            device="cuda" if session.num_gpus else "cpu",
+            threads=session.resources.threads,
+        )
+        for stage in data
+    ]
 
 
 def cut(
