@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import data
 
@@ -67,8 +66,9 @@ def recovery(place: Path, way: str) -> tuple[float, float]:
     Returns:
         The seconds, and those from the second gang's start on.
     """
-    from ddlflow.engines import GangJob
+    from ddlflow.engines import GangEvent, GangJob
     from ddlflow.engines.local import LocalEngine
+    from ddlflow.rank_protocol import RankSaid, RankStarted
     from ddlflow.spec.pipeline import Train
     from ddlflow.train.job import Job
     from ddlflow.train.rank import PRELOAD
@@ -100,15 +100,16 @@ def recovery(place: Path, way: str) -> tuple[float, float]:
     moments: dict[str, float] = {}
     stop = threading.Event()
 
-    def first(event: dict[str, Any]) -> None:
-        if event["event"] == "started":
-            pids[event["rank"]] = event["pid"]
-        if event["event"] == "saved" and not moments:
+    def first(heard: GangEvent) -> None:
+        if isinstance(heard.event, RankStarted):
+            pids[heard.rank] = heard.event.pid
+        if isinstance(heard.event, RankSaid) and heard.event.name == "saved" and not moments:
             moments["death"] = time.monotonic()
             os.kill(pids[1], signal.SIGKILL)
 
-    def second(event: dict[str, Any]) -> None:
-        if event["event"] in {"progress", "epoch"} and "step" not in moments:
+    def second(heard: GangEvent) -> None:
+        named = heard.event.name if isinstance(heard.event, RankSaid) else ""
+        if named in {"progress", "epoch"} and "step" not in moments:
             moments["step"] = time.monotonic()
             stop.set()
 

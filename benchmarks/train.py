@@ -77,8 +77,9 @@ def ours(
     **settings: Any,
 ) -> float:
     """Rows per second of the best epoch, of a gang on the local engine; ``settings`` of train."""
-    from ddlflow.engines import GangJob
+    from ddlflow.engines import GangEvent, GangJob
     from ddlflow.engines.local import LocalEngine
+    from ddlflow.rank_protocol import RankSaid
     from ddlflow.spec.pipeline import Train
     from ddlflow.train.job import Job
 
@@ -102,9 +103,10 @@ def ours(
     )
     seen: list[float] = []
 
-    def on_event(event: dict[str, float]) -> None:
-        if event["event"] == "epoch" and event["rank"] == 0:
-            seen.append(event["rows_per_s"])
+    def on_event(heard: GangEvent) -> None:
+        said = heard.event
+        if heard.rank == 0 and isinstance(said, RankSaid) and said.name == "epoch":
+            seen.append(said.values["rows_per_s"])
 
     with LocalEngine(slots=world, threads=threads) as engine:
         gang = GangJob("ddlflow.train.rank", job.to_json(), threads, f"{made}/logs", {}, (), 60)

@@ -125,7 +125,7 @@ def write(folder: Path, pipeline: dict[str, Any], data_root: Path) -> tuple[str,
 
 def has_these_bits() -> bool:
     """Whether this machine is of the class that the digests were taken on."""
-    return facts_here()["processor"] == MACHINE and torch.__version__.split("+")[0] == TORCH
+    return facts_here().processor == MACHINE and torch.__version__.split("+")[0] == TORCH
 
 
 @pytest.mark.parametrize("name", list(KNOWN))

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ddlflow"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-LOW = {"errors", "redact", "machine", "spec", "store"}
+LOW = {"errors", "redact", "machine", "rank_protocol", "spec", "store"}
 NUMERICS = {"data", "models", "train", "sweep", "infer", "report"}
 RUN = LOW | NUMERICS | {"engines", "tracking"}
 # Room -> the rooms beside itself that it may import.
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "redact": set(),
     "errors": {"redact"},
     "machine": set(),
+    "rank_protocol": set(),
     "spec": {"errors", "redact"},
     "store": {"errors", "redact", "spec"},
     "data": LOW,
@@ -37,7 +38,7 @@ MAY_IMPORT = {
     "sweep": LOW | {"data", "models", "train"},
     "infer": LOW | {"data", "models", "train"},
     "report": {"errors", "data", "spec"},  # spec: the ranges of a search's space are its axes
-    "engines": {"errors", "machine", "redact", "spec", "store"},
+    "engines": {"errors", "machine", "rank_protocol", "redact", "spec", "store"},
     "tracking": {"errors", "redact", "spec", "store"},
     "flow": {"errors", "redact", "runs", "spec", "store", "sweep"},  # sweep: how many trials
     # data: the manifest that is checked; spec and report: the request and the screen of a session.
@@ -86,8 +87,9 @@ ORDER = {
     ],
     "train": [
         ("tasks/",),
+        ("facts",),
         ("events", "result"),
-        ("facts", "job", "pulse", "seeding", "schedules", "optimizers", "auto", "components"),
+        ("job", "pulse", "seeding", "schedules", "optimizers", "auto", "components"),
         ("bad_batch", "penalty", "probe", "early_stopping", "first_net", "split_rows"),
         ("precision", "validation", "affine_backward"),
         ("saved/",),

@@ -24,14 +24,46 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from ddlflow.rank_protocol import JsonObject, RankEvent
 from ddlflow.spec.site import Site
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-OnEvent = Callable[[dict[str, Any]], None]
 
 
-def ignore(event: dict[str, Any]) -> None:
+@dataclass(frozen=True, slots=True)
+class ItemDone:
+    """An item of a map finished well.
+
+    Attributes:
+        item: its place, from 0.
+        of: how many items there are; None where their number is not known.
+    """
+
+    item: int
+    of: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GangEvent:
+    """What a rank of a gang said.
+
+    Attributes:
+        rank: which one.
+        host: where it runs, as the other ranks reach it.
+        event: any but signs of life.
+    """
+
+    rank: int
+    host: str
+    event: RankEvent
+
+
+OnItem = Callable[[ItemDone], None]
+OnGangEvent = Callable[[GangEvent], None]
+
+
+def ignore(event: object) -> None:
     """The listener of someone who wants no events."""
 
 
@@ -40,8 +72,8 @@ class GangJob:
     """What every rank of a gang runs.
 
     Attributes:
-        module: started as ``python -m module --events-fd N``; it speaks the rank protocol.
-        payload: JSON values, handed to each rank on standard input.
+        module: started as ``python -m module --events-fd N``; it speaks `ddlflow.rank_protocol`.
+        payload: handed to each rank on standard input.
         threads: of one rank, for OpenMP, MKL and OpenBLAS.
         log_folder: each rank's standard output and error are appended to ``rank-<r>.log`` here.
         env: environment variables on top of the worker's.
@@ -50,13 +82,13 @@ class GangJob:
         preload: modules that a fork server imports once for the ranks of all gangs in one
             environment; they must not start threads, use a device or be the user's. None: each
             rank is a fresh interpreter.
-        silence_s: how long a rank's ``beat`` events may stay away before it counts as hung; 0: as
-            long as they like. Silence counts from a rank's first beat on. A beat with ``stuck:
-            true`` says that the rank's own work stands still.
+        silence_s: how long a rank's beats may stay away before it counts as hung; 0: as long as
+            they like. Silence counts from a rank's first beat on. A beat that is ``stuck`` says
+            that the rank's own work stands still.
     """
 
     module: str
-    payload: dict[str, Any]
+    payload: JsonObject
     threads: int
     log_folder: str
     env: dict[str, str]
@@ -135,7 +167,7 @@ class Engine(Protocol):
         function: Callable[[Item], Result],
         items: Iterable[Item],
         *,
-        on_event: OnEvent = ignore,
+        on_event: OnItem = ignore,
     ) -> Iterator[Result]:
         """Apply a top-level function to each item on the workers; results in order of the items.
 
@@ -146,8 +178,7 @@ class Engine(Protocol):
         Args:
             function: importable by name on the workers.
             items: small picklable values: paths, ranges, specs; never data.
-            on_event: called in the caller's thread with
-                ``{"event": "done", "item": i, "of": number of items or None}`` as each finishes.
+            on_event: called in the caller's thread as each finishes well.
 
         Raises:
             EngineError: an item's worker died four times, or all workers are gone.
@@ -160,7 +191,7 @@ class Engine(Protocol):
         job: GangJob,
         world: int,
         *,
-        on_event: OnEvent = ignore,
+        on_event: OnGangEvent = ignore,
         stop: threading.Event | None = None,
     ) -> GangResult:
         """Run ``world`` ranks, one a worker, that start together and fail together.
@@ -168,8 +199,7 @@ class Engine(Protocol):
         Args:
             job: what they run.
             world: how many ranks.
-            on_event: called in the caller's thread with each event of a rank, its ``rank`` and
-                ``host`` added.
+            on_event: called in the caller's thread with each event of a rank.
             stop: once set, rank 0 gets SIGTERM and all have 20 s to end.
 
         Raises:

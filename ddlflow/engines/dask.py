@@ -7,20 +7,30 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from distributed import Client, Future
 from distributed.comm import get_address_host
 from distributed.scheduler import KilledWorker
 
-from ddlflow.engines import GangJob, GangResult, Item, OnEvent, Result, ignore, on_worker
-from ddlflow.engines.dask_ranks import Cluster, DaskRanks, one_line
+from ddlflow.engines import (
+    GangJob,
+    GangResult,
+    Item,
+    OnGangEvent,
+    OnItem,
+    Result,
+    ignore,
+    on_worker,
+)
+from ddlflow.engines.dask_ranks import Cluster, DaskRanks, from_topic, one_line
 from ddlflow.engines.environment import rank_environment
 from ddlflow.engines.forked import ForkServers
-from ddlflow.engines.gang import Ended, Heard, Inbox, watch_gang
+from ddlflow.engines.gang import Inbox, watch_gang
 from ddlflow.engines.mapping import ITEMS_PER_SLOT, Outcome, call, in_order
-from ddlflow.engines.rank_process import SECRET_BYTES, RankEnd
+from ddlflow.engines.rank_process import SECRET_BYTES
 from ddlflow.errors import EngineError
+from ddlflow.rank_protocol import JsonObject
 
 _LOOK_S = 1.0
 
@@ -114,7 +124,7 @@ class DaskEngine:
         function: Callable[[Item], Result],
         items: Iterable[Item],
         *,
-        on_event: OnEvent = ignore,
+        on_event: OnItem = ignore,
     ) -> Iterator[Result]:
         """See `Engine.map`."""
         prefix = f"ddlflow-map-{uuid.uuid4().hex}"
@@ -142,7 +152,7 @@ class DaskEngine:
         job: GangJob,
         world: int,
         *,
-        on_event: OnEvent = ignore,
+        on_event: OnGangEvent = ignore,
         stop: threading.Event | None = None,
     ) -> GangResult:
         """See `Engine.gang`."""
@@ -186,16 +196,12 @@ class DaskEngine:
     ) -> None:
         self.close()
 
-    def _receive(self, event: tuple[float, dict[str, Any]]) -> None:
+    def _receive(self, event: tuple[float, JsonObject]) -> None:
         """A message of a rank's task; runs in the client's own thread."""
-        message = event[1]
-        inbox = self._inboxes.get(message["gang"])
-        if inbox is None:
-            return  # the last words of a gang that is over
-        if "end" in message:
-            inbox.put(Ended(message["rank"], RankEnd(**message["end"])))
-        else:
-            inbox.put(Heard(message["rank"], message["lines"]))
+        gang, message = from_topic(event[1])
+        inbox = self._inboxes.get(gang)
+        if inbox is not None:  # else these are the last words of a gang that is over
+            inbox.put(message)
 
     def _answering(self, enough: int) -> dict[str, int]:
         """The workers that answer, by address, each with its process; ``enough`` will do."""

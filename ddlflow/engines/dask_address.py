@@ -147,6 +147,7 @@ def _wait_for_workers(
                 f"{address} --nthreads 1`, or lower engine.workers."
             )
         time.sleep(_LOOK_S)
+    versions = {}
     for worker, reply in found.items():
         if isinstance(reply, Exception):
             ours = _versions_here()["ddlflow"]
@@ -154,7 +155,8 @@ def _wait_for_workers(
                 f"The Dask worker at {worker} cannot run ddlflow ({one_line(reply)}). Install "
                 f"ddlflow {ours} there."
             )
-    return found
+        versions[worker] = reply
+    return versions
 
 
 def _versions_here() -> dict[str, str]:

@@ -9,12 +9,17 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 from distributed import Client, Future, Status, get_worker
 
 from ddlflow.engines import on_worker
+from ddlflow.engines.gang import Ended, Heard
+from ddlflow.engines.rank_process import RankEnd
 from ddlflow.errors import EngineError
+from ddlflow.rank_protocol import JsonObject
+
+Reply = TypeVar("Reply")
 
 _REPLY_S = 10.0  # for the scheduler to answer
 _ANSWER_S = 2.0  # for a worker; one that is stopped or cut off must not hold up the others
@@ -33,35 +38,54 @@ class Cluster:
     label: str
     _silent: set[str] = field(default_factory=set)  # did not answer the last time
 
+    @overload
     def run(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., Reply],
+        addresses: Iterable[str],
+        *args: Any,
+        enough: int | None = None,
+    ) -> dict[str, Reply]: ...
+
+    @overload
+    def run(
+        self,
+        function: Callable[..., Reply],
+        addresses: Iterable[str],
+        *args: Any,
+        on_error: Literal["return"],
+    ) -> dict[str, Reply | Exception]: ...
+
+    def run(
+        self,
+        function: Callable[..., Reply],
         addresses: Iterable[str],
         *args: Any,
         on_error: Literal["ignore", "return"] = "ignore",
         enough: int | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Reply] | dict[str, Reply | Exception]:
         """Call a function on workers at once, beside their tasks; replies by address.
 
         One that cannot be reached, or does not answer in time, is left out: its process may be
         stopped or its network cut, and Dask itself drops such a worker after minutes only. Once
-        ``enough`` have answered, the others have a moment.
+        ``enough`` have answered, the others have a moment. What the function raises is the reply of
+        its worker with ``on_error="return"``; else that worker is left out too.
         """
 
-        async def ask(address: str) -> dict[str, Any]:
+        async def ask(address: str) -> dict[str, Reply]:
             reply = self.client.run(function, *args, workers=[address], on_error=on_error)
             limit_s = _AGAIN_S if address in self._silent else _ANSWER_S
             try:
-                said: dict[str, Any] = await asyncio.wait_for(reply, limit_s)
+                said: dict[str, Reply] = await asyncio.wait_for(reply, limit_s)
             except _GONE:
                 self._silent.add(address)
                 return {}
             self._silent.discard(address)
             return said
 
-        async def ask_all() -> dict[str, Any]:
+        async def ask_all() -> dict[str, Reply]:
             waiting = {asyncio.ensure_future(ask(address)) for address in addresses}
-            replies: dict[str, Any] = {}
+            replies: dict[str, Reply] = {}
             limit_s = None
             while waiting:
                 done, waiting = await asyncio.wait(
@@ -77,24 +101,25 @@ class Cluster:
                 task.cancel()
             return dict(sorted(replies.items()))
 
-        return self._ask(self.client.sync, ask_all)
+        replies: dict[str, Reply] = self._ask(self.client.sync, ask_all)
+        return replies
 
     def workers(self) -> dict[str, int]:
         """The workers there are now, as threads by address. Raises EngineError as `run` does."""
-        return self._ask(self.client.sync, self.client.scheduler.ncores)
+        threads: dict[str, int] = self._ask(self.client.sync, self.client.scheduler.ncores)
+        return threads
 
     def forget(self, futures: list[Future]) -> None:
         """Cancel tasks; those of data work that run go on to their end, for nobody."""
         with suppress(*_GONE):
             self.client.cancel(futures, force=True)
 
-    def _ask(self, method: Callable[..., Any], *args: Any, **options: Any) -> dict[str, Any]:
+    def _ask(self, method: Callable[..., Any], *args: Any) -> Any:
         try:
-            replies: dict[str, Any] = method(*args, **options, callback_timeout=_REPLY_S)
+            return method(*args, callback_timeout=_REPLY_S)
         except _GONE as error:
             text = f"{self.label}: no answer from the cluster ({one_line(error)})."
             raise EngineError(text) from error
-        return replies
 
 
 class DaskRanks:
@@ -175,8 +200,8 @@ def _run_rank(order: on_worker.RankOrder, topic: str) -> None:
     worker = get_worker()
     key = worker.get_current_task()
 
-    def send(message: dict[str, Any]) -> None:
-        worker.log_event(topic, {"gang": order.gang, "rank": order.rank, **message})
+    def send(message: Heard | Ended) -> None:
+        worker.log_event(topic, for_topic(order.gang, message))
 
     def wanted() -> bool:
         # No longer when the scheduler is lost or the task was cancelled, as it is by Dask when
@@ -184,8 +209,20 @@ def _run_rank(order: on_worker.RankOrder, topic: str) -> None:
         task = worker.state.tasks.get(key)
         return worker.status in _WORKING and task is not None and task.state != "cancelled"
 
-    end = on_worker.run_rank(order, lambda lines: send({"lines": lines}), wanted)
-    send({"end": asdict(end)})
+    end = on_worker.run_rank(order, lambda lines: send(Heard(order.rank, lines)), wanted)
+    send(Ended(order.rank, end))
+
+
+def for_topic(gang: str, message: Heard | Ended) -> JsonObject:
+    """What a topic carries of a gang: plain values alone."""
+    return {"gang": gang, **asdict(message)}
+
+
+def from_topic(values: JsonObject) -> tuple[str, Heard | Ended]:
+    """The gang and the message of what `for_topic` gave."""
+    if "end" in values:
+        return values["gang"], Ended(values["rank"], RankEnd(**values["end"]))
+    return values["gang"], Heard(values["rank"], values["lines"])
 
 
 def one_line(error: BaseException) -> str:

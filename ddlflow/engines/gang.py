@@ -6,7 +6,6 @@ lost worker come first, a bare exit status second, and errors that speak of peer
 given a moment after its first failure, since the true cause may still be under way to us.
 """
 
-import json
 import queue
 import signal
 import threading
@@ -15,9 +14,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ddlflow.engines import Failure, GangJob, GangResult, OnEvent
+from ddlflow.engines import Failure, GangEvent, GangJob, GangResult, OnGangEvent
 from ddlflow.engines.causes import BARE_EXIT, OWN, PEER, severity_of, signal_text
-from ddlflow.engines.rank_process import IMPORTING, Lines, RankEnd, log_path
+from ddlflow.engines.rank_process import Lines, RankEnd, log_path
+from ddlflow.rank_protocol import (
+    PROGRESS,
+    RankBeat,
+    RankError,
+    RankEvent,
+    RankImporting,
+    RankResult,
+    RankSaid,
+    RankStopped,
+    StoreOpened,
+    event_of,
+)
 
 STOP_S = 20.0  # from SIGTERM to SIGKILL: a step and a checkpoint
 _FOLLOW_S = 5.0  # the other ranks' time to end after rank 0 has stopped
@@ -85,7 +96,7 @@ class _Gang:
     job: GangJob
     members: list[_Member]
     ranks: Ranks
-    on_event: OnEvent
+    on_event: OnGangEvent
     causes: list[tuple[int, float, Failure]] = field(default_factory=list)
     settle_at: float = float("inf")  # when the first cause is taken as found, monotonic
     end_by: float = float("inf")  # when a gang that stops is killed, monotonic
@@ -106,41 +117,40 @@ class _Gang:
         member = self.members[message.rank]
         for at, line in message.lines:
             try:
-                event = json.loads(line)
-                name = event["event"]
-            except (ValueError, TypeError, KeyError):
+                event = event_of(line)
+            except ValueError:
                 text = f"The rank wrote a line that is no event: {line[:200]!r}."
                 self.blame(member, "BadEvent", text, at=at)
                 member.heard = True
                 continue
-            if name == IMPORTING:
+            if isinstance(event, RankImporting):
                 self.start_by = time.monotonic() + self.job.start_timeout_s
                 continue
             member.heard = True
-            self._take(member, name, event, at)
-            if name != "beat":
-                self.on_event({**event, "rank": member.rank, "host": member.host})
+            self._take(member, event, at)
+            if not isinstance(event, RankBeat):
+                self.on_event(GangEvent(member.rank, member.host, event))
 
-    def _take(self, member: _Member, name: str, event: dict[str, Any], at: float) -> None:
-        if name == "progress":
-            member.step = event.get("step", member.step)
-        elif name == "beat":
-            member.beaten = time.monotonic()
-            member.step = event.get("step", member.step)
-            if event.get("stuck") and not member.failed:
-                # It waits for a peer more often than it is the one that hangs.
-                text = f"its work has stood still for {event['idle_s']:.0f} s"
-                self.blame(member, "Hung", text, severity=PEER)
-        elif name == "store":
-            self.ranks.meet(member.host, event["port"])
-        elif name == "result":
-            member.results = [event.get("value")]
-        elif name == "stopped":
-            member.stopped = True
-        elif name == "error":
-            kind, message = event.get("kind", "Error"), event.get("message", "")
-            trace = event.get("traceback", "")
-            self.blame(member, kind, message, trace, at=at, severity=severity_of(kind, message))
+    def _take(self, member: _Member, event: RankEvent, at: float) -> None:
+        match event:
+            case RankSaid(name, values) if name == PROGRESS:
+                member.step = values.get("step", member.step)
+            case RankBeat(step, idle_s, stuck):
+                member.beaten = time.monotonic()
+                member.step = step
+                if stuck and not member.failed:
+                    # It waits for a peer more often than it is the one that hangs.
+                    text = f"its work has stood still for {idle_s:.0f} s"
+                    self.blame(member, "Hung", text, severity=PEER)
+            case StoreOpened(port):
+                self.ranks.meet(member.host, port)
+            case RankResult(value):
+                member.results = [value]
+            case RankStopped():
+                member.stopped = True
+            case RankError(kind, message, trace):
+                severity = severity_of(kind, message)
+                self.blame(member, kind, message, trace, at=at, severity=severity)
 
     def ended(self, message: Ended) -> None:
         member, end = self.members[message.rank], message.end
@@ -231,7 +241,7 @@ def watch_gang(
     ranks: Ranks,
     inbox: Inbox,
     *,
-    on_event: OnEvent,
+    on_event: OnGangEvent,
     stop: threading.Event | None,
 ) -> GangResult:
     """Watch ranks that were just started until they are done, fail or are stopped.

@@ -7,13 +7,13 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from ddlflow.engines import GangJob, GangResult, Item, OnEvent, Result, ignore
+from ddlflow.engines import GangJob, GangResult, Item, OnGangEvent, OnItem, Result, ignore
 from ddlflow.engines.environment import rank_environment
 from ddlflow.engines.forked import ForkServers, Offer
 from ddlflow.engines.gang import Ended, Heard, Inbox, watch_gang
 from ddlflow.engines.mapping import ITEMS_PER_SLOT, in_order
 from ddlflow.engines.pool import Pool, Worker
-from ddlflow.engines.rank_process import SECRET_BYTES, RankProcess
+from ddlflow.engines.rank_process import SECRET_BYTES, Lines, RankProcess
 from ddlflow.errors import EngineError
 
 _HOST = "127.0.0.1"
@@ -54,7 +54,7 @@ class LocalEngine:
         function: Callable[[Item], Result],
         items: Iterable[Item],
         *,
-        on_event: OnEvent = ignore,
+        on_event: OnItem = ignore,
     ) -> Iterator[Result]:
         """See `Engine.map`."""
         pool = Pool(self.slots, self._threads, self._idle, self._offer)
@@ -79,7 +79,7 @@ class LocalEngine:
         job: GangJob,
         world: int,
         *,
-        on_event: OnEvent = ignore,
+        on_event: OnGangEvent = ignore,
         stop: threading.Event | None = None,
     ) -> GangResult:
         """See `Engine.gang`."""
@@ -153,5 +153,5 @@ def _watch(rank: int, process: RankProcess, inbox: Inbox) -> None:
     inbox.put(Ended(rank, end))
 
 
-def _put(inbox: Inbox, rank: int, lines: list[tuple[float, str]]) -> None:
+def _put(inbox: Inbox, rank: int, lines: Lines) -> None:
     inbox.put(Heard(rank, lines))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
-from ddlflow.engines import Item, OnEvent
+from ddlflow.engines import Item, ItemDone, OnItem
 from ddlflow.errors import EngineError
 
 RETRIES = 3  # of one item whose worker died
@@ -48,7 +48,7 @@ def in_order(
     window: int,
     start: Callable[[int, Item], None],
     finish: Callable[[], tuple[int, Outcome]],
-    on_event: OnEvent,
+    on_event: OnItem,
 ) -> Iterator[Any]:
     """Yield each item's value in order.
 
@@ -89,6 +89,6 @@ def in_order(
             num_running -= 1
             outcomes[index] = outcome
             if outcome.error is None:
-                on_event({"event": "done", "item": index, "of": of})
+                on_event(ItemDone(index, of))
             else:
                 more = False

@@ -3,15 +3,9 @@
 It is forked from a process that has its modules imported (`forked`), or a fresh interpreter where
 there is none.
 
-The protocol, as the worker sees it. Standard input: one JSON line with rank, world, payload, the
-address of its own that others reach it by, the worker's process and the gang's secret; for a world
-above 1 a second line
-with the store's address and how long to try; then it stays open, and its end tells the rank that
-its worker is dead. The events pipe: JSON lines from the rank.
-Standard output and error: only log.
+What they say to each other stands in `ddlflow.rank_protocol`.
 """
 
-import json
 import os
 import queue
 import select
@@ -30,10 +24,16 @@ from ddlflow.engines import GangJob
 from ddlflow.engines.environment import rank_environment
 from ddlflow.engines.fork_server import Order
 from ddlflow.engines.forked import Forked, ForkServers, Offer, key_of
+from ddlflow.rank_protocol import (
+    EVENTS_OPTION,
+    RankError,
+    RankImporting,
+    RankStart,
+    StoreAddress,
+    event_line,
+    line_of,
+)
 
-EVENTS_OPTION = "--events-fd"
-# Said for a rank that cannot be there yet: the process that it is forked from still imports.
-IMPORTING = "importing"
 SECRET_BYTES = 16  # of a gang; nobody guesses it
 # Lines as they were read, each with this host's clock at that moment.
 Lines = list[tuple[float, str]]
@@ -94,8 +94,7 @@ class RankProcess:
         self._killed = False
         self._lock = threading.Lock()
         self._input: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        told = {"rank": rank, "world": world, "host": host, "secret": secret}
-        self._say({**told, "worker_pid": os.getpid(), "payload": job.payload})
+        self._say(RankStart(rank, world, host, secret, os.getpid(), job.payload))
 
     def run(self, emit: Callable[[Lines], None], wanted: Callable[[], bool]) -> RankEnd:
         """Start the process and watch it to its end. Nothing that it started in turn outlives it.
@@ -136,13 +135,7 @@ class RankProcess:
 
     def meet(self, store_host: str, store_port: int) -> None:
         """Tell the rank where rank 0's store is."""
-        self._say(
-            {
-                "store_host": store_host,
-                "store_port": store_port,
-                "timeout_s": self._job.start_timeout_s,
-            }
-        )
+        self._say(StoreAddress(store_host, store_port, self._job.start_timeout_s))
 
     def terminate(self) -> None:
         """Ask the rank to finish its step and end (SIGTERM)."""
@@ -217,7 +210,7 @@ class RankProcess:
             now = time.monotonic()
             if now - said > _IMPORTING_EVERY_S and now - began < _IMPORT_S:
                 said = now
-                emit([(time.time(), json.dumps({"event": IMPORTING}))])
+                emit([(time.time(), event_line(RankImporting()))])
             if not wanted():
                 self.kill()
             time.sleep(_FORK_POLL_S)
@@ -259,8 +252,8 @@ class RankProcess:
                 emit([(now, line.decode(errors="replace")) for line in lines])
                 time.sleep(_BATCH_S)
 
-    def _say(self, line: dict[str, object]) -> None:
-        self._input.put(json.dumps(line).encode() + b"\n")
+    def _say(self, told: RankStart | StoreAddress) -> None:
+        self._input.put(line_of(told).encode() + b"\n")
 
     def _feed(self, pipe: BinaryIO) -> None:
         """Write what was said to standard input; in a thread, as a rank may be slow to read."""
@@ -285,5 +278,4 @@ def log_path(job: GangJob, rank: int) -> Path:
 
 def _as_event(error: OSError) -> str:
     message = f"The rank's process could not be started: {error}."
-    event = {"event": "error", "kind": type(error).__name__, "message": message, "traceback": ""}
-    return json.dumps(event)
+    return event_line(RankError(type(error).__name__, message, ""))

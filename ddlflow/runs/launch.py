@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ddlflow.engines import Failure, GangJob, GangResult
+from ddlflow.engines import Failure, GangEvent, GangJob, GangResult, OnGangEvent
 from ddlflow.errors import EngineError
+from ddlflow.rank_protocol import RankSaid
 from ddlflow.runs.events import OnTrainEvent, TrainEvent
 from ddlflow.runs.failures import describe, error_of, is_final, is_same, plural
 from ddlflow.runs.ranks import Gathering
@@ -19,10 +20,11 @@ from ddlflow.train.events import (
     CheckpointSaved,
     DigestMarked,
     EpochEnded,
+    FactsFound,
     Noted,
     Progressed,
     Resumed,
-    from_json,
+    from_said,
 )
 from ddlflow.train.job import Job
 from ddlflow.train.rank import PRELOAD
@@ -167,16 +169,18 @@ def _listener(
     ranks: Gathering,
     tell: OnTrainEvent,
     show: Callable[..., None],
-) -> Callable[[dict[str, Any]], None]:
+) -> OnGangEvent:
     """What is done with the events of one attempt's ranks: rank 0 speaks for all."""
 
-    def on_event(values: dict[str, Any]) -> None:
-        if values["event"] == "facts":
-            ranks.add(values["rank"], values["facts"])
-        event = from_json(values)
+    def on_event(heard: GangEvent) -> None:
+        if not isinstance(heard.event, RankSaid):
+            return
+        event = from_said(heard.event)
+        if isinstance(event, FactsFound):
+            ranks.add(heard.rank, event.facts)
         if isinstance(event, Noted):
             session.screen.say(f"train: {event.text}")
-        if values.get("rank") != 0:
+        if heard.rank != 0:
             return
         match event:
             case Progressed():

@@ -43,13 +43,13 @@ class Gathering:
         self._must_be_alike, self._say = must_be_alike, say
         self._ranks: dict[int, Facts] = {}
 
-    def add(self, rank: int, values: dict[str, Any]) -> None:
+    def add(self, rank: int, facts: Facts) -> None:
         """Takes what a rank said; with the last one, compares all and keeps them.
 
         Raises:
             TrainingError: they would not compute the same bits, which are promised.
         """
-        self._ranks[rank] = Facts(**values)
+        self._ranks[rank] = facts
         if len(self._ranks) < self._world:
             return
         self._ranks = dict(sorted(self._ranks.items()))

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ddlflow.engines import Engine, GangJob, GangResult, open_engine
-from ddlflow.engines.batched import map_batched
+from ddlflow.engines import Engine, GangJob, GangResult, OnGangEvent, open_engine
+from ddlflow.engines.batched import BatchDone, map_batched
 from ddlflow.engines.resources import Resources, resources
 from ddlflow.errors import InputError
 from ddlflow.report.screen import Screen
@@ -87,10 +87,9 @@ class Session:
     @cached_property
     def workers(self) -> "list[Facts]":
         """What each worker says of itself; where all are on this machine, what this process is."""
-        from ddlflow.train.facts import Facts, facts_here
+        from ddlflow.train.facts import facts_here
 
-        asked = self.engine.ask(facts_here) if self.is_elsewhere else [facts_here()]
-        return [Facts(**values) for values in asked]
+        return self.engine.ask(facts_here) if self.is_elsewhere else [facts_here()]
 
     @cached_property
     def resources(self) -> Resources:
@@ -131,16 +130,14 @@ class Session:
         done = 0
         with self.screen.bar(name, len(items), "parts") as show:
 
-            def on_event(event: dict[str, Any]) -> None:
+            def on_event(event: BatchDone) -> None:
                 nonlocal done
-                done += event["items"]
+                done += event.items
                 show(done)
 
             yield from map_batched(self.engine, function, items, on_event=on_event)
 
-    def gang(
-        self, job: GangJob, world: int, on_event: Callable[[dict[str, Any]], None]
-    ) -> GangResult:
+    def gang(self, job: GangJob, world: int, on_event: OnGangEvent) -> GangResult:
         """The engine's gang; a signal asks it to stop and leave a checkpoint.
 
         Raises:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ddlflow.engines import ItemDone
 from ddlflow.errors import EngineError
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.results import PrepareResult
@@ -161,9 +162,9 @@ def train(
                     begun.append(task)
                     yield task
 
-            def on_event(event: Json) -> None:
+            def on_event(event: ItemDone) -> None:
                 nonlocal done
-                done += len(begun[event["item"]].members)
+                done += len(begun[event.item].members)
                 show(done)
 
             mapped = session.engine.map(train_piece, items(), on_event=on_event)

@@ -1,8 +1,17 @@
-"""What a training tells while it runs, and the JSON that a rank sends of it."""
+"""What a training tells while it runs, and how a rank says it to the driver."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+
+from ddlflow.rank_protocol import PROGRESS, RankSaid
+from ddlflow.train.facts import Facts
+
+
+@dataclass(frozen=True, slots=True)
+class FactsFound:
+    """What a rank is and where it runs, before the training begins."""
+
+    facts: Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,33 +79,32 @@ class EpochEnded:
     row: Mapping[str, float]
 
 
-Event = Noted | Resumed | CheckpointSaved | Progressed | DigestMarked | EpochEnded
+Event = FactsFound | Noted | Resumed | CheckpointSaved | Progressed | DigestMarked | EpochEnded
 Tell = Callable[[Event], None]
-NAMES: dict[type, str] = {
-    Noted: "note",
-    Resumed: "resumed",
-    CheckpointSaved: "saved",
-    Progressed: "progress",
-    DigestMarked: "digest",
+_EPOCH, _FACTS = "epoch", "facts"
+_KINDS: dict[str, type[Noted | Resumed | CheckpointSaved | Progressed | DigestMarked]] = {
+    "note": Noted,
+    "resumed": Resumed,
+    "saved": CheckpointSaved,
+    PROGRESS: Progressed,
+    "digest": DigestMarked,
 }
+_NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
-KINDS = {name: kind for kind, name in NAMES.items()}
-OF_A_GANG = {"event", "rank", "host"}  # what an engine adds to an event's values
-
-
-def to_json(event: Event) -> dict[str, Any]:
-    """An event as an engine passes it on: its name under ``event``, beside its values."""
+def to_said(event: Event) -> RankSaid:
+    """An event as a rank says it."""
     if isinstance(event, EpochEnded):
-        return {"event": "epoch", **event.row}
-    return {"event": NAMES[type(event)], **asdict(event)}
+        return RankSaid(_EPOCH, event.row)
+    name = _FACTS if isinstance(event, FactsFound) else _NAMES[type(event)]
+    return RankSaid(name, asdict(event))
 
 
-def from_json(values: Mapping[str, Any]) -> Event | None:
-    """The event of what `to_json` gave; None of what a rank's process says of itself."""
-    own = {name: value for name, value in values.items() if name not in OF_A_GANG}
-    if values["event"] == "epoch":
-        return EpochEnded(own)
-    kind = KINDS.get(values["event"])
-    found: Event | None = None if kind is None else kind(**own)
-    return found
+def from_said(said: RankSaid) -> Event | None:
+    """The event of what `to_said` gave; None of another module's words."""
+    if said.name == _EPOCH:
+        return EpochEnded(said.values)
+    if said.name == _FACTS:
+        return FactsFound(Facts(**said.values["facts"]))
+    kind = _KINDS.get(said.name)
+    return None if kind is None else kind(**said.values)

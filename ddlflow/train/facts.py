@@ -3,9 +3,8 @@
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
 
 import ddlflow
 from ddlflow import machine
@@ -38,12 +37,9 @@ class Facts:
     free_bytes: int
     gpus: Sequence[str]
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
-
-def facts_here() -> dict[str, Any]:
-    """`Facts` of this process as JSON values."""
+def facts_here() -> Facts:
+    """Of this process."""
     import torch  # here: what only reads facts does not wait for it
 
     memory = machine.memory()
@@ -62,7 +58,7 @@ def facts_here() -> dict[str, Any]:
         memory_bytes=memory.total,
         free_bytes=memory.free,
         gpus=gpus,
-    ).to_json()
+    )
 
 
 def deciding(facts: Facts, device: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from ddlflow.rank_protocol import JsonObject
 from ddlflow.spec.pipeline import Model, ObjectiveName, Training
 from ddlflow.store.store import Store, open_store
 
@@ -50,7 +51,7 @@ class Job:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Job":
+    def from_json(cls, values: JsonObject) -> "Job":
         return cls(**values)
 
     def here(self) -> "Job":

@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+
+from ddlflow.rank_protocol import RankBeat
 
 BEAT_S = 1.0
 FIRST_S = 120.0  # a first step may compile, or read its rows from a cold disk
@@ -20,7 +21,7 @@ class Pulse:
     """Marked by the work at each step; a thread tells of it every `BEAT_S`.
 
     Args:
-        emit: gets ``{"event": "beat", "step", "idle_s", "stuck"}``.
+        emit: gets a beat.
         limit_s: how long work may stand still, at least; 0: as long as it likes.
 
     Attributes:
@@ -35,7 +36,7 @@ class Pulse:
         *("at", "resting", "step"),
     )
 
-    def __init__(self, emit: Callable[[dict[str, Any]], None], limit_s: float) -> None:
+    def __init__(self, emit: Callable[[RankBeat], None], limit_s: float) -> None:
         self.at = self._seen = time.monotonic()
         self.step = 0
         self.resting = False
@@ -69,7 +70,7 @@ class Pulse:
         """One beat now; before an error is told of, so that its step is exact."""
         self._emit(self.look(time.monotonic()))
 
-    def look(self, now: float) -> dict[str, Any]:
+    def look(self, now: float) -> RankBeat:
         """The beat of this moment.
 
         Args:
@@ -87,7 +88,7 @@ class Pulse:
         idle_s = now - moved_at
         is_still = idle_s > limit_s and not self.resting and not self._fetching
         stuck = bool(self._limit_s) and is_still
-        return {"event": "beat", "step": self.step, "idle_s": idle_s, "stuck": stuck}
+        return RankBeat(self.step, idle_s, stuck)
 
     def _beat(self) -> None:
         while True:

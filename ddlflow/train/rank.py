@@ -21,11 +21,28 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ddlflow.rank_protocol import (
+    EVENTS_OPTION,
+    RankError,
+    RankEvent,
+    RankResult,
+    RankStart,
+    RankStarted,
+    RankStopped,
+    StoreAddress,
+    StoreOpened,
+    event_line,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed import ProcessGroup
 
 NAME = "ddlflow-rank"
 PRELOAD = ("ddlflow.train.preload",)
-Emit = Callable[[dict[str, Any]], None]
+Emit = Callable[[RankEvent], None]
 COLLECTIVE_TIMEOUT_S = 600.0  # a rank that hangs for longer fails the gang
 
 
@@ -35,34 +52,27 @@ def main() -> int:
     with contextlib.suppress(OSError):  # another system than Linux
         Path("/proc/self/comm").write_text(NAME)
     parser = argparse.ArgumentParser(prog="ddlflow.train.rank")
-    parser.add_argument("--events-fd", type=int, required=True)
+    parser.add_argument(EVENTS_OPTION, type=int, required=True)
     events = os.fdopen(parser.parse_args().events_fd, "w", encoding="utf-8")
     lock = threading.Lock()
 
-    def emit(event: dict[str, Any]) -> None:
+    def emit(event: RankEvent) -> None:
         with lock:
-            events.write(json.dumps(event) + "\n")
+            events.write(event_line(event) + "\n")
             events.flush()
 
     first = sys.stdin.readline()
     if not first:
         return 1
-    told = json.loads(first)
+    start = RankStart(**json.loads(first))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
-    emit({"event": "started", "pid": os.getpid()})
+    emit(RankStarted(os.getpid()))
     try:
-        _run(told, emit, stop)
+        _run(start, emit, stop)
     except Exception as error:  # reported to the driver, whatever it is
-        emit(
-            {
-                "event": "error",
-                "kind": type(error).__name__,
-                "message": str(error),
-                "traceback": traceback.format_exc(),
-            }
-        )
+        emit(RankError(type(error).__name__, str(error), traceback.format_exc()))
         return 1
     return 0
 
@@ -82,22 +92,22 @@ def _log(fd: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedWriter(raw), line_buffering=True, errors="replace")
 
 
-def _run(told: dict[str, Any], emit: Emit, stop: threading.Event) -> None:
+def _run(start: RankStart, emit: Emit, stop: threading.Event) -> None:
+    from ddlflow.train.job import Job
     from ddlflow.train.pulse import Pulse
 
-    payload, rank, world = told["payload"], told["rank"], told["world"]
+    job, rank, world = Job.from_json(start.payload), start.rank, start.world
 
     # Before the imports, which take seconds.
-    pulse = Pulse(emit, payload.get("silence_s", 0.0)).start()
+    pulse = Pulse(emit, job.silence_s).start()
     import torch
 
-    from ddlflow.train.events import to_json
+    from ddlflow.train.events import FactsFound, to_said
     from ddlflow.train.facts import facts_here
-    from ddlflow.train.job import Job
     from ddlflow.train.loop import Stopped
     from ddlflow.train.training import run
 
-    job = Job.from_json(payload).here()
+    job = job.here()
     if job.code is not None:
         sys.path.insert(0, job.code)
     torch.set_num_threads(job.threads)
@@ -113,8 +123,8 @@ def _run(told: dict[str, Any], emit: Emit, stop: threading.Event) -> None:
         device = torch.device("cuda", rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
     lines = _watch_worker()
-    emit({"event": "facts", "facts": facts_here()})
-    group = _join(told, device, emit, lines) if world > 1 else None
+    emit(to_said(FactsFound(facts_here())))
+    group = _join(start, device, emit, lines) if world > 1 else None
     try:
         result = run(
             job,
@@ -122,17 +132,17 @@ def _run(told: dict[str, Any], emit: Emit, stop: threading.Event) -> None:
             world,
             group,
             device,
-            tell=lambda event: emit(to_json(event)),
+            tell=lambda event: emit(to_said(event)),
             must_stop=stop.is_set,
             pulse=pulse,
         )
     except Stopped:
-        emit({"event": "stopped"})
+        emit(RankStopped())
         return
     except Exception:
         pulse.tell()  # the exact step, before the error is told of
         raise
-    emit({"event": "result", "value": {} if result is None else result.to_json()})
+    emit(RankResult({} if result is None else result.to_json()))
 
 
 def _watch_worker() -> "queue.Queue[str]":
@@ -148,7 +158,9 @@ def _watch_worker() -> "queue.Queue[str]":
     return lines
 
 
-def _join(told: dict[str, Any], device: Any, emit: Emit, lines: "queue.Queue[str]") -> Any:
+def _join(
+    start: RankStart, device: "torch.device", emit: Emit, lines: "queue.Queue[str]"
+) -> "ProcessGroup | None":
     """Meets the other ranks at rank 0's store, on a port of the system's choice.
 
     Who wants to reach it from elsewhere has to know the gang's secret (see `gate`).
@@ -156,9 +168,10 @@ def _join(told: dict[str, Any], device: Any, emit: Emit, lines: "queue.Queue[str
     import torch.distributed as dist
     from torch._C._distributed_c10d import TCPStore
 
+    from ddlflow.train.events import Noted, to_said
     from ddlflow.train.parallel import gate
 
-    rank, world, secret = told["rank"], told["world"], told["secret"]
+    rank, world, secret = start.rank, start.world, start.secret
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
     store = None
     if rank == 0:
@@ -174,22 +187,21 @@ def _join(told: dict[str, Any], device: Any, emit: Emit, lines: "queue.Queue[str
             timeout=timeout,
             master_listen_fd=opened.detach(),
         )
-        door = gate.open_door(told["host"], port, secret)
+        door = gate.open_door(start.host, port, secret)
         if door.everywhere:
-            where = f"{told['host']} is no address of its own machine"
-            emit({"event": "note", "text": f"Rank 0 listens on every interface: {where}."})
-        emit({"event": "store", "port": door.port})
-    met = json.loads(lines.get())
-    limit_s = met.get("timeout_s", COLLECTIVE_TIMEOUT_S)
-    watch = threading.Timer(limit_s, _not_met, (emit, rank, limit_s))
+            where = f"{start.host} is no address of its own machine"
+            emit(to_said(Noted(f"Rank 0 listens on every interface: {where}.")))
+        emit(StoreOpened(door.port))
+    met = StoreAddress(**json.loads(lines.get()))
+    watch = threading.Timer(met.timeout_s, _not_met, (emit, rank, met.timeout_s))
     watch.daemon = True
     watch.start()
-    interface = _interface(told["host"])
+    interface = _interface(start.host)
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     if store is None:
-        way = gate.open_way(met["store_host"], met["store_port"], secret)
+        way = gate.open_way(met.store_host, met.store_port, secret)
         store = TCPStore(gate.LOOPBACK, way.port, world, is_master=False, timeout=timeout)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
@@ -200,7 +212,7 @@ def _join(told: dict[str, Any], device: Any, emit: Emit, lines: "queue.Queue[str
 def _not_met(emit: Emit, rank: int, limit_s: float) -> None:
     """Ends a rank that cannot reach the others: what they meet by would wait for minutes."""
     message = f"rank {rank} did not meet the others within {limit_s:g} s"
-    emit({"event": "error", "kind": "StartTimeout", "message": message, "traceback": ""})
+    emit(RankError("StartTimeout", message, ""))
     os._exit(1)
 
 

@@ -4,7 +4,6 @@ Usage: driver.py ENGINE WHAT FOLDER, where ENGINE is local, dask or a scheduler'
 is close, hang or interrupt.
 """
 
-import json
 import signal
 import sys
 import threading
@@ -13,7 +12,8 @@ from typing import Any
 
 import psutil
 
-from ddlflow.engines import GangJob, open_engine
+from ddlflow.engines import GangEvent, GangJob, open_engine
+from ddlflow.rank_protocol import RankSaid, event_line
 from ddlflow.spec.site import Site
 
 use, what, folder = sys.argv[1:]
@@ -26,8 +26,12 @@ asked = threading.Event()
 signal.signal(signal.SIGINT, lambda *_: asked.set())
 
 
-def tell(event: dict[str, Any]) -> None:
-    print(json.dumps(event), flush=True)
+def tell(name: str, **values: Any) -> None:
+    print(event_line(RankSaid(name, values)), flush=True)
+
+
+def pass_on(heard: GangEvent) -> None:
+    print(event_line(heard.event), flush=True)
 
 
 def job(module: str, **payload: Any) -> GangJob:
@@ -38,16 +42,16 @@ place = {"use": "dask", "address": use, "workers": 2} if "://" in use else {"use
 with open_engine(Site(engine=place), slots=2, threads=1) as engine:
     squares = list(engine.map(data_work.square, range(4)))
     children = [child.pid for child in psutil.Process().children(recursive=True)]
-    tell({"event": "squares", "squares": squares, "children": children})
+    tell("squares", squares=squares, children=children)
     if what == "close":
         result = engine.gang(job("meet"), 2)
         next(engine.map(data_work.square, range(100)))
     elif what == "hang":
-        result = engine.gang(job("fail"), 2, on_event=tell)
+        result = engine.gang(job("fail"), 2, on_event=pass_on)
     else:
         flag = str(Path(folder) / "flag")
-        result = engine.gang(job("stop", flag=flag), 2, on_event=tell, stop=asked)
-    tell({"event": "end", "stopped": result.stopped, "values": result.values})
+        result = engine.gang(job("stop", flag=flag), 2, on_event=pass_on, stop=asked)
+    tell("end", stopped=result.stopped, values=result.values)
 # Python's own resource tracker, started with the first spawned process, lives as long as we do.
 left = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
-tell({"event": "closed", "left": [line for line in left if "resource_tracker" not in line]})
+tell("closed", left=[line for line in left if "resource_tracker" not in line])

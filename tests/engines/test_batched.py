@@ -1,11 +1,10 @@
 """Many items go to an engine as few tasks, and nothing else changes."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from ddlflow.engines.batched import TASKS_PER_SLOT, map_batched
+from ddlflow.engines.batched import TASKS_PER_SLOT, BatchDone, map_batched
 from ddlflow.engines.local import LocalEngine
 
 
@@ -23,10 +22,10 @@ def engine() -> Iterator[LocalEngine]:
 
 @pytest.mark.parametrize("num_items", [0, 1, 5, 127, 128, 129, 1001])
 def test_results_in_order_and_every_item_told(engine: LocalEngine, num_items: int) -> None:
-    told: list[dict[str, Any]] = []
+    told: list[BatchDone] = []
     found = list(map_batched(engine, square, range(num_items), on_event=told.append))
     assert found == [number**2 for number in range(num_items)]
-    assert sum(event["items"] for event in told) == num_items
+    assert sum(event.items for event in told) == num_items
     assert len(told) <= max(num_items, 1) if num_items < 256 else len(told) <= 3 * TASKS_PER_SLOT
 
 

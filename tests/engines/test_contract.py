@@ -11,9 +11,19 @@ from typing import Any
 import psutil
 import pytest
 
-from ddlflow.engines import Engine, Failure, GangJob, GangResult, gang, open_engine
+from ddlflow.engines import (
+    Engine,
+    Failure,
+    GangEvent,
+    GangJob,
+    GangResult,
+    ItemDone,
+    gang,
+    open_engine,
+)
 from ddlflow.engines.forked import SWITCH
 from ddlflow.errors import DataError, EngineError
+from ddlflow.rank_protocol import RankSaid, RankStopped
 from ddlflow.spec.site import Site
 
 RANKS = str(Path(__file__).parent / "ranks")
@@ -67,6 +77,10 @@ def failure_of(result: GangResult) -> Failure:
     return result.failure
 
 
+def is_ready(heard: GangEvent) -> bool:
+    return isinstance(heard.event, RankSaid) and heard.event.name == "ready"
+
+
 def alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -78,13 +92,13 @@ def alive(pid: int) -> bool:
 
 
 def test_map_gives_results_in_order_and_tells_of_each(engine: Engine) -> None:
-    events: list[dict[str, Any]] = []
+    events: list[ItemDone] = []
     numbers = list(range(20))
     assert list(engine.map(data_work.square, numbers, on_event=events.append)) == [
         x * x for x in numbers
     ]
-    assert sorted(event["item"] for event in events) == numbers
-    assert all(event["event"] == "done" and event["of"] == 20 for event in events)
+    assert sorted(event.item for event in events) == numbers
+    assert all(event.of == 20 for event in events)
     assert list(engine.map(data_work.square, [])) == []
 
 
@@ -184,14 +198,14 @@ def test_data_workers_are_forked_once_ranks_can_be(
 def test_gang_gives_each_ranks_value(
     engine: Engine, job: Any, world: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    events: list[dict[str, Any]] = []
+    events: list[GangEvent] = []
     result = engine.gang(job("meet"), world, on_event=events.append)
     assert result == GangResult([list(range(world)), *([r] for r in range(1, world))], None, False)
-    ready = [event for event in events if event["event"] == "ready"]
-    assert sorted(event["rank"] for event in ready) == list(range(world))
-    assert {event["host"] for event in ready} == {"127.0.0.1"}
-    assert {event["threads"] for event in ready} == {"2"}
-    assert {event["given"] for event in ready} == {"by the job"}
+    ready = [event for event in events if is_ready(event)]
+    assert sorted(event.rank for event in ready) == list(range(world))
+    assert {event.host for event in ready} == {"127.0.0.1"}
+    words = {"threads": "2", "given": "by the job"}
+    assert [event.event for event in ready] == [RankSaid("ready", words)] * world
     for rank in range(world):
         log = (tmp_path / "logs" / f"rank-{rank}.log").read_text()
         assert log == f"a user's print on rank {rank}\n"
@@ -201,9 +215,9 @@ def test_gang_gives_each_ranks_value(
 def test_gang_carries_thousands_of_events_in_order(engine: Engine, job: Any) -> None:
     steps: list[int] = []
 
-    def collect(event: dict[str, Any]) -> None:
-        if event["event"] == "progress":
-            steps.append(event["step"])
+    def collect(event: GangEvent) -> None:
+        if isinstance(event.event, RankSaid):
+            steps.append(event.event.values["step"])
 
     result = engine.gang(job("many", events=5000), 1, on_event=collect)
     assert result.values == [2**70]  # more than msgpack could carry
@@ -226,9 +240,9 @@ def test_too_few_slots_start_nothing(engine: Engine, job: Any, tmp_path: Path) -
 def test_a_rank_that_raises_is_the_first_cause(engine: Engine, job: Any, tmp_path: Path) -> None:
     pids: list[int] = []
 
-    def collect(event: dict[str, Any]) -> None:
-        if event["event"] == "ready":
-            pids.append(event["pid"])
+    def collect(event: GangEvent) -> None:
+        if is_ready(event):
+            pids.append(event.event.values["pid"])
 
     result = engine.gang(job("fail", how="raise", rank=1), 3, on_event=collect)
     failure = failure_of(result)
@@ -254,9 +268,9 @@ def test_a_rank_that_dies_is_named(
 ) -> None:
     pids: list[int] = []
 
-    def collect(event: dict[str, Any]) -> None:
-        if event["event"] == "ready":
-            pids.append(event["pid"])
+    def collect(event: GangEvent) -> None:
+        if is_ready(event):
+            pids.append(event.event.values["pid"])
 
     failure = failure_of(engine.gang(job("fail", how=how, rank=0), 2, on_event=collect))
     assert (failure.rank, failure.kind, failure.message) == (0, kind, message)
@@ -290,9 +304,9 @@ def test_a_killed_worker_ends_the_gang(engine: Engine, job: Any) -> None:
         pytest.skip("the worker of local ranks is the driver")
     pids: list[int] = []
 
-    def collect(event: dict[str, Any]) -> None:
-        if event["event"] == "ready":
-            pids.append(event["pid"])
+    def collect(event: GangEvent) -> None:
+        if is_ready(event):
+            pids.append(event.event.values["pid"])
 
     result = engine.gang(job("fail", how="kill_worker", rank=1), 3, on_event=collect)
     failure = failure_of(result)
@@ -311,16 +325,20 @@ def test_silence_at_the_start_is_a_failure(engine: Engine, job: Any) -> None:
 
 def test_stop_asks_rank_0_and_waits_for_all(engine: Engine, job: Any, tmp_path: Path) -> None:
     stop = threading.Event()
-    names: list[tuple[int, str]] = []
+    ready: set[int] = set()
+    stopped: set[int] = set()
 
-    def collect(event: dict[str, Any]) -> None:
-        names.append((event["rank"], event["event"]))
-        if {(0, "ready"), (1, "ready")} <= set(names):
+    def collect(event: GangEvent) -> None:
+        if is_ready(event):
+            ready.add(event.rank)
+        if isinstance(event.event, RankStopped):
+            stopped.add(event.rank)
+        if ready == {0, 1}:
             stop.set()
 
     result = engine.gang(job("stop", flag=str(tmp_path / "flag")), 2, on_event=collect, stop=stop)
     assert result == GangResult(None, None, True)
-    assert {(0, "stopped"), (1, "stopped")} <= set(names)
+    assert stopped == {0, 1}
 
 
 def test_stop_kills_ranks_that_do_not_end(
@@ -330,9 +348,9 @@ def test_stop_kills_ranks_that_do_not_end(
     stop = threading.Event()
     pids: list[int] = []
 
-    def collect(event: dict[str, Any]) -> None:
-        if event["event"] == "ready":
-            pids.append(event["pid"])
+    def collect(event: GangEvent) -> None:
+        if is_ready(event):
+            pids.append(event.event.values["pid"])
             stop.set()
 
     # Rank 0 dies of SIGTERM; the other, which never hears of it, is killed.
@@ -344,9 +362,9 @@ def test_stop_kills_ranks_that_do_not_end(
 def test_a_listener_that_raises_leaves_no_rank(engine: Engine, job: Any) -> None:
     pids: list[int] = []
 
-    def burst(event: dict[str, Any]) -> None:
-        if event["event"] == "ready":
-            pids.append(event["pid"])
+    def burst(event: GangEvent) -> None:
+        if is_ready(event):
+            pids.append(event.event.values["pid"])
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from ddlflow.engines import Failure
+from ddlflow.engines import Failure, GangEvent
 from ddlflow.errors import DataError, EngineError, TrainingError
+from ddlflow.rank_protocol import RankStarted
 from ddlflow.report.screen import Screen
 from ddlflow.runs.events import TrainEvent
 from ddlflow.runs.failures import describe, error_of, is_final, is_same
 from ddlflow.runs.launch import _each_epoch_once, _listener, _RunningAttempt
 from ddlflow.runs.results import TrainAttempt
-from ddlflow.train.events import EpochEnded
+from ddlflow.train.events import EpochEnded, Noted, Resumed, to_said
 from ddlflow.train.job import Job
 
 NO_RANKS: Any = None
@@ -63,7 +64,8 @@ def test_a_note_of_any_rank_is_told() -> None:
     on_event = _listener(
         session, _RunningAttempt(1, 2), NO_RANKS, lambda event: None, lambda done, words: None
     )
-    on_event({"event": "note", "rank": 1, "host": "node-3", "text": "There is no space."})
+    on_event(GangEvent(1, "node-3", RankStarted(7)))
+    on_event(GangEvent(1, "node-3", to_said(Noted("There is no space."))))
     assert said.getvalue() == "train: There is no space.\n"
 
 
@@ -75,10 +77,13 @@ def test_epochs_of_which_nobody_heard_are_told_once_when_a_training_goes_on() ->
     attempt = _RunningAttempt(1, 2)
     on_event = _listener(session, attempt, NO_RANKS, tell, lambda done, words: None)
     rows = [{"epoch": number, "loss": 1 / number} for number in (1, 2, 3)]
-    on_event({"event": "epoch", "rank": 0, "host": "a", **rows[0]})
-    on_event({"event": "resumed", "rank": 0, "step": 58, "history": rows[:2]})
-    on_event({"event": "epoch", "rank": 0, **rows[1]})  # done again
-    on_event({"event": "epoch", "rank": 0, **rows[2]})
+    for event in (
+        EpochEnded(rows[0]),
+        Resumed(58, rows[:2]),
+        EpochEnded(rows[1]),  # done again
+        EpochEnded(rows[2]),
+    ):
+        on_event(GangEvent(0, "a", to_said(event)))
     assert told == [EpochEnded(row) for row in rows]
     assert attempt.now == TrainAttempt(1, 2, from_step=58)
 

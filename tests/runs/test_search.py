@@ -77,6 +77,7 @@ import os
 import sys
 import optuna.samplers
 import torch._dynamo
+from ddlflow.engines import ItemDone
 from ddlflow.runs import stages, sweeps
 from ddlflow.report.screen import Screen
 from ddlflow.runs.session import Session
@@ -88,7 +89,7 @@ class Inline:
     def map(self, function, items, *, on_event=lambda event: None):
         for number, item in enumerate(items):
             result = function(item)
-            on_event({"item": number})
+            on_event(ItemDone(number, None))
             yield result
 
     def warm(self, threads, modules):

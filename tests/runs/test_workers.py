@@ -29,7 +29,7 @@ from ddlflow.train.facts import Facts, facts_here, unlike
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
-HERE = Facts(**facts_here())
+HERE = facts_here()
 # torch does not use the processor's newer instructions then: a processor of another class.
 OLD = {"ATEN_CPU_CAPABILITY": "default"}
 
@@ -166,7 +166,7 @@ def test_a_training_that_goes_on_elsewhere_says_so_and_keeps_both(tmp_path: Path
     for processor in ("x86_64 AVX2", "x86_64 AVX2", "arm64 DEFAULT"):
         gathering = Gathering(FolderStore(tmp_path), 2, "cpu", must_be_alike=True, say=heard.append)
         for rank in (1, 0):
-            gathering.add(rank, facts(host=f"h{rank}", processor=processor).to_json())
+            gathering.add(rank, facts(host=f"h{rank}", processor=processor))
     assert heard == [
         "goes on where last bits may differ: processor was x86_64 AVX2, now arm64 DEFAULT"
     ]

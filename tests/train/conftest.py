@@ -18,9 +18,10 @@ import torch.distributed
 
 from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.shards.manifest import Manifest
+from ddlflow.rank_protocol import event_line
 from ddlflow.spec.pipeline import Data, Train
 from ddlflow.train import training
-from ddlflow.train.events import Event, to_json
+from ddlflow.train.events import Event, to_said
 from ddlflow.train.job import Job
 
 ROWS = 700
@@ -101,7 +102,7 @@ class Bench:
         ended = Ended(None, [])
 
         def tell(event: Event) -> None:
-            ended.events.append(json.loads(json.dumps(to_json(event))))
+            ended.events.append(json.loads(event_line(to_said(event))))
 
         job = self.job(folder, **more)
         try:

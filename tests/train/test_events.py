@@ -1,25 +1,29 @@
-"""What a rank tells, as JSON and back: an engine adds the rank and the host."""
-
-import json
+"""What a training tells, as a rank says it, and back."""
 
 import pytest
 
+from ddlflow.rank_protocol import RankSaid, event_line, event_of
 from ddlflow.train.events import (
     CheckpointSaved,
     DigestMarked,
     EpochEnded,
     Event,
+    FactsFound,
     Noted,
     Progressed,
     Resumed,
-    from_json,
-    to_json,
+    from_said,
+    to_said,
 )
+from ddlflow.train.facts import Facts
+
+HERE = Facts("node-3", "x86_64 AVX2", {"torch": "2.13.0"}, 1, 4, 1 << 34, 1 << 33, ["H100"])
 
 
 @pytest.mark.parametrize(
     "event",
     [
+        FactsFound(HERE),
         Noted("There is no space."),
         Resumed(58, [{"epoch": 1, "loss": 0.5}]),
         CheckpointSaved(7),
@@ -30,10 +34,10 @@ from ddlflow.train.events import (
     ids=lambda event: type(event).__name__,
 )
 def test_an_event_comes_back(event: Event) -> None:
-    passed_on = json.loads(json.dumps(to_json(event))) | {"rank": 1, "host": "node-3"}
-    assert from_json(passed_on) == event
+    heard = event_of(event_line(to_said(event)))
+    assert isinstance(heard, RankSaid)
+    assert from_said(heard) == event
 
 
-@pytest.mark.parametrize("name", ["started", "facts", "beat", "store"])
-def test_what_a_process_says_of_itself_is_none_of_these(name: str) -> None:
-    assert from_json({"event": name, "rank": 0, "host": "a", "pid": 3}) is None
+def test_another_modules_words_are_none_of_these() -> None:
+    assert from_said(RankSaid("ready", {"pid": 3})) is None

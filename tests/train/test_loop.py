@@ -14,7 +14,7 @@ from ddlflow.data.shards.batches import Chunk
 from ddlflow.errors import TrainingError
 from ddlflow.models import build
 from ddlflow.spec.pipeline import MlpSection, Penalty, Train
-from ddlflow.train.events import to_json
+from ddlflow.train.events import DigestMarked, EpochEnded, Event
 from ddlflow.train.loop import Stopped, Surroundings, end_epoch, progress, train
 from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.parallel.layout import ALONE
@@ -171,18 +171,14 @@ def test_l1_takes_weights_to_zero_and_leaves_biases() -> None:
 def test_history_has_a_row_an_epoch_with_metrics_of_the_evaluated_model() -> None:
     wanted = spec(schedule={"use": "step", "factor": 0.5})
     state = begun(wanted)
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     modes = []
 
     def validate() -> dict[str, float]:
         modes.append(state.net.training)
         return {"loss": float(len(modes)), "auroc": 0.5}
 
-    train(
-        state,
-        wanted,
-        around(state, validate=validate, tell=lambda event: events.append(to_json(event))),
-    )
+    train(state, wanted, around(state, validate=validate, tell=events.append))
     assert modes == [False] * 3
     assert state.net.training
     assert [row["epoch"] for row in state.history] == [1, 2, 3]
@@ -190,8 +186,7 @@ def test_history_has_a_row_an_epoch_with_metrics_of_the_evaluated_model() -> Non
     assert [row["lr"] for row in state.history] == [0.05, 0.025, 0.0125]
     assert [row["val_loss"] for row in state.history] == [1.0, 2.0, 3.0]
     assert all(row["val_auroc"] == 0.5 and row["rows_per_s"] > 0 for row in state.history)
-    epochs = [event for event in events if event["event"] == "epoch"]
-    assert [{k: v for k, v in e.items() if k != "event"} for e in epochs] == state.history
+    assert [event.row for event in events if isinstance(event, EpochEnded)] == state.history
 
 
 @pytest.mark.parametrize("digest_every", [1, 3, 4, 5, 1000])
@@ -210,7 +205,7 @@ def test_the_digest_trail_has_every_nth_step_and_each_epochs_end(digest_every: i
 def test_a_rank_without_a_writer_tells_nothing_and_compares_as_often() -> None:
     wanted = spec(digest_every=2)
     state, other = begun(wanted), begun(wanted)
-    told: list[dict[str, Any]] = []
+    told: list[Event] = []
     seen: list[tuple[int, str]] = []
     train(
         state,
@@ -218,12 +213,12 @@ def test_a_rank_without_a_writer_tells_nothing_and_compares_as_often() -> None:
         around(
             state,
             writer=None,
-            tell=lambda event: told.append(to_json(event)),
+            tell=told.append,
             compare=lambda state, digest: seen.append((state.steps, digest)),
         ),
     )
     train(other, wanted, around(other))
-    assert "digest" not in {event["event"] for event in told}
+    assert not any(isinstance(event, DigestMarked) for event in told)
     # An epoch's end may be an entry's step as well.
     assert list(dict.fromkeys(seen)) == [(entry.step, entry.digest) for entry in other.trail]
     assert digest(state.net) == digest(other.net)

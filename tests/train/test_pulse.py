@@ -1,10 +1,10 @@
 """When standing still is told as a hang; by moments that the test gives."""
 
 import queue
-from typing import Any
 
 import pytest
 
+from ddlflow.rank_protocol import RankBeat
 from ddlflow.train.pulse import BEAT_S, FIRST_S, Pulse
 
 
@@ -21,33 +21,28 @@ def step(pulse: Pulse, at: float) -> None:
 
 def test_the_first_step_has_its_own_time() -> None:
     pulse = pulse_at_zero(2.0)
-    assert pulse.look(FIRST_S - 1) == {
-        "event": "beat",
-        "step": 0,
-        "idle_s": FIRST_S - 1,
-        "stuck": False,
-    }
-    assert pulse.look(FIRST_S + 1)["stuck"]
+    assert pulse.look(FIRST_S - 1) == RankBeat(0, FIRST_S - 1, stuck=False)
+    assert pulse.look(FIRST_S + 1).stuck
 
 
 def test_a_limit_above_the_first_steps_time_holds_for_it_too() -> None:
     pulse = pulse_at_zero(500.0)
-    assert not pulse.look(499)["stuck"]
-    assert pulse.look(501)["stuck"]
+    assert not pulse.look(499).stuck
+    assert pulse.look(501).stuck
 
 
 def test_a_slow_start_does_not_hide_a_hang_later() -> None:
     """Importing and meeting took a minute; steps of milliseconds hang after the limit all same."""
     pulse = pulse_at_zero(2.0)
     step(pulse, 60.0)
-    assert not pulse.look(60.5)["stuck"]
+    assert not pulse.look(60.5).stuck
     for at in (61.0, 62.0, 63.0):
         step(pulse, at)
-        assert pulse.look(at) == {"event": "beat", "step": pulse.step, "idle_s": 0, "stuck": False}
-    assert not pulse.look(64.9)["stuck"]
+        assert pulse.look(at) == RankBeat(pulse.step, 0, stuck=False)
+    assert not pulse.look(64.9).stuck
     hung = pulse.look(65.1)
-    assert hung["stuck"]
-    assert hung["idle_s"] == pytest.approx(2.1)
+    assert hung.stuck
+    assert hung.idle_s == pytest.approx(2.1)
 
 
 def test_slow_steps_widen_the_limit_to_ten_times_the_longest() -> None:
@@ -55,10 +50,10 @@ def test_slow_steps_widen_the_limit_to_ten_times_the_longest() -> None:
     step(pulse, 1.0)
     pulse.look(1.0)
     step(pulse, 7.0 + BEAT_S)  # a step that took at least 6 s, as it is seen once a beat
-    assert not pulse.look(8.0)["stuck"]
+    assert not pulse.look(8.0).stuck
     step(pulse, 8.5)
-    assert not pulse.look(8.5 + 59)["stuck"]
-    assert pulse.look(8.5 + 61)["stuck"]
+    assert not pulse.look(8.5 + 59).stuck
+    assert pulse.look(8.5 + 61).stuck
 
 
 def test_rest_and_a_limit_of_zero_are_no_hang() -> None:
@@ -66,19 +61,19 @@ def test_rest_and_a_limit_of_zero_are_no_hang() -> None:
         step(pulse, 1.0)
         pulse.look(1.0)
         pulse.resting = True
-        assert not pulse.look(1e6)["stuck"]
+        assert not pulse.look(1e6).stuck
         pulse.resting = False
-        assert pulse.look(1e6)["stuck"] == bool(pulse._limit_s)
+        assert pulse.look(1e6).stuck == bool(pulse._limit_s)
 
 
 def test_a_thread_tells_of_it_and_so_does_the_work() -> None:
-    told: queue.Queue[dict[str, Any]] = queue.Queue()
+    told: queue.Queue[RankBeat] = queue.Queue()
     pulse = Pulse(told.put, 2.0).start()
     pulse.step = 3
     pulse.tell()
-    assert told.get(timeout=60)["step"] == 3
+    assert told.get(timeout=60).step == 3
     pulse.step = 4
-    assert told.get(timeout=60)["step"] == 4
+    assert told.get(timeout=60).step == 4
 
 
 def test_reading_shards_for_the_first_time_is_no_standing_still() -> None:
@@ -87,7 +82,7 @@ def test_reading_shards_for_the_first_time_is_no_standing_still() -> None:
     with pulse.fetching():
         with pulse.fetching():
             pass
-        assert not pulse.look(pulse.at + 1e6)["stuck"]
+        assert not pulse.look(pulse.at + 1e6).stuck
     ended = pulse.at
-    assert not pulse.look(ended + FIRST_S - 1)["stuck"]  # the first step is still to come
-    assert pulse.look(ended + FIRST_S + 1)["stuck"]
+    assert not pulse.look(ended + FIRST_S - 1).stuck  # the first step is still to come
+    assert pulse.look(ended + FIRST_S + 1).stuck

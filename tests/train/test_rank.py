@@ -16,6 +16,7 @@ from typing import IO, Any
 import pytest
 from hosts import OpenHosts, mount_over
 
+from ddlflow.rank_protocol import RankStart, StoreAddress, line_of
 from ddlflow.train.loop import Stopped
 from ddlflow.train.saved import checkpoint
 
@@ -65,12 +66,14 @@ class Rank:
         )
         os.close(of_rank)
         self.events = os.fdopen(events)
-        told = {"rank": rank, "world": world, "host": host, "secret": SECRET}
-        self.say({**told, "payload": job.to_json()})
+        self._say(RankStart(rank, world, host, SECRET, os.getpid(), job.to_json()))
 
-    def say(self, line: dict[str, Any]) -> None:
+    def meet(self, host: str, port: int, timeout_s: float = 60.0) -> None:
+        self._say(StoreAddress(host, port, timeout_s))
+
+    def _say(self, told: RankStart | StoreAddress) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(line) + "\n")
+        self.process.stdin.write(line_of(told) + "\n")
         self.process.stdin.flush()
 
     def hear(self, name: str) -> dict[str, Any]:
@@ -189,7 +192,7 @@ def test_two_ranks_meet_at_a_port_of_the_systems_choice(
         port = ranks[0].hear("store")["port"]
         assert port > 0
         for rank in ranks:
-            rank.say({"store_host": "127.0.0.1", "store_port": port})
+            rank.meet("127.0.0.1", port)
         first, second = (rank.rest() for rank in ranks)
         assert [rank.end() for rank in ranks] == [0, 0]
     assert first[-1]["event"] == second[-1]["event"] == "result"
@@ -234,7 +237,7 @@ def test_ranks_on_two_hosts_listen_on_their_own_addresses_and_know_no_stranger(
         stranger = [sys.executable, "-c", STRANGER, str(first.address), str(port)]
         assert other.run(stranger).stdout == "DistNetworkError\n"
         for rank in ranks:
-            rank.say({"store_host": first.address, "store_port": port})
+            rank.meet(str(first.address), port)
         for rank, host in zip(ranks, (first, second), strict=True):
             rank.hear("epoch")
             seen = host.run([sys.executable, "-c", LISTENING]).stdout.split()
@@ -257,7 +260,7 @@ def test_a_rank_that_does_not_know_the_secret_is_no_part_of_the_gang(
                 stranger.sendall(bytes(64))
                 assert stranger.recv(32) == b""
         for rank in ranks:
-            rank.say({"store_host": "127.0.0.1", "store_port": port})
+            rank.meet("127.0.0.1", port)
         assert "result" in {event["event"] for event in ranks[0].rest()}
 
 
@@ -279,7 +282,7 @@ def test_a_rank_whose_host_does_not_see_the_newest_checkpoint_yet_waits_for_it(
     with started(*ranks):
         port = ranks[0].hear("store")["port"]
         for rank in ranks:
-            rank.say({"store_host": "127.0.0.1", "store_port": port})
+            rank.meet("127.0.0.1", port)
         step = ranks[0].hear("resumed")["step"]
         assert step == checkpoint.step_of(Path(newest).name)
         assert other.run(["cp", newest, str(place)]).returncode == 0
@@ -293,9 +296,8 @@ def test_a_rank_that_cannot_reach_the_others_says_so(
     bench: Callable[..., Any], tmp_path: Path
 ) -> None:
     rank = Rank(bench().job(tmp_path / "t", virtual_ranks=2), rank=1, world=2)
-    place = {"store_host": "127.0.0.1", "timeout_s": 0.5}
     with started(rank), socket.create_server(("127.0.0.1", 0)) as silent:
-        rank.say({**place, "store_port": silent.getsockname()[1]})
+        rank.meet("127.0.0.1", silent.getsockname()[1], timeout_s=0.5)
         told = rank.hear("error")
         assert rank.end() == 1
     assert told["kind"] == "StartTimeout"

@@ -150,10 +150,10 @@ def workers(request: Request) -> Iterator[Finding]:
 
 def _workers_elsewhere(request: Request) -> Iterator[Finding]:
     from ddlflow.engines import open_engine
-    from ddlflow.train.facts import Facts, facts_here, unlike
+    from ddlflow.train.facts import facts_here, unlike
 
     with open_engine(request.site, slots=1, threads=1) as opened:
-        found = [Facts(**values) for values in opened.ask(facts_here)]
+        found = opened.ask(facts_here)
         hosts = [facts.host for facts in found]
         share = min(facts.free_bytes / hosts.count(facts.host) for facts in found)
         gpus = gpus_of(request.site.device, found) if request.site.device != "cpu" else 0
