@@ -77,7 +77,7 @@ ORDER = {
         ("apply", "doctor"),
     ],
     "data": [
-        ("coefficient_table", "fields", "tensors", "padding"),
+        ("coefficient_table", "scored", "fields", "tensors", "padding"),
         ("sources/",),
         ("convert", "matrix", "numbers", "offsets", "roles"),
         ("columns",),

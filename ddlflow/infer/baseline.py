@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from ddlflow.data.scored import Scored
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.spec.pipeline import Train, UserCode
 from ddlflow.train.tasks.measures import PREDICTED, Measures
@@ -30,31 +31,21 @@ def repeated(outputs: Tensor, rows: int) -> Tensor:
     return outputs.expand(rows) if len(outputs) == 1 else outputs.expand(rows, -1)
 
 
-def notes(
-    measures: Measures,
-    spec: Train,
-    split: str,
-    *,
-    metrics: dict[str, float],
-    baseline: dict[str, float],
-    predicted_classes: int | None,
-) -> list[str]:
+def notes(measures: Measures, spec: Train, split: str, scored: Scored) -> list[str]:
     """What a user should read of a model's scores, a sentence or two each.
 
     Args:
         measures: what is measured of the task.
         spec: how it was trained.
         split: the rows that were scored.
-        metrics: of the model.
-        baseline: of the constant outputs.
-        predicted_classes: how many classes it predicts on these rows.
+        scored: what came of it; the baseline is that of the constant outputs.
     """
     found = []
     # Weights of classes move the probabilities, so that the loss without them blames the model.
     own_loss = isinstance(spec.objective, UserCode) or spec.class_weights is not None
     name = "loss" if own_loss else measures.judged
     sign = 1 if measures.better(name) == "higher" else -1
-    ours, theirs = metrics[name], baseline[name]
+    ours, theirs = scored.metrics[name], scored.baseline[name]
     if sign * (ours - theirs) <= 0:  # not where one of them is no number
         found.append(
             f"{name} on the {split} rows is {ours:.4g}, no better than the {theirs:.4g} of a "
@@ -62,7 +53,7 @@ def notes(
             "Try more epochs, another train.optimizer.lr or other features, and see that "
             "data.label is the right column."
         )
-    if predicted_classes == 1 and metrics["accuracy"] < 1:
+    if scored.predicted_classes == 1 and scored.metrics["accuracy"] < 1:
         found.append(one_class(f"the {split} rows"))
     return found
 

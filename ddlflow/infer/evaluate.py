@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from ddlflow.data.offsets import Number
+from ddlflow.data.scored import Curves, FeatureCounts, Plane, RegressionCurves, Scored
 from ddlflow.data.shards.manifest import Manifest, Shard, SplitName
 from ddlflow.data.shards.rows import Rows, ShardFiles
 from ddlflow.infer.baseline import of_names, repeated, training_labels
@@ -15,9 +16,12 @@ from ddlflow.infer.predict import Map
 from ddlflow.spec.pipeline import Train
 from ddlflow.store.store import Place, store_of
 from ddlflow.train.tasks.histogram import FeatureHistogram, histogram_edges, histogram_range
+from ddlflow.train.tasks.scores import PackedScores
 from ddlflow.train.tasks.table import BUILT_IN
 from ddlflow.train.tasks.target import LabelTarget, label_target
 from ddlflow.train.tasks.task import TrainingLabels
+
+Drawn = TypeVar("Drawn", Plane, FeatureCounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,21 @@ class ShardToScore:
     threads: int
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredShard:
+    """What scoring a shard gave: small values that travel back.
+
+    Attributes:
+        scores: of the model.
+        baseline: of the model without features.
+        histogram: counts of ``FeatureHistogram``, where the task names a feature.
+    """
+
+    scores: PackedScores
+    baseline: PackedScores
+    histogram: list[list[int]] | None
+
+
 def evaluate(
     model_folder: Place,
     dataset: Place,
@@ -43,7 +62,7 @@ def evaluate(
     feature: str | None,
     threads: int,
     map_over: Map,
-) -> dict[str, Any]:
+) -> Scored:
     """Scores a model on a split of a data set.
 
     Args:
@@ -54,10 +73,6 @@ def evaluate(
         feature: to draw a histogram of.
         threads: of each worker.
         map_over: the engine's.
-
-    Returns:
-        ``metrics``, ``baseline`` (the metrics of a model without features), how many classes are
-        predicted, and ``curves`` and ``histogram`` for the report.
     """
     manifest = Manifest.load(dataset)
     known = training_labels(manifest, manifest.weighted_mean("train"))
@@ -71,34 +86,35 @@ def evaluate(
     scores, baseline = task.empty_scores(), task.empty_scores()
     histogram = _histogram(manifest, feature) if feature else None
     for scored in map_over(score_shard, tasks, "evaluate"):
-        scores.merge_packed(scored["scores"])
-        baseline.merge_packed(scored["baseline"])
+        scores.merge_packed(scored.scores)
+        baseline.merge_packed(scored.baseline)
         if histogram is not None:
-            histogram.counts += torch.tensor(scored["histogram"])
-    return {
-        "metrics": scores.compute(),
-        "baseline": of_names(task.measures, baseline.compute()),
-        "predicted_classes": scores.predicted_classes(),
-        "curves": _in_source(scores.curves(), manifest.label.offset),
-        "histogram": None
+            histogram.counts += torch.tensor(scored.histogram)
+    return Scored(
+        metrics=scores.compute(),
+        baseline=of_names(task.measures, baseline.compute()),
+        predicted_classes=scores.predicted_classes(),
+        curves=_in_source(scores.curves(), manifest.label.offset),
+        histogram=None
         if histogram is None
         else _shifted(histogram.curves(), manifest.columns.offsets.get(feature or "", 0)),
-    }
+    )
 
 
-def _in_source(curves: dict[str, Any], offset: Number) -> dict[str, Any]:
+def _in_source(curves: Curves, offset: Number) -> Curves:
     """A regression's plane of true and predicted values in the source's units."""
-    if offset:
-        curves["predicted_against_true"] = _shifted(curves["predicted_against_true"], offset)
+    if offset and isinstance(curves, RegressionCurves):
+        plane = _shifted(curves.predicted_against_true, offset)
+        return replace(curves, predicted_against_true=plane)
     return curves
 
 
-def _shifted(drawn: dict[str, Any], offset: Number) -> dict[str, Any]:
+def _shifted(drawn: Drawn, offset: Number) -> Drawn:
     """What is drawn over an axis of the shards' numbers, over one of the source's."""
-    return drawn | {"edges": [edge + offset for edge in drawn["edges"]]}
+    return replace(drawn, edges=[edge + offset for edge in drawn.edges])
 
 
-def score_shard(task: ShardToScore) -> dict[str, Any]:
+def score_shard(task: ShardToScore) -> ScoredShard:
     """The packed scores of one shard, and its histogram's counts."""
     torch.set_num_threads(task.threads)
     manifest = _manifest(task.dataset, task.digest)
@@ -116,16 +132,15 @@ def score_shard(task: ShardToScore) -> dict[str, Any]:
             part = {name: torch.from_numpy(array) for name, array in raw.items()}
             of_model.score(scores, model.predictor.outputs(part), part)
             of_model.score(baseline, repeated(constant, len(part["label"])), part)
-    result: dict[str, Any] = {"scores": scores.packed(), "baseline": baseline.packed()}
-    result["histogram"] = None
+    counts = None
     if task.feature is not None:
         histogram = _histogram(manifest, task.feature)
         column = manifest.feature_names.index(task.feature)
         columns = rows.shard(0)
         values, of_rows = columns["features"][:, column].copy(), columns["label"].copy()
         histogram.update(torch.from_numpy(values), torch.from_numpy(of_rows))
-        result["histogram"] = histogram.counts.tolist()
-    return result
+        counts = histogram.counts.tolist()
+    return ScoredShard(scores.packed(), baseline.packed(), counts)
 
 
 @lru_cache(maxsize=2)

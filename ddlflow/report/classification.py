@@ -1,12 +1,18 @@
 """Plots of a classifier, each from the numbers of ``curves`` (ddlflow.train.tasks)."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from ddlflow.data.scored import (
+    ClassHistogram,
+    FeatureCounts,
+    Matrix,
+    PrecisionRecallCurve,
+    Reliability,
+    RocCurve,
+)
 from ddlflow.report.style import (
     BLUE,
     CLASS_COLOURS,
@@ -19,12 +25,12 @@ from ddlflow.report.style import (
 )
 
 
-def draw_roc(roc: dict[str, list[float]], auroc: float) -> Figure:
+def draw_roc(roc: RocCurve, auroc: float) -> Figure:
     """The true positive rate over the false positive rate."""
     drawn = figure(5.8, 5.8)
     axes = drawn.subplots()
-    axes.plot(roc["fpr"], roc["tpr"], color=BLUE, label=f"model, AUROC = {shown(auroc)}")
-    axes.fill_between(roc["fpr"], roc["tpr"], color=BLUE, alpha=0.08, linewidth=0)
+    axes.plot(roc.fpr, roc.tpr, color=BLUE, label=f"model, AUROC = {shown(auroc)}")
+    axes.fill_between(roc.fpr, roc.tpr, color=BLUE, alpha=0.08, linewidth=0)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="chance, 0.5")
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
     square(axes)
@@ -33,7 +39,7 @@ def draw_roc(roc: dict[str, list[float]], auroc: float) -> Figure:
 
 
 def draw_precision_recall(
-    curve: dict[str, list[float]], average_precision: float, confusion: list[list[int]]
+    curve: PrecisionRecallCurve, average_precision: float, confusion: Matrix
 ) -> Figure:
     """Precision over recall, with the share of positive rows as what chance would reach."""
     drawn = figure(5.8, 5.8)
@@ -41,7 +47,7 @@ def draw_precision_recall(
     share = sum(confusion[1]) / max(1, sum(map(sum, confusion)))
     name = f"model, average precision = {shown(average_precision)}"
     # Steps, as average precision counts it: joining the points would promise too much.
-    recall, precision = [0.0, *curve["recall"]], [curve["precision"][0], *curve["precision"]]
+    recall, precision = [0.0, *curve.recall], [curve.precision[0], *curve.precision]
     axes.step(recall, precision, where="pre", color=BLUE, label=name)
     chance = f"chance, {shown(share)}"
     axes.axhline(share, color=GREY, linestyle="--", linewidth=1.2, label=chance)
@@ -51,17 +57,17 @@ def draw_precision_recall(
     return drawn
 
 
-def draw_calibration(reliability: dict[str, Any], classes: list[str]) -> Figure:
+def draw_calibration(reliability: Reliability, classes: list[str]) -> Figure:
     """The observed share of positives over the predicted probability, in groups of equal size."""
-    predicted, observed = (np.array(reliability[name]) for name in ("predicted", "observed"))
-    rows = np.array(reliability["rows"])
+    predicted, observed = np.array(reliability.predicted), np.array(reliability.observed)
+    rows = np.array(reliability.rows)
     drawn = figure(5.8, 5.8)
     axes = drawn.subplots()
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="perfect")
     # Wilson's interval of one standard deviation: it has a length at 0 and 1 too.
     middle = (observed + 0.5 / rows) / (1 + 1 / rows)
     reach = np.sqrt(observed * (1 - observed) / rows + 0.25 / rows**2) / (1 + 1 / rows)
-    name = f"model, mean |error| = {shown(reliability['error'])}"
+    name = f"model, mean |error| = {shown(reliability.error)}"
     axes.errorbar(
         predicted,
         observed,
@@ -85,11 +91,11 @@ def draw_calibration(reliability: dict[str, Any], classes: list[str]) -> Figure:
     return drawn
 
 
-def draw_scores(scores: dict[str, Any], classes: list[str]) -> Figure:
+def draw_scores(scores: ClassHistogram, classes: list[str]) -> Figure:
     """The model's output, signal filled and background outlined."""
     drawn = figure()
     axes = drawn.subplots()
-    edges, counts = np.array(scores["edges"]), np.array(scores["counts"])
+    edges, counts = np.array(scores.edges), np.array(scores.counts)
     _draw_classes(axes, edges, counts, classes, counts.sum(1))
     axes.set(
         xlabel=f"model output: probability of “{_short(classes[1])}”",
@@ -99,19 +105,19 @@ def draw_scores(scores: dict[str, Any], classes: list[str]) -> Figure:
     return drawn
 
 
-def draw_feature(histogram: dict[str, Any], classes: list[str] | None) -> Figure:
+def draw_feature(histogram: FeatureCounts, classes: list[str] | None) -> Figure:
     """A feature for each class, each scaled to area 1 over the shown range."""
     drawn = figure()
     axes = drawn.subplots()
-    edges, counts = np.array(histogram["edges"]), np.array(histogram["counts"])
+    edges, counts = np.array(histogram.edges), np.array(histogram.counts)
     names = classes or ([str(i) for i in range(len(counts))] if len(counts) > 1 else ["rows"])
     _draw_classes(axes, edges, counts, names, counts.sum(1))
     axes.set(
-        xlabel=histogram["feature"],
+        xlabel=histogram.feature,
         ylabel="density of rows" + (" (each class: area 1)" if len(counts) > 1 else ""),
         xlim=(edges[0], edges[-1]),
     )
-    below, above, missing = (sum(histogram[name]) for name in ("below", "above", "missing"))
+    below, above, missing = sum(histogram.below), sum(histogram.above), sum(histogram.missing)
     total = max(1, counts.sum() + below + above + missing)
     notes = [
         f"{100 * rows / total:.2g} % {where}"
@@ -123,7 +129,7 @@ def draw_feature(histogram: dict[str, Any], classes: list[str] | None) -> Figure
     return drawn
 
 
-def draw_confusion(confusion: list[list[int]], classes: list[str]) -> Figure:
+def draw_confusion(confusion: Matrix, classes: list[str]) -> Figure:
     """Shares of each true class by predicted class; numbers in the cells while they can be read."""
     counts = np.array(confusion, dtype=np.float64)
     num_classes = len(counts)

@@ -5,14 +5,14 @@ Matplotlib takes a third of a second to import: import this module where somethi
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ddlflow.data.coefficient_table import CoefficientTable
+from ddlflow.data.scored import BinaryCurves, Curves, FeatureCounts, RegressionCurves
 from ddlflow.report.classification import (
     draw_calibration,
     draw_confusion,
@@ -26,6 +26,8 @@ from ddlflow.report.regression import draw_residuals
 from ddlflow.report.style import BLUE, GREEN, GREY, ORANGE, figure, save_all, shown
 from ddlflow.report.terms import notes_of
 
+# "epoch", "loss" and, where there are validation rows, "val_<metric>": open, as metrics are.
+EpochRow = Mapping[str, float | None]
 # What a person says for a metric's name.
 WORDS = {
     "loss": "Loss",
@@ -59,12 +61,12 @@ CAPTIONS = {
 def write_report(
     folder: Path,
     *,
-    history: list[dict[str, Any]],
-    metrics: dict[str, float],
-    baseline: dict[str, float],
-    curves: dict[str, Any],
+    history: Sequence[EpochRow],
+    metrics: Mapping[str, float],
+    baseline: Mapping[str, float],
+    curves: Curves,
     classes: list[str] | None,
-    histogram: dict[str, Any] | None,
+    histogram: FeatureCounts | None,
     title: str,
     label: str = "label",
     metric: str,
@@ -114,31 +116,31 @@ def write_report(
 
 
 def _of_curves(
-    curves: dict[str, Any], metrics: dict[str, float], classes: list[str] | None, label: str
+    curves: Curves, metrics: Mapping[str, float], classes: list[str] | None, label: str
 ) -> dict[str, Callable[[], Figure]]:
     """The plot of each curve that there is, in the order of the report."""
-    confusion = curves.get("confusion")
-    names = classes or [str(i) for i in range(len(confusion or ()))]
     found: dict[str, Callable[[], Figure]] = {}
-    if curves.get("roc"):
-        found["roc"] = lambda: draw_roc(curves["roc"], metrics["auroc"])
-    if curves.get("precision_recall"):
-        found["precision_recall"] = lambda: draw_precision_recall(
-            curves["precision_recall"], metrics["average_precision"], curves["confusion"]
-        )
-    if "reliability" in curves:
-        found["calibration"] = lambda: draw_calibration(curves["reliability"], names)
-    if "scores" in curves:
-        found["scores"] = lambda: draw_scores(curves["scores"], names)
-    if confusion is not None:
-        found["confusion_matrix"] = lambda: draw_confusion(confusion, names)
-    if "residuals" in curves:
+    if isinstance(curves, RegressionCurves):
         found["residuals"] = lambda: draw_residuals(curves, label)
+        return found
+    confusion = curves.confusion
+    names = classes or [str(i) for i in range(len(confusion))]
+    if isinstance(curves, BinaryCurves):
+        roc, precision_recall = curves.roc, curves.precision_recall
+        if roc is not None:
+            found["roc"] = lambda: draw_roc(roc, metrics["auroc"])
+        if precision_recall is not None:
+            found["precision_recall"] = lambda: draw_precision_recall(
+                precision_recall, metrics["average_precision"], confusion
+            )
+        found["calibration"] = lambda: draw_calibration(curves.reliability, names)
+        found["scores"] = lambda: draw_scores(curves.scores, names)
+    found["confusion_matrix"] = lambda: draw_confusion(confusion, names)
     return found
 
 
 def markdown(
-    title: str, metrics: dict[str, float], baseline: dict[str, float], plots: list[str]
+    title: str, metrics: Mapping[str, float], baseline: Mapping[str, float], plots: list[str]
 ) -> str:
     """report.md: the metrics as a table, then the plots, which lie beside it."""
     lines = [f"# {title}", "", "| metric | value | baseline |", "|---|---:|---:|"]
@@ -150,12 +152,13 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
-def draw_loss(history: list[dict[str, Any]], metric: str) -> Figure:
+def draw_loss(history: Sequence[EpochRow], metric: str) -> Figure:
     """Training and validation loss over epochs; beside it the metric, where it was validated."""
     values = _series(history, f"val_{metric}")
     drawn = figure(10.5 if values[0] else 6.6, 4.4)
     axes = drawn.subplots(1, 2 if values[0] else 1, squeeze=False)[0]
     train, validation = _series(history, "loss"), _series(history, "val_loss")
+    epochs, _ = _series(history, "epoch")
     axes[0].plot(*train, color=BLUE, marker="o", label="training")
     if validation[0]:
         axes[0].plot(*validation, color=ORANGE, marker="s", linestyle="--", label="validation")
@@ -174,15 +177,16 @@ def draw_loss(history: list[dict[str, Any]], metric: str) -> Figure:
         axes[1].legend(handlelength=1.5)
     for panel in axes:
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        panel.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
+        panel.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
     return drawn
 
 
-def _series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+def _series(history: Sequence[EpochRow], name: str) -> tuple[list[float], list[float]]:
     """The epochs in which a value was finite, and the values."""
+    found = [(row["epoch"], row.get(name)) for row in history]
     points = [
-        (row["epoch"], row[name])
-        for row in history
-        if row.get(name) is not None and math.isfinite(row[name])
+        (epoch, value)
+        for epoch, value in found
+        if epoch is not None and value is not None and math.isfinite(value)
     ]
     return [epoch for epoch, _ in points], [value for _, value in points]

@@ -1,13 +1,11 @@
 """The report of a pipeline run: drawn once, however often the run is given again."""
 
-import json
-
-from ddlflow.runs.evaluated import coefficients_of
+from ddlflow.runs.evaluated import coefficients_of, scores_of
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.results import EvaluateResult, PrepareResult, ReportResult, TrainResult
 from ddlflow.runs.session import Session
 from ddlflow.runs.stages import VERSION
-from ddlflow.store.store import Store, open_store
+from ddlflow.store.store import Store
 
 FOLDER = "report"  # in the stage's own
 
@@ -45,16 +43,16 @@ def report(
         from ddlflow.report.plots import write_report
         from ddlflow.train.tasks.measures import measures_of
 
-        scored = json.loads(open_store(evaluated.folder).read("scores.json"))
+        scored = scores_of(evaluated)
         with folder.writing_folder(FOLDER, "report.md") as to:
             files = write_report(
                 to,
-                history=list(trained.value.history),
-                metrics=scored["metrics"],
-                baseline=scored["baseline"],
-                curves=scored["curves"],
+                history=trained.value.history,
+                metrics=scored.metrics,
+                baseline=scored.baseline,
+                curves=scored.curves,
                 classes=list(prepared.value.classes) or None,
-                histogram=scored["histogram"],
+                histogram=scored.histogram,
                 title=title,
                 label=pipeline.data.label,
                 metric=stopping.metric if stopping else measures_of(pipeline.labels).drawn,

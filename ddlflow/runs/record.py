@@ -15,6 +15,7 @@ import ddlflow
 from ddlflow.redact import redacted_values
 from ddlflow.runs import drawn as drawing
 from ddlflow.runs import ranks
+from ddlflow.runs.evaluated import scores_of
 from ddlflow.runs.events import TrainEvent
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.installed import PACKAGES, git_commit, requirements, versions, wheel
@@ -141,10 +142,10 @@ class RunRecord:
         evaluated: Stage[EvaluateResult],
     ) -> Path:
         """The metrics and the plots; returns the report's folder."""
-        scored = json.loads(open_store(evaluated.folder).read("scores.json"))
+        scored = scores_of(evaluated)
         split = evaluated.value.split
-        metrics = {f"{split}_{k}": v for k, v in scored["metrics"].items()}
-        metrics |= {f"baseline_{k}": v for k, v in scored["baseline"].items()}
+        metrics = {f"{split}_{k}": v for k, v in scored.metrics.items()}
+        metrics |= {f"baseline_{k}": v for k, v in scored.baseline.items()}
         self.run.log_metrics(metrics, step=trained.value.epochs)
         drawn = drawing.report(self.session, prepared, trained, evaluated)
         report = self.folder / "report"

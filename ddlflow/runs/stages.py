@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ddlflow.errors import DataError, SpecError
 from ddlflow.redact import redacted, redacted_values
-from ddlflow.runs.evaluated import save_coefficients
+from ddlflow.runs.evaluated import SCORES, save_coefficients, save_scores
 from ddlflow.runs.events import OnTrainEvent, ignore
 from ddlflow.runs.finished import Stage, hashed
 from ddlflow.runs.launch import launch
@@ -23,7 +23,6 @@ from ddlflow.runs.samples import SAMPLE_VERSION, source_of
 from ddlflow.runs.session import Session
 from ddlflow.runs.setup import settled, setup, ship
 from ddlflow.spec import code
-from ddlflow.store import documents
 from ddlflow.store.store import Store
 from ddlflow.train.events import EpochEnded
 
@@ -226,14 +225,19 @@ def evaluate(
         how: dict[str, Any] = {"spec": spec, "threads": session.resources.threads}
         how["map_over"] = session.map_over
         scored = score(*where, split, feature=pipeline.report.histogram, **how)
-        documents.save(folder, "scores.json", scored, indent=1)
+        save_scores(folder, scored)
         if has_coefficients(pipeline.model, of_tensors=bool(prepared.value.tensors)):
             save_coefficients(folder, coefficients(*where, **how))
-        kept = {name: scored[name] for name in ("metrics", "baseline", "predicted_classes")}
-        told = notes(measures_of(pipeline.labels), spec, split, **kept)
-        return EvaluateResult(split, **kept, notes=tuple(told))
+        said = notes(measures_of(pipeline.labels), spec, split, scored)
+        return EvaluateResult(
+            split=split,
+            metrics=dict(scored.metrics),
+            baseline=dict(scored.baseline),
+            predicted_classes=scored.predicted_classes,
+            notes=tuple(said),
+        )
 
-    evaluated = session.stage("evaluate", settings, work, EvaluateResult, results=["scores.json"])
+    evaluated = session.stage("evaluate", settings, work, EvaluateResult, results=[SCORES])
     for note in evaluated.value.notes:
         session.screen.say(f"note: {note}")
     return evaluated

@@ -1,7 +1,7 @@
 """Scores over shards: what scikit-learn says of the predictions, whatever the map."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import sklearn.metrics as reference
 
+from ddlflow.data.scored import MulticlassCurves, Scored
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.infer import evaluate as module
 from ddlflow.infer.evaluate import evaluate
@@ -25,7 +26,7 @@ def backwards(function: Any, items: Any, _: str, /) -> Any:
     return reversed([function(item) for item in reversed(items)])
 
 
-def scored(made: Any, split: Any = "test", **more: Any) -> dict[str, Any]:
+def scored(made: Any, split: Any = "test", **more: Any) -> Scored:
     standard = {"spec": Train(objective=made.manifest.label.kind), "feature": None, "threads": 1}
     standard |= {"map_over": in_turn}
     return evaluate(made.folder, made.dataset, split, **(standard | more))
@@ -45,7 +46,7 @@ def test_binary_metrics_are_scikit_learns(trained: Callable[..., Any]) -> None:
     truth, found = predictions(made, "test")
     positive, score = truth == "yes", found["probability"].to_numpy().astype(float)
     chosen = found["prediction"].to_numpy(zero_copy_only=False) == "yes"
-    metrics = scored(made)["metrics"]
+    metrics = scored(made).metrics
     assert metrics["rows"] == len(truth) == 90
     wanted = {
         "auroc": reference.roc_auc_score(positive, score),
@@ -72,10 +73,11 @@ def test_multiclass_metrics_are_scikit_learns(trained: Callable[..., Any]) -> No
         "f1_macro": reference.f1_score(truth, chosen, average="macro"),
         "log_loss": reference.log_loss(truth, probabilities),
     }
-    metrics = result["metrics"]
+    metrics = result.metrics
     assert {name: metrics[name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
     confusion = reference.confusion_matrix(truth, chosen)
-    np.testing.assert_array_equal(result["curves"]["confusion"], confusion)
+    assert isinstance(result.curves, MulticlassCurves)
+    np.testing.assert_array_equal(result.curves.confusion, confusion)
 
 
 def test_regression_metrics_are_scikit_learns(trained: Callable[..., Any]) -> None:
@@ -87,7 +89,7 @@ def test_regression_metrics_are_scikit_learns(trained: Callable[..., Any]) -> No
         "mae": reference.mean_absolute_error(truth, value),
         "r2": reference.r2_score(truth, value),
     }
-    metrics = scored(made)["metrics"]
+    metrics = scored(made).metrics
     assert {name: metrics[name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
 
 
@@ -96,7 +98,7 @@ def test_on_the_validation_rows_it_is_what_training_said(
     trained: Callable[..., Any], labels: str
 ) -> None:
     made = trained(labels)
-    metrics = scored(made, "validation")["metrics"]
+    metrics = scored(made, "validation").metrics
     said = made.result["metrics"]
     assert {name: metrics[name] for name in said} == pytest.approx(said, rel=1e-5)
 
@@ -110,29 +112,30 @@ def test_the_map_and_the_size_of_a_pass_do_not_enter(
     assert scored(made, "train", feature="a", map_over=backwards) == whole
     monkeypatch.setattr(module, "PASS_ROWS", 37)
     parts = scored(made, "train", feature="a")
-    assert parts["metrics"] == pytest.approx(whole["metrics"], rel=1e-4)
-    assert parts["histogram"] == whole["histogram"]
+    assert parts.metrics == pytest.approx(whole.metrics, rel=1e-4)
+    assert parts.histogram == whole.histogram
 
 
 def test_a_histogram_counts_each_class_of_the_splits_rows(trained: Callable[..., Any]) -> None:
     made = trained()
     result = scored(made, "train", feature="b")
-    histogram = result["histogram"]
-    assert histogram["feature"] == "b"
+    histogram = result.histogram
+    assert histogram is not None
+    assert histogram.feature == "b"
     shards = [map_shard(made.dataset / s.path) for s in made.manifest.shards_of("train")]
     column = made.manifest.feature_names.index("b")
     values = np.concatenate([shard["features"][:, column] for shard in shards])
     labels = np.concatenate([shard["label"] for shard in shards])
-    edges = np.array(histogram["edges"])
-    for index, counts in enumerate(histogram["counts"]):
+    edges = np.array(histogram.edges)
+    for index, counts in enumerate(histogram.counts):
         inside = values[(labels == index) & (values >= edges[0]) & (values <= edges[-1])]
         assert sum(counts) == len(inside) > 0
-    assert scored(made)["histogram"] is None
+    assert scored(made).histogram is None
 
 
 def test_data_of_categories_alone(trained: Callable[..., Any]) -> None:
     made = trained("binary", ["town", "year"])
-    metrics = scored(made)["metrics"]
+    metrics = scored(made).metrics
     assert metrics["rows"] == 90
     assert metrics["auroc"] > 0.5
 
@@ -152,5 +155,5 @@ def test_a_shard_is_scored_apart_and_small_to_send(
 
     scored(made, "train", map_over=kept)
     assert [task.shard for task in tasks] == made.manifest.shards_of("train")
-    packed = json.dumps(module.score_shard(replace(tasks[0], feature="a")))
+    packed = json.dumps(asdict(module.score_shard(replace(tasks[0], feature="a"))))
     assert len(packed) < 100_000

@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from ddlflow.data.scored import RocCurve
 from ddlflow.report import plots
 from ddlflow.report.classification import draw_confusion, draw_feature, draw_roc
 from ddlflow.train.tasks.histogram import FeatureHistogram, histogram_edges
@@ -57,9 +58,9 @@ def given(kind, num_classes=3, rows=400):
         "metric": measures_of(kind).drawn,
         "metrics": scores.compute(),
         "baseline": {"loss": 0.75, "r2": 0.0},
-        "curves": json.loads(json.dumps(scores.curves())),
+        "curves": scores.curves(),
         "classes": None if kind == "regression" else [f"c{i}" for i in range(num_classes)],
-        "histogram": json.loads(json.dumps(feature.curves())),
+        "histogram": feature.curves(),
         "title": "a run",
     }
 
@@ -155,7 +156,7 @@ def labels_of(drawn: Figure) -> str:
 
 
 def test_roc_names_its_area():
-    assert "AUROC = 0.8125" in labels_of(draw_roc({"fpr": [0, 1], "tpr": [0, 1]}, 0.8125))
+    assert "AUROC = 0.8125" in labels_of(draw_roc(RocCurve([0, 1], [0, 1], [1, 0]), 0.8125))
 
 
 def test_feature_tells_signal_from_background_and_what_is_beyond():

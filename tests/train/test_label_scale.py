@@ -114,13 +114,13 @@ def test_predictions_are_those_of_least_squares(place: Callable[[str], Place], n
     how = {"spec": job.train_spec, "feature": "a", "threads": 1, "map_over": in_turn}
     scored = evaluate(Path(job.model_folder.location), here.folder, "test", **how)
     true, predicted = near[test], peer.predict(x[test])
-    metrics = scored["metrics"]
+    metrics = scored.metrics
     assert metrics["r2"] == pytest.approx(r2_score(true, predicted), abs=1e-3)
     assert metrics["r2"] > 0.9
     assert metrics["mse"] == pytest.approx(mean_squared_error(true, predicted), rel=1e-3)
     assert metrics["loss"] == pytest.approx(metrics["mse"], rel=1e-5)
     assert metrics["mae"] == pytest.approx(mean_absolute_error(true, predicted), rel=1e-3)
-    edges = scored["curves"]["predicted_against_true"]["edges"]
+    edges = scored.curves.predicted_against_true.edges
     labels = here.table["y"].to_numpy().astype(float)[here.rows("train")]
     assert edges[0] == pytest.approx(labels.min(), rel=1e-7)
     assert edges[-1] == pytest.approx(labels.max(), rel=1e-7)

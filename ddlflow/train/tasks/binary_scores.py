@@ -21,6 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddlflow.data.scored import (
+    BinaryCurves,
+    ClassHistogram,
+    PrecisionRecallCurve,
+    Reliability,
+    RocCurve,
+)
 from ddlflow.train.tasks.measures import BINARY
 from ddlflow.train.tasks.scores import HEAD, Scores, ratio
 from ddlflow.train.tasks.weights import UNIT
@@ -79,29 +86,34 @@ class BinaryScores(Scores):
             },
         )
 
-    def curves(self) -> dict[str, Any]:
+    def curves(self) -> BinaryCurves:
         """ROC and precision-recall (None where undefined), reliability, scores, confusion."""
         from torchmetrics.classification import BinaryPrecisionRecallCurve, BinaryROC
 
         by_class = self.by_class()
         negatives, positives = by_class.sum(1).tolist()
-        result: dict[str, Any] = {"roc": None, "precision_recall": None}
+        roc: RocCurve | None = None
+        precision_recall: PrecisionRecallCurve | None = None
+        within: float | None = None
         if negatives and positives:
             fpr, tpr, threshold = self._from_counts(BinaryROC)
             precision = self._from_counts(BinaryPrecisionRecallCurve)[0][:-1].flip(0)
             keep = _thinned(fpr, tpr)
             pairs = float((by_class[0] * by_class[1].double()).sum())
-            result["roc"] = _lists(fpr=fpr[keep], tpr=tpr[keep], threshold=threshold[keep])
-            result["auroc_within"] = pairs / 2 / negatives / positives
+            roc = RocCurve(fpr[keep].tolist(), tpr[keep].tolist(), threshold[keep].tolist())
+            within = pairs / 2 / negatives / positives
             keep = keep[~precision[keep].isnan()]  # nan where no row is called positive
-            result["precision_recall"] = _lists(
-                recall=tpr[keep], precision=precision[keep], threshold=threshold[keep]
+            precision_recall = PrecisionRecallCurve(
+                tpr[keep].tolist(), precision[keep].tolist(), threshold[keep].tolist()
             )
-        return result | {
-            "scores": _score_histogram(by_class),
-            "reliability": _reliability(by_class),
-            "confusion": self.confusion(),
-        }
+        return BinaryCurves(
+            roc=roc,
+            precision_recall=precision_recall,
+            auroc_within=within,
+            scores=_score_histogram(by_class),
+            reliability=_reliability(by_class),
+            confusion=self.confusion(),
+        )
 
     def by_class(self) -> Tensor:
         """Rows of each class in each bin of the logit: [2, BINS], on the CPU."""
@@ -173,22 +185,19 @@ def _thinned(fpr: Tensor, tpr: Tensor, steps: int = 400) -> Tensor:
     return keep.nonzero().flatten()
 
 
-def _score_histogram(by_class: Tensor, bins: int = 50) -> dict[str, Any]:
+def _score_histogram(by_class: Tensor, bins: int = 50) -> ClassHistogram:
     """Rows of each class over the probability in equal steps."""
     cell = (_probability_of_bins() * bins).long().clamp(max=bins - 1)
     counts = torch.zeros(2, bins, dtype=by_class.dtype).index_add_(1, cell, by_class)
-    return _lists(edges=torch.linspace(0, 1, bins + 1, dtype=torch.float64), counts=counts)
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+    return ClassHistogram(edges.tolist(), counts.tolist())
 
 
-def _reliability(by_class: Tensor, groups: int = 20) -> dict[str, Any]:
+def _reliability(by_class: Tensor, groups: int = 20) -> Reliability:
     """Predicted against observed share of positives in groups of about equally many rows.
 
     Equally many rows rather than equal steps of the probability: with one positive in a thousand
     rows, equal steps would put nearly all rows into the first group.
-
-    Returns:
-        "predicted", "observed", "rows": a list entry for each group that has rows, and "error": the
-        expected calibration error, the mean over rows of |predicted - observed|.
     """
     rows = by_class.sum(0).double()
     total = rows.sum()
@@ -205,8 +214,4 @@ def _reliability(by_class: Tensor, groups: int = 20) -> dict[str, Any]:
     observed = by_group(by_class[1].double())[filled] / size
     error = ratio(float(((predicted - observed).abs() * size).sum()), float(total))
     shown = size.to(by_class.dtype)
-    return _lists(predicted=predicted, observed=observed, rows=shown) | {"error": error}
-
-
-def _lists(**tensors: Tensor) -> dict[str, Any]:
-    return {name: values.tolist() for name, values in tensors.items()}
+    return Reliability(predicted.tolist(), observed.tolist(), shown.tolist(), error)

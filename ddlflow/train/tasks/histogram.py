@@ -5,11 +5,12 @@ counts add up exactly.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ddlflow.data.scored import FeatureCounts
 
 
 def histogram_range(
@@ -71,14 +72,14 @@ class FeatureHistogram:
             )
         self.counts = self.counts + other.counts.to(self.counts.device)
 
-    def curves(self) -> dict[str, Any]:
-        """Plain numbers (JSON): edges, counts by class, and by class below, above and missing."""
+    def curves(self) -> FeatureCounts:
+        """What a report draws."""
         counts = self.counts.cpu()
-        return {
-            "feature": self.feature,
-            "edges": self.edges,
-            "counts": counts[:, 1:-2].tolist(),
-            "below": counts[:, 0].tolist(),
-            "above": counts[:, -2].tolist(),
-            "missing": counts[:, -1].tolist(),
-        }
+        return FeatureCounts(
+            feature=self.feature,
+            edges=self.edges,
+            counts=counts[:, 1:-2].tolist(),
+            below=counts[:, 0].tolist(),
+            above=counts[:, -2].tolist(),
+            missing=counts[:, -1].tolist(),
+        )

@@ -1,11 +1,10 @@
 """Scores of a classifier of many classes: the confusion matrix, and the log loss."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddlflow.data.scored import MulticlassCurves
 from ddlflow.train.tasks.measures import MULTICLASS
 from ddlflow.train.tasks.scores import HEAD, Scores, ratio
 from ddlflow.train.tasks.weights import UNIT
@@ -58,9 +57,8 @@ class MulticlassScores(Scores):
             },
         )
 
-    def curves(self) -> dict[str, Any]:
-        """The confusion matrix, by true (first) and predicted class."""
-        return {"confusion": self.confusion().tolist()}
+    def curves(self) -> MulticlassCurves:
+        return MulticlassCurves(self.confusion().tolist())
 
     def confusion(self) -> Tensor:
         counts = self._of_rows(self.counts[:-1].cpu())

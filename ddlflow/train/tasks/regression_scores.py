@@ -1,11 +1,11 @@
 """Scores of a regression: histograms of the residual and of (true, predicted), and sums."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ddlflow.data.scored import Plane, RegressionCurves, ResidualHistogram
 from ddlflow.train.tasks.measures import REGRESSION
 from ddlflow.train.tasks.scores import HEAD, NAN, Scores, ratio
 from ddlflow.train.tasks.weights import UNIT
@@ -84,20 +84,17 @@ class RegressionScores(Scores):
             },
         )
 
-    def curves(self) -> dict[str, Any]:
+    def curves(self) -> RegressionCurves:
         """Residuals over the range that holds 99 % of them; rows over (true, predicted)."""
         counts = self._of_rows(self.counts.cpu())
         plane = counts[PLANE:-1].reshape(GRID + 2, GRID + 2)
         inside = plane[1:-1, 1:-1]
         edges = torch.linspace(self.low, self.high, GRID + 1, dtype=torch.float64)
-        return {
-            "residuals": _zoomed(counts[: PLANE - 1], self.high - self.low),
-            "predicted_against_true": {
-                "edges": edges.tolist(),
-                "counts": inside.tolist(),
-                "outside": int(plane.sum() - inside.sum()),
-            },
-        }
+        outside = int(plane.sum() - inside.sum())
+        return RegressionCurves(
+            residuals=_zoomed(counts[: PLANE - 1], self.high - self.low),
+            predicted_against_true=Plane(edges.tolist(), inside.tolist(), outside),
+        )
 
     def _center(self) -> float:
         return (self.low + self.high) / 2
@@ -111,7 +108,7 @@ def _cell(values: Tensor, low: float, high: float, bins: int) -> Tensor:
     return cell.long()
 
 
-def _zoomed(counts: Tensor, span: float, side: int = 30) -> dict[str, Any]:
+def _zoomed(counts: Tensor, span: float, side: int = 30) -> ResidualHistogram:
     """A residual histogram of 2 * side bins, merged from the middle that holds 99 % of the rows.
 
     Args:
@@ -127,9 +124,9 @@ def _zoomed(counts: Tensor, span: float, side: int = 30) -> dict[str, Any]:
     shown = inner[half - width : half + width].reshape(2 * side, merged).sum(1)
     edge = span * width / half
     below = int(counts[: 1 + half - width].sum())
-    return {
-        "edges": torch.linspace(-edge, edge, 2 * side + 1, dtype=torch.float64).tolist(),
-        "counts": shown.tolist(),
-        "below": below,
-        "above": int(counts.sum() - shown.sum()) - below,
-    }
+    return ResidualHistogram(
+        edges=torch.linspace(-edge, edge, 2 * side + 1, dtype=torch.float64).tolist(),
+        counts=shown.tolist(),
+        below=below,
+        above=int(counts.sum() - shown.sum()) - below,
+    )

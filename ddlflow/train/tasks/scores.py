@@ -14,15 +14,32 @@ is nan too. Nothing here raises for the outputs it meets.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ddlflow.data.scored import Curves
 from ddlflow.train.tasks.weights import UNIT
 
 NAN = float("nan")
 HEAD = 4  # the sums that all kinds have: loss, weight of the loss, rows, unscored rows
+
+
+@dataclass(frozen=True, slots=True)
+class PackedScores:
+    """The state of scores in small values.
+
+    Attributes:
+        index: of the counts that are not 0.
+        count: what stands there.
+        sums: all of them.
+    """
+
+    index: list[int]
+    count: list[int]
+    sums: list[float]
 
 
 class Scores(Protocol):
@@ -67,8 +84,8 @@ class Scores(Protocol):
         """The metrics by name, and "rows" (and "unscored_rows" where there are any)."""
         ...
 
-    def curves(self) -> dict[str, Any]:
-        """What the plots show, of plain numbers (JSON)."""
+    def curves(self) -> Curves:
+        """What the plots show."""
         ...
 
     def load(self, counts: Tensor, sums: Tensor) -> None:
@@ -84,23 +101,19 @@ class Scores(Protocol):
         self.counts = self.counts + other.counts.to(device)
         self.sums = self.sums + other.sums.to(device)
 
-    def packed(self) -> dict[str, list[Any]]:
-        """The state as plain lists of what is not 0, small enough for JSON."""
+    def packed(self) -> PackedScores:
+        """The state without what is 0, small enough to send."""
         counts = self.counts.cpu()
         filled = counts.nonzero().flatten()
-        return {
-            "index": filled.tolist(),
-            "count": counts[filled].tolist(),
-            "sums": self.sums.tolist(),
-        }
+        return PackedScores(filled.tolist(), counts[filled].tolist(), self.sums.tolist())
 
-    def merge_packed(self, packed: dict[str, list[Any]]) -> None:
+    def merge_packed(self, packed: PackedScores) -> None:
         """Adds the rows of scores of the same kind that were `packed` elsewhere."""
         counts = torch.zeros_like(self.counts, device="cpu")
-        counts[torch.tensor(packed["index"], dtype=torch.int64)] = torch.tensor(
-            packed["count"], dtype=torch.int64
+        counts[torch.tensor(packed.index, dtype=torch.int64)] = torch.tensor(
+            packed.count, dtype=torch.int64
         )
-        sums = torch.tensor(packed["sums"], dtype=torch.float64)
+        sums = torch.tensor(packed.sums, dtype=torch.float64)
         self._refuse_misfit(counts, sums)
         self.counts = self.counts + counts.to(self.counts.device)
         self.sums = self.sums + sums.to(self.sums.device)

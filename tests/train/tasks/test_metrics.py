@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +18,7 @@ from ddlflow.train.tasks.binary_scores import BINS, BinaryScores, _bin_of_logit,
 from ddlflow.train.tasks.measures import measures_of
 from ddlflow.train.tasks.multiclass_scores import MulticlassScores
 from ddlflow.train.tasks.regression_scores import RegressionScores
-from ddlflow.train.tasks.scores import Scores
+from ddlflow.train.tasks.scores import PackedScores, Scores
 from ddlflow.train.tasks.table import task_for
 from ddlflow.train.tasks.target import LabelTarget
 
@@ -102,7 +103,7 @@ def test_parts_merged_in_any_way_are_the_whole(kind, cuts):
     merged, unpacked = (empty(kind) for _ in range(2))
     for part in reversed(parts):
         merged.merge(pickle.loads(pickle.dumps(part)))
-        unpacked.merge_packed(json.loads(json.dumps(part.packed())))
+        unpacked.merge_packed(PackedScores(**json.loads(json.dumps(asdict(part.packed())))))
     for result in (merged, unpacked):
         assert torch.equal(result.counts, whole.counts)
         torch.testing.assert_close(result.sums[1:], whole.sums[1:], rtol=1e-8, atol=0)
@@ -119,7 +120,7 @@ def test_outputs_that_are_not_finite_make_nan_and_are_counted(kind, bad):
     assert result["rows"] == 4000
     assert result["unscored_rows"] == 1
     assert all(math.isnan(result[name]) for name in measures_of(kind).names if name != "loss")
-    json.dumps(scores.curves(), allow_nan=False)
+    json.dumps(asdict(scores.curves()), allow_nan=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -128,7 +129,7 @@ def test_no_rows_are_nan(kind):
     result = scores.compute()
     assert result["rows"] == 0
     assert all(math.isnan(result[name]) for name in measures_of(kind).names)
-    json.dumps(scores.curves())
+    json.dumps(asdict(scores.curves()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,7 +141,7 @@ def test_update_takes_no_part_in_autograd(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_curves_are_json(kind):
-    json.dumps(scored(kind, *rows_of(kind, 4)).curves(), allow_nan=False)
+    json.dumps(asdict(scored(kind, *rows_of(kind, 4)).curves()), allow_nan=False)
 
 
 def test_states_of_different_kinds_do_not_merge():
@@ -186,7 +187,7 @@ logit_lists = st.lists(
 def test_auroc_is_within_its_own_bound(rows):
     logits, labels = (np.array(column, dtype=np.float32) for column in zip(*rows, strict=True))
     scores = binary(logits, labels)
-    bound = scores.curves()["auroc_within"]
+    bound = scores.curves().auroc_within
     error = abs(scores.compute()["auroc"] - exact.roc_auc_score(labels, logits))
     assert error <= bound + 1e-12
 
@@ -216,8 +217,8 @@ def test_one_class_has_no_auroc(label):
     assert math.isnan(result["auroc"])
     assert math.isnan(result["average_precision"]) == (label == 0)
     assert math.isfinite(result["log_loss"])
-    assert curves["roc"] is None
-    assert curves["precision_recall"] is None
+    assert curves.roc is None
+    assert curves.precision_recall is None
 
 
 def test_ratios_are_those_of_torchmetrics_and_sklearn():
@@ -242,23 +243,24 @@ def test_bins_are_where_their_edges_say():
 
 def test_roc_points_lie_on_the_exact_curve():
     logits, labels = rows_of("binary", 7)
-    roc = binary(logits, labels).curves()["roc"]
-    assert (roc["fpr"][0], roc["tpr"][0], roc["fpr"][-1], roc["tpr"][-1]) == (0, 0, 1, 1)
-    assert len(roc["fpr"]) <= 801
+    roc = binary(logits, labels).curves().roc
+    assert (roc.fpr[0], roc.tpr[0], roc.fpr[-1], roc.tpr[-1]) == (0, 0, 1, 1)
+    assert len(roc.fpr) <= 801
     fpr, tpr, _ = exact.roc_curve(labels, logits, drop_intermediate=False)
-    points = np.stack([roc["fpr"], roc["tpr"]], 1)[:, None]
+    points = np.stack([roc.fpr, roc.tpr], 1)[:, None]
     nearest = np.abs(points - np.stack([fpr, tpr], 1)).max(2).min(1)
     assert nearest.max() < 1e-3
-    assert exact.auc(roc["fpr"], roc["tpr"]) == pytest.approx(exact.auc(fpr, tpr), abs=1e-4)
+    assert exact.auc(roc.fpr, roc.tpr) == pytest.approx(exact.auc(fpr, tpr), abs=1e-4)
 
 
 def test_precision_recall_points_lie_on_the_exact_curve():
     logits, labels = rows_of("binary", 7)
-    curve = binary(logits, labels).curves()["precision_recall"]
+    curve = binary(logits, labels).curves().precision_recall
     precision, recall, _ = exact.precision_recall_curve(labels, logits)
     known = {(round(r, 4), round(p, 2)) for r, p in zip(recall, precision, strict=True)}
     found = [
-        (round(r, 4), round(p, 2)) in known for r, p in zip(*list(curve.values())[:2], strict=True)
+        (round(r, 4), round(p, 2)) in known
+        for r, p in zip(curve.recall, curve.precision, strict=True)
     ]
     assert np.mean(found) > 0.8  # the others lie in a bin with a positive and a negative row
 
@@ -266,18 +268,18 @@ def test_precision_recall_points_lie_on_the_exact_curve():
 def test_reliability_and_scores_hold_every_row():
     logits, labels = rows_of("binary", 8)
     curves = binary(logits, labels).curves()
-    reliability = curves["reliability"]
-    assert sum(reliability["rows"]) == 4000
-    assert max(reliability["rows"]) - min(reliability["rows"]) < 20
-    observed = np.dot(reliability["observed"], reliability["rows"])
+    reliability = curves.reliability
+    assert sum(reliability.rows) == 4000
+    assert max(reliability.rows) - min(reliability.rows) < 20
+    observed = np.dot(reliability.observed, reliability.rows)
     assert observed == pytest.approx(float(labels.sum()))
-    predicted = np.dot(reliability["predicted"], reliability["rows"])
+    predicted = np.dot(reliability.predicted, reliability.rows)
     assert predicted == pytest.approx(float(torch.sigmoid(logits).sum()), rel=1e-4)
-    assert np.sum(curves["scores"]["counts"], axis=1).tolist() == [
+    assert np.sum(curves.scores.counts, axis=1).tolist() == [
         int((labels == 0).sum()),
         int(labels.sum()),
     ]
-    assert curves["confusion"] == exact.confusion_matrix(labels, logits > 0).tolist()
+    assert curves.confusion == exact.confusion_matrix(labels, logits > 0).tolist()
 
 
 # ---- multiclass ----------------------------------------------------------------------------
@@ -291,7 +293,7 @@ def test_multiclass_is_that_of_torchmetrics_and_sklearn(classes_seen):
     scores = scored("multiclass", logits, labels)
     result = scores.compute()
     predicted = logits.argmax(1)
-    assert scores.curves()["confusion"] == (
+    assert scores.curves().confusion == (
         exact.confusion_matrix(labels, predicted, labels=range(5)).tolist()
     )
     accuracy = tm.multiclass_accuracy(logits, labels, 5, average="micro")
@@ -327,7 +329,7 @@ def test_constant_label_has_no_r2():
     scores = RegressionScores(3.0, 3.0)
     scores.update(torch.linspace(2, 4, 10), torch.full((10,), 3.0), 0.0)
     assert math.isnan(scores.compute()["r2"])
-    assert np.sum(scores.curves()["predicted_against_true"]["counts"]) > 0
+    assert np.sum(scores.curves().predicted_against_true.counts) > 0
 
 
 @pytest.mark.parametrize("spread", [0.01, 1.0, 100.0])
@@ -335,16 +337,16 @@ def test_residual_histogram_holds_every_row_and_most_of_them_inside(spread):
     predicted, labels = rows_of("regression", 12)
     predicted = labels + (predicted - labels) * spread
     curves = scored("regression", predicted, labels).curves()
-    histogram, plane = curves["residuals"], curves["predicted_against_true"]
-    inside = sum(histogram["counts"])
-    assert inside + histogram["below"] + histogram["above"] == 4000
+    histogram, plane = curves.residuals, curves.predicted_against_true
+    inside = sum(histogram.counts)
+    assert inside + histogram.below + histogram.above == 4000
     # A residual beyond the label's whole range is drawn as below or above.
     reachable = float(((predicted - labels).abs() < 10).float().mean())
     assert inside >= min(0.99, reachable - 0.01) * 4000
-    assert np.sum(plane["counts"]) + plane["outside"] == 4000
-    middle = np.add(histogram["edges"][1:], histogram["edges"][:-1]) / 2
+    assert np.sum(plane.counts) + plane.outside == 4000
+    middle = np.add(histogram.edges[1:], histogram.edges[:-1]) / 2
     if spread == 1.0:
-        mean = np.dot(middle, histogram["counts"]) / inside
+        mean = np.dot(middle, histogram.counts) / inside
         assert mean == pytest.approx(float((predicted - labels).mean()), abs=0.05)
 
 
@@ -352,5 +354,5 @@ def test_greatest_label_is_inside_the_plane():
     scores = RegressionScores(0.0, 1.0)
     ends = torch.tensor([0.0, 1.0])
     scores.update(ends, ends, 0.0)
-    plane = scores.curves()["predicted_against_true"]
-    assert (plane["counts"][0][0], plane["counts"][-1][-1], plane["outside"]) == (1, 1, 0)
+    plane = scores.curves().predicted_against_true
+    assert (plane.counts[0][0], plane.counts[-1][-1], plane.outside) == (1, 1, 0)

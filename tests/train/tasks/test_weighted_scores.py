@@ -1,6 +1,7 @@
 """Scores of rows with weights, held against scikit-learn's ``sample_weight``."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import sklearn.metrics as exact
 import torch
 
+from ddlflow.train.tasks.scores import PackedScores
 from ddlflow.train.tasks.table import task_for
 from ddlflow.train.tasks.target import LabelTarget
 from ddlflow.train.tasks.weights import UNIT, Weighting
@@ -48,7 +50,7 @@ def scored(kind: Any, outputs: Any, labels: Any, weights: np.ndarray, piece: int
         own = empty(kind, weighted=True)
         loss = float((torch.tensor(weights[here])).sum()) * 3
         own.update(outputs[here], labels[here], loss, parts[here], weights[here].sum())
-        total.merge_packed(json.loads(json.dumps(own.packed())))
+        total.merge_packed(PackedScores(**json.loads(json.dumps(asdict(own.packed())))))
     return total
 
 
@@ -92,7 +94,7 @@ def test_every_metric_is_scikit_learns_with_sample_weight(kind: str) -> None:
         assert found[name] == pytest.approx(value, rel=2 * within), name
     assert found["loss"] == pytest.approx(3)
     assert found["rows"] == ROWS
-    json.dumps(scores.curves(), allow_nan=False)
+    json.dumps(asdict(scores.curves()), allow_nan=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
