@@ -27,7 +27,7 @@ from ddlflow.engines.dask_ranks import Cluster, DaskRanks, from_topic, one_line
 from ddlflow.engines.environment import rank_environment
 from ddlflow.engines.forked import ForkServers
 from ddlflow.engines.gang import Inbox, watch_gang
-from ddlflow.engines.mapping import ITEMS_PER_SLOT, Outcome, call, in_order
+from ddlflow.engines.mapping import ITEMS_PER_SLOT, ItemOutcome, call, in_order
 from ddlflow.engines.rank_process import SECRET_BYTES
 from ddlflow.errors import EngineError
 from ddlflow.rank_protocol import JsonObject
@@ -136,7 +136,7 @@ class DaskEngine:
             futures[index] = future
             future.add_done_callback(lambda _: finished.put(index))
 
-        def finish() -> tuple[int, Outcome]:
+        def finish() -> tuple[int, ItemOutcome]:
             index = self._wait_for(finished)
             return index, _outcome(index, futures.pop(index))
 
@@ -243,12 +243,12 @@ def _without_argument(function: Callable[[], Result]) -> Result:
     return function()
 
 
-def _outcome(index: int, future: Future) -> Outcome:
+def _outcome(index: int, future: Future) -> ItemOutcome:
     """What became of an item, where Dask itself may have failed."""
     try:
-        outcome: Outcome = future.result()
+        outcome: ItemOutcome = future.result()
     except KilledWorker as error:
-        return Outcome(
+        return ItemOutcome(
             error=EngineError(
                 f"Item {index} was on {error.allowed_failures + 1} workers that died, the last one "
                 f"{error.last_worker.address}; out of memory? Look at that item, or give the "
@@ -257,5 +257,5 @@ def _outcome(index: int, future: Future) -> Outcome:
         )
     except Exception as error:
         # Whatever the function raised is an outcome; so this is Dask: pickling, a lost scheduler.
-        return Outcome(error=EngineError(f"Item {index} was lost by Dask: {one_line(error)}"))
+        return ItemOutcome(error=EngineError(f"Item {index} was lost by Dask: {one_line(error)}"))
     return outcome

@@ -123,7 +123,7 @@ class Cluster:
 
 
 class DaskRanks:
-    """The ranks of one gang; see `ddlflow.engines.gang.Ranks`."""
+    """The ranks of one gang; see `ddlflow.engines.gang.GangRanks`."""
 
     def __init__(
         self, cluster: Cluster, topic: str, orders: dict[str, on_worker.RankOrder]

@@ -60,7 +60,7 @@ class Ended:
 Inbox = queue.SimpleQueue[Heard | Ended]
 
 
-class Ranks(Protocol):
+class GangRanks(Protocol):
     """How an engine reaches the ranks of a gang."""
 
     def meet(self, store_host: str, store_port: int) -> None:
@@ -90,12 +90,12 @@ class _Member:
 
 
 @dataclass(slots=True)
-class _Gang:
+class _GangWatch:
     """What is known of the gang so far."""
 
     job: GangJob
     members: list[_Member]
-    ranks: Ranks
+    ranks: GangRanks
     on_event: OnGangEvent
     causes: list[tuple[int, float, Failure]] = field(default_factory=list)
     settle_at: float = float("inf")  # when the first cause is taken as found, monotonic
@@ -238,7 +238,7 @@ class _Gang:
 def watch_gang(
     job: GangJob,
     hosts: Sequence[str],
-    ranks: Ranks,
+    ranks: GangRanks,
     inbox: Inbox,
     *,
     on_event: OnGangEvent,
@@ -255,7 +255,7 @@ def watch_gang(
         stop: see `Engine.gang`.
     """
     members = [_Member(rank, host) for rank, host in enumerate(hosts)]
-    gang = _Gang(job, members, ranks, on_event)
+    gang = _GangWatch(job, members, ranks, on_event)
     gang.start_by = time.monotonic() + job.start_timeout_s
     look_at = time.monotonic() + _LOST_EVERY_S
     try:

@@ -12,7 +12,7 @@ from ddlflow.engines.environment import rank_environment
 from ddlflow.engines.forked import ForkServers, Offer
 from ddlflow.engines.gang import Ended, Heard, Inbox, watch_gang
 from ddlflow.engines.mapping import ITEMS_PER_SLOT, in_order
-from ddlflow.engines.pool import Pool, Worker
+from ddlflow.engines.pool import ProcessPool, Worker
 from ddlflow.engines.rank_process import SECRET_BYTES, Lines, RankProcess
 from ddlflow.errors import EngineError
 
@@ -30,7 +30,7 @@ class LocalEngine:
         self._idle: list[Worker] = []  # kept from one map to the next
         self._servers = ForkServers()
         self._warmed: tuple[str, ...] = ()
-        self._pools: set[Pool] = set()  # of maps that were begun and not closed
+        self._pools: set[ProcessPool] = set()  # of maps that were begun and not closed
 
     def describe(self) -> str:
         """One line for the user."""
@@ -57,7 +57,7 @@ class LocalEngine:
         on_event: OnItem = ignore,
     ) -> Iterator[Result]:
         """See `Engine.map`."""
-        pool = Pool(self.slots, self._threads, self._idle, self._offer)
+        pool = ProcessPool(self.slots, self._threads, self._idle, self._offer)
         self._pools.add(pool)
 
         def start(index: int, item: Item) -> None:

@@ -14,17 +14,17 @@ ITEMS_PER_SLOT = 4  # under way or finished and not yet taken: hides the way to 
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ItemOutcome:
     """What became of one item: a value, or the exception that the function raised."""
 
     value: Any = None
     error: Exception | None = None
 
 
-def call(function: Callable[[Any], Any], item: Any) -> Outcome:
+def call(function: Callable[[Any], Any], item: Any) -> ItemOutcome:
     """Apply ``function`` on a worker. Whatever it raises is an outcome that can travel."""
     try:
-        return Outcome(value=function(item))
+        return ItemOutcome(value=function(item))
     except Exception as error:
         return failed(error)
     except BaseException as error:
@@ -32,7 +32,7 @@ def call(function: Callable[[Any], Any], item: Any) -> Outcome:
         return failed(EngineError(f"The work on an item ended with {type(error).__name__}."))
 
 
-def failed(error: Exception) -> Outcome:
+def failed(error: Exception) -> ItemOutcome:
     """An outcome whose exception survives pickling and carries its remote traceback as a note."""
     text = "".join(traceback.format_exception(error))
     try:
@@ -40,14 +40,14 @@ def failed(error: Exception) -> Outcome:
     except Exception:
         travels = EngineError(f"{type(error).__name__}: {error}")
     travels.add_note(f"On the worker:\n{text}")
-    return Outcome(error=travels)
+    return ItemOutcome(error=travels)
 
 
 def in_order(
     items: Iterable[Item],
     window: int,
     start: Callable[[int, Item], None],
-    finish: Callable[[], tuple[int, Outcome]],
+    finish: Callable[[], tuple[int, ItemOutcome]],
     on_event: OnItem,
 ) -> Iterator[Any]:
     """Yield each item's value in order.
@@ -65,7 +65,7 @@ def in_order(
     """
     of = len(items) if isinstance(items, Sized) else None
     source = enumerate(items)
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, ItemOutcome] = {}
     due = num_running = 0
     more = True
     while True:

@@ -41,7 +41,7 @@ class RankOrder:
 
 
 @dataclass(slots=True)
-class _Gang:
+class _GangHere:
     """What this worker knows of a gang. The driver's calls may come before the rank does."""
 
     process: RankProcess | None = None
@@ -50,7 +50,7 @@ class _Gang:
 
 
 _servers = ForkServers()  # of this worker; they end with its process
-_gangs: dict[str, _Gang] = {}
+_gangs: dict[str, _GangHere] = {}
 _lock = threading.Lock()
 
 
@@ -74,7 +74,7 @@ def run_rank(
         offered=order.offered,
     )
     with _lock:
-        gang = _gangs.setdefault(order.gang, _Gang())
+        gang = _gangs.setdefault(order.gang, _GangHere())
         if gang.over:
             return not_started()
         gang.process = process
@@ -86,7 +86,7 @@ def run_rank(
 def meet(gang: str, store_host: str, store_port: int) -> None:
     """Tell the gang's rank on this worker where the store is, now or once it is there."""
     with _lock:
-        here = _gangs.setdefault(gang, _Gang())
+        here = _gangs.setdefault(gang, _GangHere())
         here.store = (store_host, store_port)
         if here.process is not None:
             here.process.meet(store_host, store_port)
@@ -95,7 +95,7 @@ def meet(gang: str, store_host: str, store_port: int) -> None:
 def terminate(gang: str) -> None:
     """Send SIGTERM to the gang's rank on this worker."""
     with _lock:
-        here = _gangs.setdefault(gang, _Gang())
+        here = _gangs.setdefault(gang, _GangHere())
         if here.process is None:
             here.over = True
         else:
@@ -105,7 +105,7 @@ def terminate(gang: str) -> None:
 def kill(gang: str) -> None:
     """Kill the gang's rank on this worker, and let none start any more."""
     with _lock:
-        here = _gangs.setdefault(gang, _Gang())
+        here = _gangs.setdefault(gang, _GangHere())
         here.over = True
         if here.process is not None:
             here.process.kill()

@@ -25,7 +25,7 @@ from typing import Any
 from ddlflow.engines.environment import thread_variables
 from ddlflow.engines.fork_server import Order
 from ddlflow.engines.forked import Forked, Offer
-from ddlflow.engines.mapping import RETRIES, Outcome
+from ddlflow.engines.mapping import RETRIES, ItemOutcome
 from ddlflow.engines.pool_worker import OPTION
 from ddlflow.errors import EngineError
 
@@ -38,7 +38,7 @@ _BOOT = (
 
 
 @dataclass(slots=True)
-class Task:
+class PoolItem:
     """One item: its place in the map, its pickled function and argument, the workers it lost."""
 
     index: int
@@ -48,16 +48,16 @@ class Task:
 
 @dataclass(slots=True)
 class Worker:
-    """A worker process and the tasks that it has, the one at work first."""
+    """A worker process and the items that it has, the one at work first."""
 
     process: subprocess.Popen[bytes] | Forked
     connection: Connection
-    tasks: deque[Task] = field(default_factory=deque)
+    items: deque[PoolItem] = field(default_factory=deque)
 
     def end(self) -> int:
         """End the process, whatever it does, and return its exit status."""
         self.connection.close()
-        if not self.tasks:
+        if not self.items:
             # Idle: it leaves by itself as its connection ends.
             with suppress(subprocess.TimeoutExpired):
                 return self.process.wait(timeout=5)
@@ -95,8 +95,8 @@ def _forked(offer: Offer, tasks: int) -> Forked | None:
     return None
 
 
-class Pool:
-    """The tasks of one map over some workers. Replaces workers that die."""
+class ProcessPool:
+    """The items of one map over some workers. Replaces workers that die."""
 
     def __init__(
         self,
@@ -116,37 +116,37 @@ class Pool:
         self._slots = slots
         self._offer = offer
         self._threads = threads
-        self._waiting: deque[Task] = deque()
-        self._ready: deque[tuple[int, Outcome]] = deque()
+        self._waiting: deque[PoolItem] = deque()
+        self._ready: deque[tuple[int, ItemOutcome]] = deque()
         self._idle = idle
         self._workers: list[Worker] = []
         self._closed = False
 
     def start(self, index: int, function: Callable[[Any], Any], item: Any) -> None:
         """Hand in an item."""
-        self._waiting.append(Task(index, pickle.dumps((function, item))))
+        self._waiting.append(PoolItem(index, pickle.dumps((function, item))))
         self._send()
 
-    def finish(self) -> tuple[int, Outcome]:
+    def finish(self) -> tuple[int, ItemOutcome]:
         """Wait for any item and return its index and outcome."""
         if self._closed:
             raise EngineError("The engine was closed before this map was done.")
         while not self._ready:
             self._send()
-            for connection in wait([w.connection for w in self._workers if w.tasks]):
+            for connection in wait([w.connection for w in self._workers if w.items]):
                 worker = next(w for w in self._workers if w.connection is connection)
                 try:
                     outcome = worker.connection.recv()
                 except (EOFError, OSError):
                     self._bury(worker)
                 else:
-                    self._ready.append((worker.tasks.popleft().index, outcome))
+                    self._ready.append((worker.items.popleft().index, outcome))
         return self._ready.popleft()
 
     def close(self) -> None:
         """Give idle workers back and end those still at work: what they do is not wanted."""
         for worker in self._workers:
-            if worker.tasks:
+            if worker.items:
                 worker.end()
             else:
                 self._idle.append(worker)
@@ -156,7 +156,7 @@ class Pool:
     def _send(self) -> None:
         for ahead in range(_AHEAD):
             for worker in list(self._workers):
-                if self._waiting and len(worker.tasks) == ahead:
+                if self._waiting and len(worker.items) == ahead:
                     self._give(worker)
             while ahead == 0 and self._waiting and len(self._workers) < self._slots:
                 worker = self._take()
@@ -174,16 +174,16 @@ class Pool:
         return start_worker(self._threads, offer)
 
     def _give(self, worker: Worker) -> None:
-        task = self._waiting.popleft()
-        worker.tasks.append(task)
-        # A worker that is dead by now is found, with its tasks, by `finish`.
+        item = self._waiting.popleft()
+        worker.items.append(item)
+        # A worker that is dead by now is found, with its items, by `finish`.
         with suppress(BrokenPipeError, ConnectionResetError):
-            worker.connection.send_bytes(task.payload)
+            worker.connection.send_bytes(item.payload)
 
     def _bury(self, worker: Worker) -> None:
-        """Take a dead worker's tasks back; the one that it worked on has one try fewer."""
+        """Take a dead worker's items back; the one that it worked on has one try fewer."""
         self._workers.remove(worker)
-        first, *others = worker.tasks
+        first, *others = worker.items
         status = worker.end()
         first.deaths += 1
         self._waiting.extendleft(reversed(others))
@@ -197,4 +197,4 @@ class Pool:
             f"(process {worker.process.pid}) with {how}{hint}. Look at that item, or give the "
             "machine fewer workers (engine.workers)."
         )
-        self._ready.append((first.index, Outcome(error=EngineError(text))))
+        self._ready.append((first.index, ItemOutcome(error=EngineError(text))))

@@ -25,7 +25,7 @@ from ddlflow.store import documents
 from ddlflow.store.site_storage import storage_of
 from ddlflow.store.store import Store
 from ddlflow.tracking.read import Reader
-from ddlflow.train.saved.ledger import Entry, read
+from ddlflow.train.saved.ledger import RankLedger, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,9 @@ def audit_ledgers(run_id: str, folder: Path, trained: dict[str, Any]) -> Audit:
     return Audit(run_id, trained["rows"], trained["epochs"], steps, attempts, faults)
 
 
-def _last_attempts(entries: Sequence[Entry], per_epoch: int, steps: int) -> "np.ndarray[Any, Any]":
+def _last_attempts(
+    entries: Sequence[RankLedger], per_epoch: int, steps: int
+) -> "np.ndarray[Any, Any]":
     """For each step of the training, the number of the last attempt that did it; -1: none."""
     last = np.full(steps, -1)
     for number, name in enumerate(dict.fromkeys(entry.attempt for entry in entries)):
@@ -155,7 +157,7 @@ def _last_attempts(entries: Sequence[Entry], per_epoch: int, steps: int) -> "np.
     return last
 
 
-def _at(entry: Entry, per_epoch: int) -> "np.ndarray[Any, Any]":
+def _at(entry: RankLedger, per_epoch: int) -> "np.ndarray[Any, Any]":
     """The number of each record's step in the whole training."""
     records = entry.records
     at: np.ndarray[Any, Any] = records["epoch"].astype(np.int64) * per_epoch + records["step"]
@@ -168,7 +170,10 @@ def _gaps(last: "np.ndarray[Any, Any]", per_epoch: int) -> Iterable[str]:
 
 
 def _rows(
-    entries: Sequence[Entry], last: "np.ndarray[Any, Any]", trained: dict[str, Any], per_epoch: int
+    entries: Sequence[RankLedger],
+    last: "np.ndarray[Any, Any]",
+    trained: dict[str, Any],
+    per_epoch: int,
 ) -> Iterable[str]:
     """Whether the rows of each epoch are all rows, each once."""
     steps = len(last)
@@ -198,7 +203,7 @@ def _rows(
             yield f"epoch {epoch + 1}: as many rows as there are, but some twice and some never"
 
 
-def _attempt(name: str, entries: Sequence[Entry], kept: int) -> Attempt:
+def _attempt(name: str, entries: Sequence[RankLedger], kept: int) -> Attempt:
     done = [entry.records for entry in entries if len(entry.records)]
     if not done:
         return Attempt(name, entries[0].world, (0, 0), (0, 0), 0, kept)

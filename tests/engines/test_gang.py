@@ -19,7 +19,7 @@ class Clock:
 def watched(clock: Clock, looks: int, every_s: float) -> list[str]:
     """The kinds of failure found by looking at a rank that was heard of at the start alone."""
     member = gang._Member(0, "here", beaten=clock.now, step=3)
-    here = gang._Gang(JOB, [member], SimpleNamespace(), ignore, looked=clock.now)
+    here = gang._GangWatch(JOB, [member], SimpleNamespace(), ignore, looked=clock.now)
     for _ in range(looks):
         clock.now += every_s
         here.look_for_silence()
@@ -40,7 +40,9 @@ def test_a_driver_that_slept_itself_has_watched_nobody(monkeypatch: pytest.Monke
 
 def test_the_start_is_timed_from_the_end_of_the_imports(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    here = gang._Gang(JOB, [gang._Member(0, "here")], SimpleNamespace(), ignore, start_by=160.0)
+    here = gang._GangWatch(
+        JOB, [gang._Member(0, "here")], SimpleNamespace(), ignore, start_by=160.0
+    )
     clock.now = 150.0
     here.heard(gang.Heard(0, [(150.0, '{"event": "importing"}')]))
     assert here.start_by == 210.0

@@ -99,7 +99,7 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RankLedger:
     """One rank's ledger of one attempt, read back.
 
     Attributes:
@@ -134,7 +134,7 @@ def worlds(place: Store) -> list[int]:
     return sorted({int(stem.rsplit("-", 1)[1]) for stem in stems})
 
 
-def read(folder: Path) -> Iterator[Entry]:
+def read(folder: Path) -> Iterator[RankLedger]:
     """All ledgers of a folder, by attempt and rank.
 
     Raises:
@@ -148,4 +148,4 @@ def read(folder: Path) -> Iterator[Entry]:
         (count,) = struct.unpack_from("<q", data)
         if not 0 <= count <= (len(data) - HEADER) // RECORD.itemsize:
             raise DataError(f"The ledger {path} is damaged: its bytes do not hold {count} records.")
-        yield Entry(attempt, int(rank), int(world), np.frombuffer(data, RECORD, count, HEADER))
+        yield RankLedger(attempt, int(rank), int(world), np.frombuffer(data, RECORD, count, HEADER))

@@ -21,7 +21,7 @@ from ddlflow.train.tasks.target import LABEL, UNKNOWN, LabelTarget
 from ddlflow.train.tasks.task import (
     WHOLE_NET,
     Loss,
-    Part,
+    ModelPart,
     TrainingLabels,
 )
 
@@ -50,7 +50,7 @@ class BinaryTask:
     family: ClassVar[Literal["bernoulli"]] = "bernoulli"
     targets: ClassVar[tuple[str, ...]] = (LABEL,)
     measures: ClassVar[Measures] = BINARY
-    parts: ClassVar[tuple[Part, ...]] = WHOLE_NET
+    parts: ClassVar[tuple[ModelPart, ...]] = WHOLE_NET
     num_outputs: ClassVar[int] = 1
 
     @property

@@ -22,7 +22,7 @@ from ddlflow.train.tasks.target import LABEL, UNKNOWN, LabelTarget
 from ddlflow.train.tasks.task import (
     WHOLE_NET,
     Loss,
-    Part,
+    ModelPart,
     TrainingLabels,
 )
 
@@ -49,7 +49,7 @@ class MulticlassTask:
     family: ClassVar[Literal["categorical"]] = "categorical"
     targets: ClassVar[tuple[str, ...]] = (LABEL,)
     measures: ClassVar[Measures] = MULTICLASS
-    parts: ClassVar[tuple[Part, ...]] = WHOLE_NET
+    parts: ClassVar[tuple[ModelPart, ...]] = WHOLE_NET
 
     @property
     def name(self) -> str:

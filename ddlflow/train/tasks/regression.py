@@ -20,7 +20,7 @@ from ddlflow.train.tasks.target import LABEL, UNKNOWN, LabelTarget
 from ddlflow.train.tasks.task import (
     WHOLE_NET,
     Loss,
-    Part,
+    ModelPart,
     TrainingLabels,
 )
 
@@ -47,7 +47,7 @@ class RegressionTask:
     family: ClassVar[Literal["gaussian"]] = "gaussian"
     targets: ClassVar[tuple[str, ...]] = (LABEL,)
     measures: ClassVar[Measures] = REGRESSION
-    parts: ClassVar[tuple[Part, ...]] = WHOLE_NET
+    parts: ClassVar[tuple[ModelPart, ...]] = WHOLE_NET
     num_outputs: ClassVar[int] = 1
 
     @property

@@ -38,7 +38,7 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ModelPart:
     """A part of the net that has an optimizer of its own.
 
     Attributes:
@@ -52,7 +52,7 @@ class Part:
         return net.get_submodule(self.module)
 
 
-WHOLE_NET = (Part(),)
+WHOLE_NET = (ModelPart(),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Task(Protocol):
     def measures(self) -> Measures: ...
 
     @property
-    def parts(self) -> tuple[Part, ...]: ...
+    def parts(self) -> tuple[ModelPart, ...]: ...
 
     @property
     def num_outputs(self) -> int | None: ...

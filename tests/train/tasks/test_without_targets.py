@@ -31,7 +31,7 @@ from ddlflow.train.tasks.scores import HEAD, Scores, ratio
 from ddlflow.train.tasks.task import (
     WHOLE_NET,
     Loss,
-    Part,
+    ModelPart,
     Task,
     TrainingLabels,
 )
@@ -75,7 +75,7 @@ class Reconstruction:
     measures: ClassVar[Measures] = Measures(
         (Metric("loss", "lower"),), "loss", "loss", "loss", "mean"
     )
-    parts: ClassVar[tuple[Part, ...]] = WHOLE_NET
+    parts: ClassVar[tuple[ModelPart, ...]] = WHOLE_NET
     num_outputs: ClassVar[int | None] = None
     loss_unit: ClassVar[float] = 1.0
 
