@@ -42,7 +42,7 @@ def write_search(
     plots: dict[str, Callable[[], Figure]] = {
         "progress": lambda: draw_progress(rows, metric, better)
     }
-    if any(row["curve"] for row in rows):
+    if any(row.curve for row in rows):
         plots["learning_curves"] = lambda: draw_curves(rows, metric, better)
     if scales and done(rows):
         plots["parallel_coordinates"] = lambda: draw_parallel(rows, scales, metric, better)

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from ddlflow.report.plots import WORDS
 from ddlflow.report.scales import Scale, two_lines
 from ddlflow.report.style import BLUE, GREY, RED, figure, shown
-from ddlflow.report.trials import Better, Rows, best_of, done, spread_of
+from ddlflow.report.trials import Better, Rows, best_of, done, spread_of, worst_first
 
 SCORES = "viridis"  # told apart with any kind of colour vision, and in grey; the best are dark
 NOT_SET = -0.13  # where a line passes an axis whose setting its trial does not have
@@ -25,23 +25,23 @@ def draw_parallel(rows: Rows, scales: Sequence[Scale], metric: str, better: Bett
     drawn = figure(max(6.6, 1.55 * (len(scales) + 1) + 1.8), 5.4)
     axes = drawn.subplots()
     colours = _coloured(rows, better)
-    trials = sorted(done(rows), key=lambda row: row["score"], reverse=better == "lower")
-    pruned = [row for row in rows if row["status"] == "pruned"]
-    heights = [_heights([*pruned, *trials], scale) for scale in scales]
-    low, high = spread_of([row["score"] for row in trials], better)
+    trials = worst_first(rows, better)
+    pruned = [row for row in rows if row.status == "pruned"]
+    heights = [_heights([*pruned, *(trial.row for trial in trials)], scale) for scale in scales]
+    low, high = spread_of([trial.score for trial in trials], better)
     winner = best_of(rows, better)
     alpha = float(np.clip(45 / max(1, len(trials)), 0.2, 0.75))
     for k in range(len(pruned)):  # they end before the score: that of fewer epochs is another
         line = [height[k] for height in heights]
         axes.plot(line, color=GREY, linewidth=0.8, alpha=0.25, zorder=1)
-    for k, row in enumerate(trials, len(pruned)):
-        score = (row["score"] - low) / (high - low)
+    for k, trial in enumerate(trials, len(pruned)):
+        score = (trial.score - low) / (high - low)
         line = [*(height[k] for height in heights), float(np.clip(score, 0, 1))]
-        if row is winner:
+        if winner is not None and trial.row is winner.row:
             axes.plot(line, color="white", linewidth=5, zorder=4)
             axes.plot(line, color=RED, linewidth=2.6, zorder=5)
         else:
-            colour = colours.to_rgba(row["score"])
+            colour = colours.to_rgba(np.asarray(trial.score))
             axes.plot(line, color=colour, linewidth=1.3, alpha=alpha, zorder=2)
     _upright(axes, scales, missing=any(min(height, default=0) < 0 for height in heights))
     last = len(scales)
@@ -54,7 +54,7 @@ def draw_parallel(rows: Rows, scales: Sequence[Scale], metric: str, better: Bett
     )
     _beside(axes, rows, colours, WORDS.get(metric, metric), cells=False)
     if winner is not None:
-        name = f"best: trial {winner['number']}, {shown(winner['score'])}"
+        name = f"best: trial {winner.row.number}, {shown(winner.score)}"
         axes.legend(
             [Line2D([], [], color=RED, linewidth=2.6)],
             [name],
@@ -65,9 +65,9 @@ def draw_parallel(rows: Rows, scales: Sequence[Scale], metric: str, better: Bett
     return drawn
 
 
-def _heights(trials: Sequence[Mapping[str, Any]], scale: Scale) -> list[float]:
+def _heights(trials: Rows, scale: Scale) -> list[float]:
     """Where each line meets an axis: of one listed value, the lines fan out by their scores."""
-    heights = [scale.at(row["values"]) for row in trials]
+    heights = [scale.at(row.values) for row in trials]
     found = [NOT_SET if height is None else height for height in heights]
     if scale.listed is None:
         return found
@@ -152,11 +152,11 @@ def _draw_cells(
     columns, lines = len(across.listed or ()), len(up.listed or ())
     field = np.full((lines, columns), np.nan)
     winner, best_cell = best_of(rows, better), None
-    for row in sorted(done(rows), key=lambda row: row["score"], reverse=better == "lower"):
-        x, y = across.at(row["values"]), up.at(row["values"])
+    for trial in worst_first(rows, better):
+        x, y = across.at(trial.row.values), up.at(trial.row.values)
         if x is not None and y is not None:
-            field[int(y * lines), int(x * columns)] = row["score"]  # the best comes last
-            if row is winner:
+            field[int(y * lines), int(x * columns)] = trial.score
+            if winner is not None and trial.row is winner.row:
                 best_cell = (int(x * columns), int(y * lines))
     axes.set_facecolor("#EEEEEE")  # of a cell without a trial
     x_edges, y_edges = np.linspace(0, 1, columns + 1), np.linspace(0, 1, lines + 1)
@@ -198,26 +198,27 @@ def _draw_points(
     axes: Axes, rows: Rows, scales: tuple[Scale, Scale], colours: ScalarMappable, better: Better
 ) -> None:
     across, up = scales
-    scored = sorted(done(rows), key=lambda row: row["score"], reverse=better == "lower")
+    scored = [(trial.row, trial.score) for trial in worst_first(rows, better)]
+    pruned = [(row, None) for row in rows if row.status == "pruned"]
     winner = best_of(rows, better)
     # What is listed is spread a little, the same way each time, so that points can be told apart.
     spread = np.random.default_rng(0)
-    for row in [*(row for row in rows if row["status"] == "pruned"), *scored]:
-        x, y = across.at(row["values"]), up.at(row["values"])
+    for row, score in [*pruned, *scored]:
+        x, y = across.at(row.values), up.at(row.values)
         right, top = spread.uniform(-0.3, 0.3, size=2)
         if x is None or y is None:
             continue
         x += right / len(across.listed) if across.listed else 0
         y += top / len(up.listed) if up.listed else 0
-        if row["status"] == "pruned":
+        if score is None:
             axes.scatter(x, y, s=16, facecolors="none", edgecolors=GREY, linewidths=0.8, zorder=2)
             continue
-        is_best = row is winner
+        is_best = winner is not None and row is winner.row
         axes.scatter(
             x,
             y,
             s=110 if is_best else 42,
-            color=[colours.to_rgba(row["score"])],
+            color=[colours.to_rgba(np.asarray(score))],
             edgecolors=RED if is_best else "white",
             linewidths=2.4 if is_best else 0.6,
             zorder=4 if is_best else 3,
@@ -243,7 +244,7 @@ def draw_importance(importances: Mapping[str, float]) -> Figure:
 
 def _coloured(rows: Rows, better: Better) -> ScalarMappable:
     """Colours of scores, dark for the best; the far worse ones share the lightest."""
-    low, high = spread_of([row["score"] for row in done(rows)], better)
+    low, high = spread_of([trial.score for trial in done(rows)], better)
     palette = f"{SCORES}_r" if better == "higher" else SCORES
     return ScalarMappable(Normalize(low, high, clip=True), palette)
 
@@ -251,7 +252,7 @@ def _coloured(rows: Rows, better: Better) -> ScalarMappable:
 def _beside(axes: Axes, rows: Rows, colours: ScalarMappable, label: str, *, cells: bool) -> None:
     """The colours' scale, and a word about the trials that have no colour."""
     low, high = colours.get_clim()
-    scores = [row["score"] for row in done(rows)]
+    scores = [trial.score for trial in done(rows)]
     assert low is not None
     assert high is not None
     end = "min" if min(scores) < low else "max" if max(scores) > high else "neither"
@@ -260,7 +261,7 @@ def _beside(axes: Axes, rows: Rows, colours: ScalarMappable, label: str, *, cell
     bar = drawn.colorbar(colours, ax=axes, extend=end, shrink=0.85, pad=0.02)
     bar.set_label(label)
     bar.outline.set_visible(False)
-    pruned, failed = (sum(row["status"] == s for row in rows) for s in ("pruned", "failed"))
+    pruned, failed = (sum(row.status == s for row in rows) for s in ("pruned", "failed"))
     notes = [f"grey: {pruned} pruned"] if pruned and not cells else []
     unseen = [*([f"{pruned} pruned"] if pruned and cells else []), f"{failed} failed"]
     notes += [f"not shown: {', '.join(text for text in unseen if text != '0 failed')}"]

@@ -178,7 +178,7 @@ def log_search(record: RunRecord, searched: Stage[SearchResult]) -> list[Path]:
     told = list(map(outcome_of, table))
     plots = write_search(
         record.folder / "report" / "search",
-        rows=[asdict(row) for row in table],
+        rows=table,
         space=space,
         metric=metric,
         better=value.better,

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ddlflow.report.trials import (
 from ddlflow.spec.pipeline import SearchRange
 from ddlflow.sweep.choose import table as trials_table
 from ddlflow.sweep.choose.space import points
-from ddlflow.sweep.choose.table import Outcome
+from ddlflow.sweep.choose.table import Outcome, TrialRow
 
 GRID = {"train.optimizer.lr": [0.1, 0.01, 0.001], "model.hidden": [[50], [100, 100]], "a": [1]}
 MIXED = {
@@ -42,12 +42,12 @@ def ranges(space: dict[str, Any]) -> dict[str, SearchRange]:
     return {name: SearchRange.model_validate(one) for name, one in space.items()}
 
 
-def rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+def rows(outcomes: list[Outcome]) -> list[TrialRow]:
     """A search's table as the report is given it."""
-    return [asdict(row) for row in trials_table.rows(outcomes)]
+    return trials_table.rows(outcomes)
 
 
-def grid_rows() -> list[dict[str, Any]]:
+def grid_rows() -> list[TrialRow]:
     """Six trials scored 0.5, 0.6, ...: the last is the best."""
     return rows(
         Outcome(
@@ -57,7 +57,7 @@ def grid_rows() -> list[dict[str, Any]]:
     )
 
 
-def mixed_rows() -> list[dict[str, Any]]:
+def mixed_rows() -> list[TrialRow]:
     """Forty trials, some of them pruned and failed."""
     generator, made = np.random.default_rng(0), []
     for k in range(40):
@@ -226,7 +226,7 @@ def test_parallel_lines_go_through_the_settings(better: Any) -> None:
     winner = best_of(table, better)
     assert winner is not None
     for x, scale in enumerate(scales):  # around the listed value: lines of one value fan out
-        place = scale.at(winner["values"])
+        place = scale.at(winner.row.values)
         assert place is not None
         assert abs(best.get_ydata()[x] - place) < 0.5 / len(scale.listed or ())
     assert best.get_ydata()[2] == (1 if better == "higher" else 0)
@@ -242,7 +242,7 @@ def test_what_was_not_set_lies_below_its_axis_and_pruned_trials_are_grey() -> No
     table, scales = mixed_rows(), varied(ranges(MIXED))
     figure = draw_parallel(table, scales, "accuracy", "higher")
     axes = figure.axes[0]
-    counts = {s: sum(row["status"] == s for row in table) for s in ("done", "pruned", "failed")}
+    counts = {s: sum(row.status == s for row in table) for s in ("done", "pruned", "failed")}
     title = axes.get_title(loc="left")
     assert title == f"grey: {counts['pruned']} pruned; not shown: {counts['failed']} failed"
     short = [line for line in axes.lines if len(line.get_xdata()) == len(scales)]
@@ -271,13 +271,13 @@ def test_a_grid_is_a_field_of_cells(better: Any) -> None:
     numbers = {text.get_position(): text.get_text() for text in axes.texts}
     assert len(numbers) == 5
     for row in table:
-        place = (across.at(row["values"]), up.at(row["values"]))
-        assert numbers[place] == f"{row['score']:.4f}"
+        place = (across.at(row.values), up.at(row.values))
+        assert numbers[place] == f"{row.score:.4f}"
     (outline,) = axes.lines  # around the best cell
     winner = best_of(table, better)
     assert winner is not None
-    assert min(outline.get_xdata()) < across.at(winner["values"]) < max(outline.get_xdata())
-    assert min(outline.get_ydata()) < up.at(winner["values"]) < max(outline.get_ydata())
+    assert min(outline.get_xdata()) < across.at(winner.row.values) < max(outline.get_xdata())
+    assert min(outline.get_ydata()) < up.at(winner.row.values) < max(outline.get_ydata())
 
 
 @pytest.mark.parametrize(("better", "expected"), [("higher", "0.9000"), ("lower", "0.2000")])
@@ -298,10 +298,9 @@ def test_ranges_are_points_and_the_settings_that_matter_are_chosen(tmp_path: Pat
     lr, batch = scales["train.optimizer.lr"], scales["train.batch_rows"]
     axes = draw_pair(table, lr, batch, "accuracy", "higher", others=True).axes[0]
     found = {tuple(np.round(c.get_offsets()[0], 9)) for c in axes.collections[: len(table)]}
-    seen = [row for row in table if row["status"] != "failed"]
+    seen = [row for row in table if row.status != "failed"]
     assert found == {
-        (round(lr.at(row["values"]) or 0, 9), round(batch.at(row["values"]) or 0, 9))
-        for row in seen
+        (round(lr.at(row.values) or 0, 9), round(batch.at(row.values) or 0, 9)) for row in seen
     }
     assert [text.get_text() for text in axes.get_xticklabels()] == [t for _, t in lr.ticks]
 
@@ -337,12 +336,12 @@ def test_progress_without_times_has_one_panel_and_marks_what_ended() -> None:
     assert len(figure.axes) == 1
     assert labels(figure)[:3] == ["pruned, at its last score", "trial", "failed"]
     sizes = [len(kind.get_offsets()) for kind in figure.axes[0].collections]
-    assert sizes == [sum(row["status"] == s for row in table) for s in ("pruned", "done", "failed")]
+    assert sizes == [sum(row.status == s for row in table) for s in ("pruned", "done", "failed")]
 
 
 def test_what_is_far_worse_lies_at_the_edge_and_is_counted() -> None:
     table = grid_rows()
-    table[0] = {**table[0], "score": -50.0}
+    table[0] = replace(table[0], score=-50.0)
     axes = draw_progress(table, "auroc", "higher").axes[0]
     assert axes.get_title(loc="right") == "1 at the edge is worse"
     low, high = axes.get_ylim()
@@ -360,10 +359,10 @@ def test_curves_end_where_their_trials_did() -> None:
         "trial",
         "pruned",
         "failed",
-        f"best: trial {winner['number']}, {winner['score']:.4g}",
+        f"best: trial {winner.row.number}, {winner.score:.4g}",
     }
     lengths = sorted(len(line.get_xdata()) for line in axes.lines)
-    assert lengths == sorted([*(len(row["curve"]) for row in table), len(winner["curve"])])
+    assert lengths == sorted([*(len(row.curve) for row in table), len(winner.row.curve)])
 
 
 def test_losses_over_orders_of_magnitude_are_on_a_log_axis() -> None:
