@@ -6,8 +6,9 @@ gang.py          gang: the driver's watch over its ranks, and which failure came
 causes.py        which failure of a gang is the cause of the others
 environment.py   the environment variables of ranks and data work
 rank_process.py  one rank's process, started and watched by the worker it runs on
-forked.py        fork servers from outside: started once, asked for a process at a time
+fork_owner.py    fork servers: started once in a process, for all its engines
 fork_server.py   their program: imports PyTorch once, forks ranks and data workers from there
+forked.py        a process that one forked, from outside
 pool.py          worker processes of this machine, for the local engine's map
 pool_worker.py   what such a process does
 local.py         engine local: processes on this machine

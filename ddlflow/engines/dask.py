@@ -25,7 +25,7 @@ from ddlflow.engines import (
 )
 from ddlflow.engines.dask_ranks import Cluster, DaskRanks, from_topic, one_line
 from ddlflow.engines.environment import rank_environment
-from ddlflow.engines.forked import ForkServers
+from ddlflow.engines.fork_owner import ForkServers
 from ddlflow.engines.gang import Inbox, watch_gang
 from ddlflow.engines.mapping import ITEMS_PER_SLOT, ItemOutcome, call, in_order
 from ddlflow.engines.rank_process import SECRET_BYTES

@@ -3,7 +3,7 @@
 ``python -m ddlflow.engines.fork_server LISTENER MODULE...``
 
 PyTorch takes seconds to import; a fork of a process that has it takes 20 ms. What starts this
-program and talks to it is `ddlflow.engines.forked`. Each connection to the listening socket is the
+program is `ddlflow.engines.fork_owner`. Each connection to the listening socket is the
 life of one process: the client sends an `Order` as one JSON line, with the descriptors of standard
 input, of the log and one more; a line with the process's number comes back, and a line with its
 return code once it has ended. Where the connection ends before, the client is dead, and the process
@@ -11,8 +11,9 @@ is killed with all that it started. The end of standard input is the end of the 
 program and of all that it forked.
 
 What a fork may not inherit is not there: no thread runs, no GPU is in use, no user's module is
-imported, nothing was computed. The environment is that of the jobs: libraries read their variables
-(``OMP_NUM_THREADS``) as they are loaded, which has happened here.
+imported, nothing was computed. Variables that libraries read as they are loaded
+(``OMP_NUM_THREADS``) are those of the jobs, as that has happened here; the order brings the others.
+Where a fresh interpreter would import other files than were imported here, a fork becomes one.
 """
 
 import gc
@@ -26,7 +27,9 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 
 # Arrow's own thread for memory that was freed would be one more at each fork.
 CALM = ("JE_ARROW_MALLOC_CONF", "background_thread:false")
@@ -44,13 +47,17 @@ class Order:
         module: run as ``__main__``.
         arguments: its command line, without the last two.
         option: precedes the number of the third descriptor, which is the job's own.
-        folder: the working folder, first in ``sys.path``.
+        folder: the working folder.
+        environment: all its variables.
+        has_own_path: the module sets ``sys.path`` itself; for others the folder is first in it.
     """
 
     module: str
     arguments: tuple[str, ...]
     option: str
     folder: str
+    environment: dict[str, str]
+    has_own_path: bool = False
 
 
 class _Server:
@@ -195,12 +202,47 @@ def _become(order: Order, descriptors: list[int]) -> None:
         os.close(descriptor)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process lives
     os.chdir(order.folder)
-    sys.path[0] = order.folder
+    os.environ.clear()
+    os.environ.update(order.environment)
+    command = [order.module, *order.arguments, order.option, str(own)]
     importlib.invalidate_caches()  # user code may be newer than the last look into a folder
+    if not order.has_own_path and _would_differ(order.folder):
+        os.set_inheritable(own, True)
+        os.execv(sys.executable, [sys.executable, "-m", *command])  # noqa: S606
+    sys.path[0] = order.folder
     if "numpy" in sys.modules:  # Python's own generator is seeded anew in each fork
         sys.modules["numpy"].random.seed()
-    sys.argv = [order.module, *order.arguments, order.option, str(own)]
+    sys.argv = command
     runpy.run_module(order.module, run_name="__main__", alter_sys=True)
+
+
+def _would_differ(folder: str) -> bool:
+    """Whether a fresh interpreter in a folder would import other files than were imported here."""
+    found = {name: _origin(module) for name, module in sys.modules.items() if "." not in name}
+    files = {name: file for name, file in found.items() if file and name != "__main__"}
+    here, *path = map(os.path.realpath, sys.path)  # here: where this program was started
+    is_left = os.path.realpath(folder) != here and here not in path
+    if is_left and any(_in(here, name) == os.path.realpath(files[name]) for name in files):
+        return True
+    with suppress(OSError):
+        beside = {entry.name.partition(".")[0] for entry in Path(folder).iterdir()}
+        for name in beside & files.keys():
+            file = _in(folder, name)
+            if file is not None and file != os.path.realpath(files[name]):
+                return True
+    return False
+
+
+def _in(folder: str, name: str) -> str | None:
+    """The file that a module is imported from where a folder comes first; None if not from it."""
+    spec = PathFinder.find_spec(name, [folder])
+    return None if spec is None or spec.origin is None else os.path.realpath(spec.origin)
+
+
+def _origin(module: ModuleType) -> str | None:
+    """A module's file; None for one that comes with the interpreter, before all folders."""
+    spec = getattr(module, "__spec__", None)
+    return spec.origin if spec is not None and spec.has_location else None
 
 
 def main() -> None:
@@ -214,8 +256,6 @@ def main() -> None:
     try:
         for module in modules:
             importlib.import_module(module)
-        if os.environ.get(CALM[0]) == CALM[1]:
-            del os.environ[CALM[0]]
         address.with_name(READY).touch()
         gc.collect()
         gc.freeze()  # shared with the forks: a collection would touch, and copy, every page

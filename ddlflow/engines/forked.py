@@ -1,130 +1,21 @@
-"""Fork servers from outside: started once for an environment, asked for a process at a time.
+"""A process that a fork server forks, from outside.
 
-An engine, or a worker of a cluster, owns `ForkServers`. A process that one of them forked is
-watched and ended by `Forked`, as one that was started afresh is by ``subprocess.Popen``.
+It is watched and ended by `Forked`, as one that was started afresh is by ``subprocess.Popen``.
 """
 
-import hashlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
-from ddlflow.engines.fork_server import CALM, READY, Order
-
-SWITCH = "DDLFLOW_FORK_SERVER"  # 0: each rank is a fresh interpreter
-_CLOSE_S = 5.0
-_LONGEST_FOLDER = 80  # an address of AF_UNIX has 107 bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A fork server of this host, for who has the same environment.
-
-    Attributes:
-        address: of its socket.
-        key: of its environment and modules, as `key_of` gives it.
-    """
-
-    address: str
-    key: str
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it has imported all: a fork does not wait."""
-        return Path(self.address).with_name(READY).exists()
-
-
-def key_of(environment: Mapping[str, str], modules: Sequence[str]) -> str:
-    """What a process that is forked has to have in common with its server, as a hash."""
-    told = [sys.executable, sorted(environment.items()), list(modules)]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
-
-
-class ForkServers:
-    """The fork servers of one owner, by what they have imported and the environment they did it in.
-
-    They end when `close` is called or the owner's process ends, whatever comes first, and with them
-    all that they forked.
-    """
-
-    def __init__(self) -> None:
-        self._started: dict[str, tuple[Offer, subprocess.Popen[bytes]]] = {}
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def offer(self, environment: Mapping[str, str], modules: Sequence[str]) -> Offer | None:
-        """A server for this environment, started now if there is none; it may still import.
-
-        Returns:
-            None where there can be none: no modules, another system than Linux, the variable
-            `SWITCH`, or a server that ended by itself.
-        """
-        if not modules or sys.platform != "linux" or environment.get(SWITCH) == "0":
-            return None
-        key = key_of(environment, modules)
-        with self._lock:
-            if self._closed:
-                return None
-            if key not in self._started:
-                try:
-                    self._started[key] = _start(key, environment, modules)
-                except OSError:  # no room for a socket or a process: who asked does without
-                    return None
-            offer, process = self._started[key]
-            return offer if process.poll() is None else None
-
-    def close(self) -> None:
-        """End the servers and all that they forked."""
-        with self._lock:
-            self._closed = True
-            started = list(self._started.values())
-            self._started.clear()
-        for _, process in started:
-            assert process.stdin is not None
-            process.stdin.close()
-        for offer, process in started:
-            try:
-                process.wait(_CLOSE_S)
-            except subprocess.TimeoutExpired:  # in the middle of an import, say
-                process.kill()
-                process.wait()
-            shutil.rmtree(Path(offer.address).parent, ignore_errors=True)
-
-
-def _start(
-    key: str, environment: Mapping[str, str], modules: Sequence[str]
-) -> tuple[Offer, subprocess.Popen[bytes]]:
-    place = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(
-        prefix="ddlflow-fork-",
-        dir=place if len(place) < _LONGEST_FOLDER else "/tmp",  # noqa: S108
-    )
-    address = str(Path(folder) / "socket")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
-        listener.listen(socket.SOMAXCONN)  # clients may come while it imports
-        number = listener.fileno()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ddlflow.engines.fork_server", str(number), *modules],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={CALM[0]: CALM[1], **environment},
-            pass_fds=(number,),
-            start_new_session=True,  # no Ctrl-C from the terminal
-        )
-    return Offer(address, key), process
+from ddlflow.engines.fork_owner import Offer
+from ddlflow.engines.fork_server import Order
 
 
 class Forked:

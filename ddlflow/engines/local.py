@@ -9,7 +9,7 @@ from typing import Self
 
 from ddlflow.engines import GangJob, GangResult, Item, OnGangEvent, OnItem, Result, ignore
 from ddlflow.engines.environment import rank_environment
-from ddlflow.engines.forked import ForkServers, Offer
+from ddlflow.engines.fork_owner import ForkServers, Offer
 from ddlflow.engines.gang import Ended, Heard, Inbox, watch_gang
 from ddlflow.engines.mapping import ITEMS_PER_SLOT, in_order
 from ddlflow.engines.pool import ProcessPool, Worker
@@ -31,6 +31,7 @@ class LocalEngine:
         self._servers = ForkServers()
         self._warmed: tuple[str, ...] = ()
         self._pools: set[ProcessPool] = set()  # of maps that were begun and not closed
+        self._gangs: set[_LocalRanks] = set()  # that another thread may close the engine under
 
     def describe(self) -> str:
         """One line for the user."""
@@ -93,7 +94,11 @@ class LocalEngine:
             return GangResult(None, None, stopped=True)
         inbox: Inbox = Inbox()
         ranks = _LocalRanks(job, world, inbox, self._servers)
-        return watch_gang(job, [_HOST] * world, ranks, inbox, on_event=on_event, stop=stop)
+        self._gangs.add(ranks)
+        try:
+            return watch_gang(job, [_HOST] * world, ranks, inbox, on_event=on_event, stop=stop)
+        finally:
+            self._gangs.discard(ranks)
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -101,6 +106,8 @@ class LocalEngine:
             self._pools.pop().close()
         while self._idle:
             self._idle.pop().end()
+        while self._gangs:
+            self._gangs.pop().kill()
         self._servers.close()
 
     def __enter__(self) -> Self:

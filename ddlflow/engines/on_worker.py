@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ddlflow.engines import GangJob
 from ddlflow.engines.environment import rank_environment
-from ddlflow.engines.forked import ForkServers, Offer
+from ddlflow.engines.fork_owner import ForkServers, Offer
 from ddlflow.engines.rank_process import Lines, RankEnd, RankProcess, not_started
 from ddlflow.errors import EngineError
 

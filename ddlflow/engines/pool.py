@@ -22,9 +22,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from ddlflow.engines.environment import thread_variables
+from ddlflow.engines.environment import rank_environment, thread_variables
+from ddlflow.engines.fork_owner import Offer
 from ddlflow.engines.fork_server import Order
-from ddlflow.engines.forked import Forked, Offer
+from ddlflow.engines.forked import Forked
 from ddlflow.engines.mapping import RETRIES, ItemOutcome
 from ddlflow.engines.pool_worker import OPTION
 from ddlflow.errors import EngineError
@@ -74,7 +75,7 @@ def start_worker(threads: int, offer: Offer | None = None) -> Worker:
     """
     ours, its = socket.socketpair()
     with its:
-        process = None if offer is None else _forked(offer, its.fileno())
+        process = None if offer is None else _forked(offer, threads, its.fileno())
         return Worker(process or _fresh(threads, its.fileno()), Connection(ours.detach()))
 
 
@@ -88,8 +89,15 @@ def _fresh(threads: int, tasks: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _forked(offer: Offer, tasks: int) -> Forked | None:
-    order = Order("ddlflow.engines.pool_worker", (json.dumps(sys.path),), OPTION, str(Path.cwd()))
+def _forked(offer: Offer, threads: int, tasks: int) -> Forked | None:
+    order = Order(
+        "ddlflow.engines.pool_worker",
+        (json.dumps(sys.path),),
+        OPTION,
+        str(Path.cwd()),
+        rank_environment(threads),
+        has_own_path=True,
+    )
     with Path(os.devnull).open("rb") as nothing, suppress(OSError):  # the server has ended
         return Forked(offer, order, (nothing.fileno(), 2, tasks))
     return None

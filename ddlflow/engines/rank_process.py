@@ -22,8 +22,9 @@ from typing import BinaryIO
 
 from ddlflow.engines import GangJob
 from ddlflow.engines.environment import rank_environment
+from ddlflow.engines.fork_owner import ForkServers, Offer, key_of
 from ddlflow.engines.fork_server import Order
-from ddlflow.engines.forked import Forked, ForkServers, Offer, key_of
+from ddlflow.engines.forked import Forked
 from ddlflow.rank_protocol import (
     EVENTS_OPTION,
     RankError,
@@ -196,7 +197,7 @@ class RankProcess:
             offer = self._servers.offer(environment, self._job.preload)
         if offer is None:
             return False
-        order = Order(self._job.module, (), EVENTS_OPTION, str(Path.cwd()))
+        order = Order(self._job.module, (), EVENTS_OPTION, str(Path.cwd()), environment)
         with self._lock:
             if self._killed:
                 return True

@@ -4,6 +4,7 @@ Usage: driver.py ENGINE WHAT FOLDER, where ENGINE is local, dask or a scheduler'
 is close, hang or interrupt.
 """
 
+import re
 import signal
 import sys
 import threading
@@ -52,6 +53,8 @@ with open_engine(Site(engine=place), slots=2, threads=1) as engine:
         flag = str(Path(folder) / "flag")
         result = engine.gang(job("stop", flag=flag), 2, on_event=pass_on, stop=asked)
     tell("end", stopped=result.stopped, values=result.values)
-# Python's own resource tracker, started with the first spawned process, lives as long as we do.
-left = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
-tell("closed", left=[line for line in left if "resource_tracker" not in line])
+# Python's own resource tracker, started with the first spawned process, lives as long as we do, and
+# so does what the next engine's ranks would be forked from.
+left = {child.pid: " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)}
+others = [line for line in left.values() if not re.search("resource_tracker|fork_server", line)]
+tell("closed", left=others, pids=list(left))

@@ -21,7 +21,7 @@ from ddlflow.engines import (
     gang,
     open_engine,
 )
-from ddlflow.engines.forked import SWITCH
+from ddlflow.engines.fork_owner import SWITCH
 from ddlflow.errors import DataError, EngineError
 from ddlflow.rank_protocol import RankSaid, RankStopped
 from ddlflow.spec.site import Site
@@ -188,7 +188,9 @@ def test_data_workers_are_forked_once_ranks_can_be(
         assert psutil.Process(server).ppid() == os.getpid()
         items = [(str(tmp_path), x) for x in range(8)]
         assert list(engine.map(data_work.die_once, items)) == list(range(8))
-    assert not psutil.pid_exists(server)
+    with open_engine(Site(engine={"use": "local"}), slots=2, threads=1) as engine:
+        engine.warm(1, ("json",))
+        assert set(engine.map(data_work.parents, range(4))) == {server}
 
 
 # ---- gang ---------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ def test_close_leaves_no_process_and_no_word(use: str, tmp_path: Path) -> None:
     assert squares["squares"] == [0, 1, 4, 9]
     assert end == {"event": "end", "stopped": False, "values": [[0, 1], [1]]}
     assert closed["left"] == []
+    wait_until_gone(closed["pids"])
     assert err == ""
     assert driver.returncode == 0
 
