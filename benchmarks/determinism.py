@@ -77,7 +77,7 @@ def checkpoint_seconds(hidden: tuple[int, ...]) -> tuple[float, float]:
             snapshot = state.snapshot()
             taken.append(time.perf_counter() - began)
             began = time.perf_counter()
-            checkpoint.write(Path(folder), step, {"settings": {}, "state": snapshot})
+            checkpoint.write(Path(folder), step, {"settings": {}, "state": snapshot.to_plain()})
             written.append(time.perf_counter() - began)
     return statistics.median(taken), statistics.median(written)
 

@@ -82,7 +82,7 @@ def trained() -> Path:
     """A model's folder: one epoch over a few rows."""
     import torch
 
-    from ddlflow.spec.pipeline import Data, Train
+    from ddlflow.spec.pipeline import Data, MlpSection, Training
     from ddlflow.train.job import Job
     from ddlflow.train.training import run
 
@@ -90,8 +90,8 @@ def trained() -> Path:
     job = Job(
         dataset=str(shards),
         folder=tempfile.mkdtemp(prefix="ddlflow-bench-"),
-        model={"use": "mlp", "hidden": [100]},
-        train=Train(objective="binary", epochs=1, batch_rows=1_000).model_dump(mode="json"),
+        model=MlpSection(use="mlp", hidden=[100]),
+        train=Training(objective="binary", epochs=1, batch_rows=1_000),
         data=Data(source="x", label="label").model_dump(mode="json"),
         labels="binary",
         virtual_ranks=1,

@@ -69,13 +69,13 @@ def recovery(place: Path, way: str) -> tuple[float, float]:
     from ddlflow.engines import GangEvent, GangJob
     from ddlflow.engines.local import LocalEngine
     from ddlflow.rank_protocol import RankSaid, RankStarted
-    from ddlflow.spec.pipeline import Train
+    from ddlflow.spec.pipeline import MlpSection, Training
     from ddlflow.train.job import Job
     from ddlflow.train.rank import PRELOAD
 
     os.environ |= WAYS[way]
     made = tempfile.mkdtemp(dir=place)
-    train = Train(
+    train = Training(
         objective="binary",
         epochs=1000,
         batch_rows=1400,
@@ -85,8 +85,8 @@ def recovery(place: Path, way: str) -> tuple[float, float]:
     job = Job(
         dataset=str(data.shards(100_000)),
         folder=made,
-        model={"use": "mlp", "hidden": [100]},
-        train=train.model_dump(mode="json"),
+        model=MlpSection(use="mlp", hidden=[100]),
+        train=train,
         data={},
         labels="binary",
         virtual_ranks=RANKS,

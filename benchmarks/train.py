@@ -80,11 +80,11 @@ def ours(
     from ddlflow.engines import GangEvent, GangJob
     from ddlflow.engines.local import LocalEngine
     from ddlflow.rank_protocol import RankSaid
-    from ddlflow.spec.pipeline import Train
+    from ddlflow.spec.pipeline import MlpSection, Training
     from ddlflow.train.job import Job
 
     made = tempfile.mkdtemp(prefix="ddlflow-bench-")
-    train = Train(
+    train = Training(
         objective="binary",
         epochs=epochs,
         batch_rows=batch,
@@ -93,8 +93,8 @@ def ours(
     job = Job(
         dataset=str(folder),
         folder=made,
-        model={"use": "mlp", "hidden": list(hidden)},
-        train=train.model_dump(mode="json"),
+        model=MlpSection(use="mlp", hidden=list(hidden)),
+        train=train,
         data={},
         labels="binary",
         virtual_ranks=world,

@@ -21,7 +21,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.infer.evaluate import evaluate
-from ddlflow.spec.pipeline import Data, Train
+from ddlflow.spec.pipeline import Data, MlpSection, Train
 from ddlflow.train import training
 from ddlflow.train.auto import resolve
 from ddlflow.train.job import Job
@@ -75,8 +75,8 @@ def trained(root: Path, frame: pd.DataFrame, labels: Any, seed: int) -> tuple[fl
     job = Job(
         dataset=str(root / "d"),
         folder=str(root / "job"),
-        model={"use": "mlp"},
-        train=train.model_dump(mode="json"),
+        model=MlpSection(use="mlp"),
+        train=train,
         data=spec.model_dump(mode="json"),
         labels=labels,
         virtual_ranks=1,

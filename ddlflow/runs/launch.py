@@ -28,6 +28,7 @@ from ddlflow.train.events import (
 )
 from ddlflow.train.job import Job
 from ddlflow.train.rank import PRELOAD
+from ddlflow.train.result import TrainingResult
 
 COME_BACK_S = 4.0  # a nanny starts a worker again in 1 to 3 s; waiting for it keeps the world
 
@@ -36,7 +37,7 @@ COME_BACK_S = 4.0  # a nanny starts a worker again in 1 to 3 s; waiting for it k
 class Launched:
     """How a training ended: what rank 0 said of it, and the attempts that it took."""
 
-    result: dict[str, Any]
+    result: TrainingResult
     attempts: tuple[TrainAttempt, ...]
 
 
@@ -78,7 +79,7 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: OnTrainEv
     before: Failure | None = None
     highest = 0  # step of a checkpoint so far
     in_vain = 0  # attempts in a row without a higher one
-    with session.screen.bar("train", rows * job.train_spec.epochs, "rows") as show:
+    with session.screen.bar("train", rows * job.train.epochs, "rows") as show:
         while True:
             ranks = _ranks_left(session, spread) if attempts else spread.world
             attempt = _RunningAttempt(len(attempts) + 1, ranks)
@@ -86,7 +87,9 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: OnTrainEv
             tell(attempt.now)
             result = _attempt(session, job, attempt, tell, show)
             if result.values is not None:
-                return Launched(result.values[0], tuple(one.now for one in attempts))
+                return Launched(
+                    TrainingResult.from_json(result.values[0]), tuple(one.now for one in attempts)
+                )
             failure = result.failure or _asked_to_stop(_logs(session, job), ranks)
             # The rank may have raised before it told of a step of this attempt.
             failure = replace(failure, step=max(failure.step or 0, attempt.now.from_step))
@@ -122,7 +125,7 @@ def _attempt(
         open_store(job.folder),
         attempt.now.world,
         job.device,
-        must_be_alike=job.train_spec.determinism == "elastic",
+        must_be_alike=job.train.determinism == "elastic",
         say=lambda text: session.screen.say(f"train: {text}"),
     )
     on_event = _listener(session, attempt, ranks, tell, show)

@@ -151,8 +151,8 @@ def train(
         job = Job(
             dataset=prepared.folder,
             folder=folder.location,
-            model=pipeline.model.model_dump(mode="json"),
-            train=spec.model_dump(mode="json"),
+            model=pipeline.model,
+            train=spec,
             data=redacted_values(pipeline.data.model_dump(mode="json")),
             labels=pipeline.labels,
             virtual_ranks=1,
@@ -164,8 +164,9 @@ def train(
         spread = setup(session, spec, folder, rows["train"], num_parameters(job))
         job = replace(job, virtual_ranks=spread.virtual_ranks, threads=spread.threads)
         trained = launch(session, job, spread, rows["train"], tell)
+        result = trained.result.to_json()
         return TrainResult(
-            **{key: value for key, value in trained.result.items() if key != "trail"},
+            **{key: value for key, value in result.items() if key != "trail"},
             attempts=trained.attempts,
             ranks=tuple(ranks_of_attempts(folder)),
             model=job.model_folder.location,

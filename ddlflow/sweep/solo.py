@@ -34,7 +34,7 @@ from ddlflow.train.parallel.layout import ALONE
 from ddlflow.train.parallel.replica import read
 from ddlflow.train.parallel.whole import WholeReplica
 from ddlflow.train.penalty import penalty_on
-from ddlflow.train.saved.state import State, Tensors, copied
+from ddlflow.train.saved.state import Snapshot, State, Tensors, copied
 from ddlflow.train.tasks.task import Loss
 from ddlflow.train.validation import Validation
 
@@ -186,13 +186,13 @@ class Solo:
             "epoch": self.epoch,
             "results": {id_: result.to_plain() for id_, result in self.results.items()},
             "standings": [self._standing.to_plain()] if self.alive else [],
-            "state": self._state.snapshot(),
+            "state": self._state.snapshot().to_plain(),
             "best": self._best,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
         check_settings(self._standing.member, saved["settings"][0])
-        self._state.restore(saved["state"])
+        self._state.restore(Snapshot.from_plain(saved["state"]))
         self.results = {id_: Result(**plain) for id_, plain in saved["results"].items()}
         if saved["standings"]:
             self._standing.restore(saved["standings"][0])

@@ -172,7 +172,7 @@ def _to_rung(task: PieceTask, piece: Piece, prepared: Prepared, folder: Store) -
     checkpoints = folder.at("checkpoints")
     saved = checkpoint.latest(checkpoints)
     if saved is not None:
-        trained.restore(saved)
+        trained.restore(dict(saved))
     trained.drop(set(task.dropped) & set(trained.alive), "it was not among the best of its rung")
     last_save = time.monotonic()
     while trained.alive and (task.until is None or trained.epoch < task.until):

@@ -18,21 +18,21 @@ from ddlflow.train.tasks.target import LabelTarget
 def task_of(job: Job, label: LabelTarget) -> LabelTask:
     """The job's task, with user code resolved."""
     code = Path(job.code) if job.code else None
-    return resolved_task(job.train_spec.objective, code, label)
+    return resolved_task(job.train.objective, code, label)
 
 
 def first_net(job: Job, manifest: Manifest, task: LabelTask) -> nn.Module:
     """The untrained model: its weights are a function of the seed."""
-    spec = job.model_spec
+    spec = job.model
     code = Path(job.code) if job.code else None
-    seed_random(torch.device("cpu"), job.train_spec.seed, 0, -1)
+    seed_random(torch.device("cpu"), job.train.seed, 0, -1)
     return build(
         spec,
         num_features=len(manifest.feature_names),
         category_sizes=[category.size for category in manifest.categories],
         num_outputs=task.num_outputs or 1,
         user_class=resolve(spec.use, code) if isinstance(spec, UserCode) else None,
-        from_zero=job.train_spec.standardises_label,
+        from_zero=job.train.standardises_label,
         names=manifest.columns.features,
         tensors=manifest.tensors,
     )

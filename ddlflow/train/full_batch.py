@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.optimizer import StateDict
 
 from ddlflow.data.shards.batches import Chunk
 from ddlflow.data.shards.batches import mark as mark_of
@@ -66,10 +67,10 @@ class FullBatchOptimizer(torch.optim.LBFGS):
         net.load_state_dict(self.exact.state_dict())
         return all(bool(weight.isfinite().all()) for weight in net.parameters())
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {**super().state_dict(), "exact": self.exact.state_dict()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self.exact.load_state_dict(state_dict["exact"])
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "exact"})
 

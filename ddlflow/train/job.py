@@ -1,7 +1,7 @@
-"""What a rank is told: one training, as small JSON values."""
+"""What a rank is told: one training; to the rank it goes as small JSON values."""
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Literal, Self
 
 from pydantic import TypeAdapter
 
@@ -21,7 +21,8 @@ class Job:
         folder: the training's own place: ``checkpoints/`` and, at the end, ``model/``.
         model: the pipeline's ``model`` section.
         train: the pipeline's ``train`` section, with a number for every ``auto``.
-        data: the pipeline's ``data`` section: the model keeps it, to read further sources alike.
+        data: the pipeline's ``data`` section without secrets: the model keeps it as it is, to read
+            further sources alike.
         labels: how labels are read.
         virtual_ranks: slices of a global batch, at least the world. With any determinism but
             elastic a rank computes its slices as one; it has several where ranks were lost.
@@ -35,9 +36,9 @@ class Job:
 
     dataset: str
     folder: str
-    model: dict[str, Any]
-    train: dict[str, Any]
-    data: dict[str, Any]
+    model: Model
+    train: Training
+    data: JsonObject
     labels: ObjectiveName
     virtual_ranks: int
     threads: int
@@ -47,24 +48,35 @@ class Job:
     attempt: str = "0"
     saved_step: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def to_json(self) -> JsonObject:
+        return {**asdict(self), "model": self.model_json, "train": self.train_json}
 
     @classmethod
-    def from_json(cls, values: JsonObject) -> "Job":
-        return cls(**values)
+    def from_json(cls, values: JsonObject) -> Self:
+        sections = {
+            "model": _MODEL.validate_python(values["model"]),
+            "train": Training.model_validate(values["train"]),
+        }
+        return cls(**{**values, **sections})
 
     def here(self) -> "Job":
         """The job with its code as a folder of this host."""
         return replace(self, code=str(open_store(self.code).local_folder()) if self.code else None)
 
     @property
-    def model_spec(self) -> Model:
-        return _MODEL.validate_python(self.model)
+    def model_json(self) -> JsonObject:
+        return self.model.model_dump(mode="json")
 
     @property
-    def train_spec(self) -> Training:
-        return Training.model_validate(self.train)
+    def train_json(self) -> JsonObject:
+        return self.train.model_dump(mode="json")
+
+    @property
+    def settings(self) -> "TrainingSettings":
+        train = {k: v for k, v in self.train_json.items() if k != "checkpoint_every_s"}
+        return TrainingSettings(
+            self.model_json, train, self.virtual_ranks, self.threads, self.device
+        )
 
     @property
     def checkpoints(self) -> Store:
@@ -77,3 +89,27 @@ class Job:
     @property
     def model_folder(self) -> Store:
         return open_store(self.folder).at("model")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """What decides the bits of a training: a checkpoint of other settings is not gone on from.
+
+    Attributes:
+        model: the pipeline's ``model`` section.
+        train: the pipeline's ``train`` section, but for how often checkpoints are written.
+        virtual_ranks: as in `Job`.
+        threads: as in `Job`.
+        device: as in `Job`.
+    """
+
+    model: JsonObject
+    train: JsonObject
+    virtual_ranks: int
+    threads: int
+    device: str
+
+    def changed(self, before: "TrainingSettings") -> list[str]:
+        """The names of what was otherwise before."""
+        names = (one.name for one in fields(self))
+        return [name for name in names if getattr(self, name) != getattr(before, name)]

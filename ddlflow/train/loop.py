@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ddlflow.data.shards.batches import Batches
 from ddlflow.data.shards.order import num_steps
@@ -12,11 +11,12 @@ from ddlflow.errors import TrainingError
 from ddlflow.spec.pipeline import Training
 from ddlflow.train.early_stopping import improves, is_out_of_patience
 from ddlflow.train.events import EpochEnded, Progressed, Tell
+from ddlflow.train.job import TrainingSettings
 from ddlflow.train.optimizer_step import optimizer_step
 from ddlflow.train.parallel.replica import Replica, read
 from ddlflow.train.pulse import Pulse
 from ddlflow.train.saved.ledger import Ledger
-from ddlflow.train.saved.state import BestEpoch, State, copied
+from ddlflow.train.saved.state import BestEpoch, Saved, State, copied
 from ddlflow.train.saved.writer import Writer
 from ddlflow.train.tasks.task import Task
 from ddlflow.train.validation import row_of
@@ -49,7 +49,7 @@ class Surroundings:
     ledger: Ledger  # of the rows that this rank puts into each batch
     writer: Writer | None  # rank 0 alone keeps checkpoints
     compare: Callable[[State, str], None]  # raises where the ranks are not alike any more
-    settings: dict[str, Any]  # of this training: a checkpoint is good for the same ones alone
+    settings: TrainingSettings  # of this one: a checkpoint is good for the same ones alone
     rows: int
     sharing: Callable[[int], int]  # by its rows, among how many a batch's gradient is shared
     mine: int  # virtual ranks of this rank
@@ -145,8 +145,8 @@ def mark_digest(state: State, around: Surroundings) -> None:
 def save(state: State, around: Surroundings) -> None:
     """Hands the state to the checkpoints' writer, on the rank that has one."""
     if around.writer is not None:
-        saved = {"settings": around.settings, "state": state.snapshot()}
-        around.writer.put(state.steps, saved)
+        saved = Saved(around.settings, state.snapshot())
+        around.writer.put(state.steps, saved.to_plain())
 
 
 def read_losses(state: State, around: Surroundings) -> None:

@@ -111,7 +111,7 @@ def _run(start: RankStart, emit: Emit, stop: threading.Event) -> None:
     if job.code is not None:
         sys.path.insert(0, job.code)
     torch.set_num_threads(job.threads)
-    fast = job.train_spec.determinism == "off"
+    fast = job.train.determinism == "off"
     torch.use_deterministic_algorithms(not fast, warn_only=True)
     torch.backends.cudnn.benchmark = fast
     if fast:

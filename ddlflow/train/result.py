@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Self
 
+from ddlflow.rank_protocol import JsonObject
 from ddlflow.train.events import DigestMarked
 
 
@@ -37,6 +38,12 @@ class TrainingResult:
     trail: Sequence[DigestMarked]
     worlds: Sequence[int]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain values by these names."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: JsonObject) -> Self:
+        """What `to_json` gave."""
+        trail = [DigestMarked(**entry) for entry in values["trail"]]
+        return cls(**{**values, "trail": trail})

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,12 +30,12 @@ from ddlflow.train.precision import LossOf
 from ddlflow.train.pulse import Pulse
 from ddlflow.train.result import TrainingResult
 from ddlflow.train.saved import fence
-from ddlflow.train.saved.checkpoint import Say
+from ddlflow.train.saved.checkpoint import Plain, Say
 from ddlflow.train.saved.digests import digest
 from ddlflow.train.saved.export import rows_mark, save_model
 from ddlflow.train.saved.ledger import Ledger, publish
 from ddlflow.train.saved.space import wait_for_space
-from ddlflow.train.saved.state import State
+from ddlflow.train.saved.state import Saved, Snapshot, State
 from ddlflow.train.saved.writer import Writer
 from ddlflow.train.split_rows import split_rows, standardisation_of
 from ddlflow.train.tasks.target import label_target
@@ -66,7 +65,7 @@ def run(
     Raises:
         TrainingError, Stopped: as the loop.
     """
-    folder, spec = job.dataset, job.train_spec
+    folder, spec = job.dataset, job.train
     pulse = pulse or Pulse(lambda event: None, 0.0)
     say = partial(_note, tell)
     patiently = partial(wait_for_space, what=f"storage {job.folder}", pulse=pulse, say=say)
@@ -83,10 +82,9 @@ def run(
     state = State(net, optimizer)
     ranks = Ranks(rank, world, group, device)
     attempt = patiently(lambda: _begin(job)) if rank == 0 else 0
-    saved = resumed(job.checkpoints, ranks, say, at_least=job.saved_step)
-    if saved is not None:
-        _same_training(saved, job)
-        state.restore(saved["state"])
+    found = resumed(job.checkpoints, ranks, say, at_least=job.saved_step)
+    if found is not None:
+        state.restore(_saved_state(found, job))
         tell(Resumed(state.steps, state.history))
     elif held is not None and rank == 0:
         say(f"The components of pca hold {held:.1%} of the features' variance.")
@@ -127,7 +125,7 @@ def run(
         ledger=Ledger(job.ledgers, job.attempt, rank, world, patiently),
         writer=writer,
         compare=is_alike,
-        settings=settings(job),
+        settings=job.settings,
         rows=rows.rows,
         sharing=layout.sharing,
         mine=len(layout.mine),
@@ -197,7 +195,7 @@ def _note(tell: Tell, text: str) -> None:
 
 def layout_of(job: Job, rank: int, world: int) -> RankLayout:
     """A rank's place among the ranks of an attempt."""
-    is_elastic = job.train_spec.determinism == "elastic"
+    is_elastic = job.train.determinism == "elastic"
     return RankLayout(rank, world, job.virtual_ranks, is_elastic=is_elastic)
 
 
@@ -205,7 +203,7 @@ def _replica(
     job: Job, net: nn.Module, task: Task, *, loss_of: LossOf, layout: RankLayout, group: Group
 ) -> Replica:
     """What computes and adds up the gradients, by what ``train.determinism`` promises."""
-    spec = job.train_spec
+    spec = job.train
     if spec.determinism == "elastic":
         backward = affine_backward(net, task, spec.precision, job.device)
         return WholeReplica(net, loss_of, layout, group, seed=spec.seed, backward=backward)
@@ -220,24 +218,14 @@ def _replica(
     )
 
 
-def settings(job: Job) -> dict[str, Any]:
-    """What decides the bits of a training; a checkpoint of other settings is not gone on from."""
-    return {
-        "model": job.model,
-        "train": {key: v for key, v in job.train.items() if key != "checkpoint_every_s"},
-        "virtual_ranks": job.virtual_ranks,
-        "threads": job.threads,
-        "device": job.device,
-    }
-
-
-def _same_training(saved: dict[str, Any], job: Job) -> None:
-    changed = [
-        name for name, value in settings(job).items() if saved["settings"].get(name) != value
-    ]
+def _saved_state(found: Plain, job: Job) -> Snapshot:
+    """Where a checkpoint's training stood; it has to be the job's."""
+    saved = Saved.from_plain(found, job.checkpoints.location)
+    changed = job.settings.changed(saved.settings)
     if changed:
         raise TrainingError(
             f"The checkpoint in {job.checkpoints.location} was made with other settings of "
             f"{', '.join(changed)}; going on from it would give a model that no single setting "
             "gives. Use the same, or start anew with --fresh."
         )
+    return saved.state

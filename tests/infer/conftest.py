@@ -13,7 +13,7 @@ import torch
 
 from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.shards.manifest import Manifest
-from ddlflow.spec.pipeline import Data, Train
+from ddlflow.spec.pipeline import Data, MlpSection, Training
 from ddlflow.train import training
 from ddlflow.train.job import Job
 
@@ -84,10 +84,10 @@ def fit(root: Path, source: pa.Table, spec: Data, labels: Any, epochs: int = 6) 
     job = Job(
         dataset=str(folder),
         folder=str(root / "training"),
-        model={"use": "mlp", "hidden": [12], "dropout": 0.1, "batch_norm": True},
-        train=Train(
+        model=MlpSection(use="mlp", hidden=[12], dropout=0.1, batch_norm=True),
+        train=Training(
             objective=labels, epochs=epochs, batch_rows=50, optimizer={"use": "adam", "lr": 0.02}
-        ).model_dump(mode="json"),
+        ),
         data=spec.model_dump(mode="json"),
         labels=labels,
         virtual_ranks=2,

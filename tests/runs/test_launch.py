@@ -15,6 +15,7 @@ from ddlflow.runs.events import TrainEvent
 from ddlflow.runs.failures import describe, error_of, is_final, is_same
 from ddlflow.runs.launch import _each_epoch_once, _listener, _RunningAttempt
 from ddlflow.runs.results import TrainAttempt
+from ddlflow.spec.pipeline import MlpSection, Training
 from ddlflow.train.events import EpochEnded, Noted, Resumed, to_said
 from ddlflow.train.job import Job
 
@@ -45,7 +46,9 @@ def failure(**more: Any) -> Failure:
 
 def job(folder: Path, code: str | None = "code") -> Job:
     made = str(folder / code) if code else None
-    return Job("data", str(folder), {}, {}, {}, "binary", 1, 1, "cpu", made)
+    train = Training(objective="binary", epochs=1, batch_rows=32)
+    model = MlpSection(use="mlp")
+    return Job("data", str(folder), model, train, {}, "binary", 1, 1, "cpu", made)
 
 
 def test_one_line_says_who_where_when_and_what() -> None:

@@ -153,8 +153,8 @@ def test_a_member_is_its_training(place: tuple[Path, pa.Table]) -> None:
     job = Job(
         dataset=str(root / "dataset"),
         folder=str(root / "training"),
-        model=member.model.model_dump(mode="json"),
-        train=member.train.model_dump(mode="json"),
+        model=member.model,
+        train=member.train,
         data=manifest.settings,
         labels="regression",
         virtual_ranks=1,

@@ -28,8 +28,8 @@ def test_the_same_bits(ground: Callable[..., Any], tmp_path: Path, precision: st
     job = Job(
         dataset=str(ground().prepared.folder),
         folder=str(tmp_path),
-        model=member.model.model_dump(mode="json"),
-        train=member.train.model_dump(mode="json"),
+        model=member.model,
+        train=member.train,
         data=ground().data,
         labels="binary",
         virtual_ranks=1,
@@ -58,8 +58,8 @@ def test_lbfgs_has_the_same_bits(ground: Callable[..., Any], tmp_path: Path) -> 
     job = Job(
         dataset=str(ground().prepared.folder),
         folder=str(tmp_path),
-        model=member.model.model_dump(mode="json"),
-        train=member.train.model_dump(mode="json"),
+        model=member.model,
+        train=member.train,
         data=ground().data,
         labels="binary",
         virtual_ranks=1,

@@ -15,17 +15,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed
+from pydantic import TypeAdapter
 
 from ddlflow.data.prepare.prepare import prepare
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.rank_protocol import event_line
-from ddlflow.spec.pipeline import Data, Train
+from ddlflow.spec.pipeline import Data, Model, Training
 from ddlflow.train import training
 from ddlflow.train.events import Event, to_said
 from ddlflow.train.job import Job
 
 ROWS = 700
 CPU = torch.device("cpu")
+MODEL: TypeAdapter[Model] = TypeAdapter(Model)
 FEATURES = {"numbers": ["a", "b"], "all": ["a", "b", "town"], "categories": ["town"]}
 
 
@@ -78,8 +80,8 @@ class Bench:
         return Job(
             dataset=str(self.dataset),
             folder=str(folder),
-            model=model or {"use": "mlp", "hidden": [8]},
-            train=Train(**(standard | train)).model_dump(mode="json"),
+            model=MODEL.validate_python(model or {"use": "mlp", "hidden": [8]}),
+            train=Training(**(standard | train)),
             data=self.data,
             labels=self.labels,
             virtual_ranks=virtual_ranks,

@@ -19,7 +19,7 @@ from ddlflow.errors import SpecError
 from ddlflow.infer.model import load_model
 from ddlflow.models import build
 from ddlflow.spec.model import LinearSection, MlpSection
-from ddlflow.spec.pipeline import Data, Train
+from ddlflow.spec.pipeline import Data, Training
 from ddlflow.train import components, training
 from ddlflow.train.events import Event, Noted
 from ddlflow.train.job import Job
@@ -43,10 +43,8 @@ def data(tmp_path: Path) -> tuple[pa.Table, Job]:
     job = Job(
         dataset=str(folder),
         folder=str(tmp_path / "run"),
-        model={"use": "linear", "pca": 3},
-        train=Train(
-            objective="regression", optimizer=LBFGS, epochs=200, batch_rows=20_000
-        ).model_dump(mode="json"),
+        model=LinearSection(use="linear", pca=3),
+        train=Training(objective="regression", optimizer=LBFGS, epochs=200, batch_rows=20_000),
         data=spec.model_dump(mode="json"),
         labels="regression",
         virtual_ranks=1,

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
@@ -20,7 +20,7 @@ from ddlflow.data.shards.order import BatchOrder
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.infer.evaluate import evaluate
 from ddlflow.infer.model import load_model
-from ddlflow.spec.pipeline import Data, Train
+from ddlflow.spec.pipeline import Data, Model, Train, Training
 from ddlflow.train import training
 from ddlflow.train.bad_batch import name_rows
 from ddlflow.train.job import Job
@@ -68,8 +68,8 @@ class Place:
         job = Job(
             dataset=str(self.folder),
             folder=str(self.root / name),
-            model=model,
-            train=Train.model_validate(values).model_dump(mode="json"),
+            model=TypeAdapter(Model).validate_python(model),
+            train=Training.model_validate(values),
             data=self.data.model_dump(mode="json"),
             labels="regression",
             virtual_ranks=values.get("virtual_ranks", 1),
@@ -111,7 +111,7 @@ def test_predictions_are_those_of_least_squares(place: Callable[[str], Place], n
     np.testing.assert_allclose(less, peer.predict(x), atol=1e-4 * deviation + 2 * steps)
 
     test = here.rows("test")
-    how = {"spec": job.train_spec, "feature": "a", "threads": 1, "map_over": in_turn}
+    how = {"spec": job.train, "feature": "a", "threads": 1, "map_over": in_turn}
     scored = evaluate(Path(job.model_folder.location), here.folder, "test", **how)
     true, predicted = near[test], peer.predict(x[test])
     metrics = scored.metrics

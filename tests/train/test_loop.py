@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from torch import nn
 
 from ddlflow.data.shards.batches import Chunk
-from ddlflow.errors import TrainingError
+from ddlflow.errors import CheckpointError, TrainingError
 from ddlflow.models import build
 from ddlflow.spec.pipeline import MlpSection, Penalty, Train
 from ddlflow.train.events import DigestMarked, EpochEnded, Event
+from ddlflow.train.job import TrainingSettings
 from ddlflow.train.loop import Stopped, Surroundings, end_epoch, progress, train
 from ddlflow.train.optimizers import make_optimizer
 from ddlflow.train.parallel.layout import ALONE
@@ -22,11 +24,12 @@ from ddlflow.train.parallel.whole import WholeReplica
 from ddlflow.train.penalty import penalised
 from ddlflow.train.precision import loss_of
 from ddlflow.train.saved.digests import digest
-from ddlflow.train.saved.state import State
+from ddlflow.train.saved.state import Saved, Snapshot, State
 from ddlflow.train.schedules import factor
 from ddlflow.train.tasks.table import task_for
 from ddlflow.train.tasks.task import Loss
 
+SETTINGS = TrainingSettings({"use": "mlp"}, {"epochs": 3}, 1, 1, "cpu")
 NO_MARKS = np.zeros(0, np.uint64)
 ROWS, SIZE = 22, 5
 STEPS = 5  # in an epoch; the last batch has two rows
@@ -98,7 +101,7 @@ def around(state: State, **values: Any) -> Surroundings:
         "writer": Kept(),
         "compare": lambda state, digest: None,
         "ledger": SimpleNamespace(begin=lambda chunk, slices: None, count=lambda: None),
-        "settings": {"a": 1},
+        "settings": SETTINGS,
         "rows": ROWS,
         "sharing": lambda batch_rows: 1,
         "mine": 1,
@@ -239,7 +242,7 @@ def test_a_checkpoint_at_each_epochs_end_and_when_it_is_time(
         state = begun(wanted)
         train(state, wanted, around(state, writer=writer))
         assert sorted({step for step, _ in writer.states}) == at
-        assert all(kept["settings"] == {"a": 1} for _, kept in writer.states)
+        assert all(kept["settings"] == asdict(SETTINGS) for _, kept in writer.states)
 
 
 def test_from_any_checkpoint_on_the_training_is_the_same() -> None:
@@ -255,7 +258,7 @@ def test_from_any_checkpoint_on_the_training_is_the_same() -> None:
     train(whole, wanted, around(whole, writer=writer, validate=validate))
     for step, kept in writer.states:
         state = begun(wanted)
-        state.restore(kept["state"])
+        state.restore(Snapshot.from_plain(kept["state"]))
         assert state.steps == step
         train(state, wanted, around(state, validate=validate))
         assert digest(state.net) == digest(whole.net)
@@ -267,6 +270,14 @@ def test_from_any_checkpoint_on_the_training_is_the_same() -> None:
         assert state.best is not None
         assert whole.best is not None
         assert state.best.epoch == whole.best.epoch
+
+
+def test_what_a_checkpoint_holds_comes_back_and_another_versions_is_named() -> None:
+    kept = Saved(SETTINGS, begun(spec()).snapshot()).to_plain()
+    assert Saved.from_plain(kept, "here").to_plain() == kept
+    for lacking in ({**kept, "state": {}}, {**kept, "settings": {"a": 1}}):
+        with pytest.raises(CheckpointError, match="in here was written by another version"):
+            Saved.from_plain(lacking, "here")
 
 
 def without_speed(row: dict[str, float]) -> dict[str, float]:

@@ -90,7 +90,7 @@ def test_a_model_in_a_bucket_predicts_and_scores_as_the_one_in_a_folder(
     assert here.identity == there.identity
     batch = made.source.to_batches()[0]
     assert here.predict(batch).equals(there.predict(batch))
-    how: dict[str, Any] = {"spec": made.job(tmp_path, **MORE).train_spec, "feature": None}
+    how: dict[str, Any] = {"spec": made.job(tmp_path, **MORE).train, "feature": None}
     how |= {"threads": 1, "map_over": lambda f, items, name: map(f, items)}
     ours = evaluate(tmp_path / "model", made.dataset, "validation", **how)
     theirs = evaluate(store.at("model"), store.at("dataset"), "validation", **how)

@@ -399,7 +399,7 @@ def test_weights_that_are_not_finite_are_never_kept(
         made.train(tmp_path / "t", **more)
     assert not (tmp_path / "t" / "model").exists()
     for name in checkpoint.files(tmp_path / "t" / "checkpoints"):
-        net = checkpoint.read(tmp_path / "t" / "checkpoints", name)["state"]["net"]
+        net = checkpoint.read(tmp_path / "t" / "checkpoints", name).state["state"]["net"]
         assert all(tensor.isfinite().all() for tensor in net.values())
 
 

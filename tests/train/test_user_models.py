@@ -81,7 +81,7 @@ def test_a_sweep_trains_it_to_the_same_model(
     job = place.job(tmp_path / "one", **more)
     alone = place.train(tmp_path / "one", **more)
     prepared = Prepared(place.dataset, place.manifest, {None: whole(place.dataset, place.manifest)})
-    member = Member("m", job.model_spec, job.train_spec, None)
+    member = Member("m", job.model, job.train, None)
     trained = start(Piece((member,), False, ""), replace(prepared, code=code))
     while trained.alive:
         trained.run_epoch()

@@ -10,7 +10,6 @@ A message each time of a few numbers: nothing that a step would notice.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ import torch.distributed as dist
 from ddlflow.errors import CheckpointError, TrainingError
 from ddlflow.store.store import Place, Store, store_of
 from ddlflow.train.saved import checkpoint
-from ddlflow.train.saved.checkpoint import Say
+from ddlflow.train.saved.checkpoint import Plain, Say
 from ddlflow.train.saved.state import State
 
 # Source: nfs(5), acdirmax: a listing may be so old.
@@ -62,7 +61,7 @@ class Ranks:
 
 def resumed(
     place: Place, ranks: Ranks, say: Say, *, at_least: int = 0, patience_s: float = PATIENCE_S
-) -> dict[str, Any] | None:
+) -> Plain | None:
     """The checkpoint that all ranks go on from, by rank 0's choice; None: from the start.
 
     Args:
@@ -76,14 +75,14 @@ def resumed(
         CheckpointError: this rank cannot read what rank 0 has read.
     """
     folder = store_of(place)
-    saved: dict[str, Any] | None = None
+    saved: Plain | None = None
     told = [NONE, 0, *_numbers("")]
     if ranks.rank == 0:
         _wait_for(folder, at_least, say, patience_s)
         found = checkpoint.newest(folder, say)
         if found is not None:
-            name, saved, sha256 = found
-            told = [checkpoint.attempt_of(name), checkpoint.step_of(name), *_numbers(sha256)]
+            saved, name = found.state, found.name
+            told = [checkpoint.attempt_of(name), checkpoint.step_of(name), *_numbers(found.sha256)]
     attempt, step, *digest = ranks.gathered(told)[0]
     if ranks.rank == 0 or attempt == NONE:
         return saved
@@ -141,23 +140,21 @@ def _wait_for(folder: Store, step: int, say: Say, patience_s: float) -> None:
         )
 
 
-def _exactly(
-    folder: Store, name: str, digest: list[int], rank: int, patience_s: float
-) -> dict[str, Any]:
+def _exactly(folder: Store, name: str, digest: list[int], rank: int, patience_s: float) -> Plain:
     """The state in a file, whose bytes have to be those that rank 0 read."""
-    state: dict[str, Any] = {}
+    state: Plain = {}
     problem = ""
 
     def read() -> bool:
         nonlocal state, problem
         try:
-            state, sha256 = checkpoint.read_with_hash(folder, name)
+            found = checkpoint.read(folder, name)
         except CheckpointError as error:
             problem = str(error)
             return False
-        path = f"{folder.location}/{name}"
+        state, path = found.state, f"{folder.location}/{name}"
         problem = f"checkpoint {path} holds something else than what rank 0 read."
-        return _numbers(sha256) == digest
+        return _numbers(found.sha256) == digest
 
     if not _until(read, patience_s):
         raise CheckpointError(

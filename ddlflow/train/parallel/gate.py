@@ -22,8 +22,7 @@ import secrets
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
 LOOPBACK = "127.0.0.1"
 _NONCE_BYTES = 32
@@ -48,15 +47,41 @@ class Gate:
     _process: "subprocess.Popen[str]"  # its standard input is open for as long as it is wanted
 
 
+@dataclass(frozen=True, slots=True)
+class GateOrder:
+    """What a gate's process is told.
+
+    Attributes:
+        host: the address that it listens on.
+        to_host: where it leads.
+        to_port: where it leads.
+        proves: it is a way: it proves that it knows the secret; a door asks for that.
+        secret: of the gang, in hexadecimal digits.
+    """
+
+    host: str
+    to_host: str
+    to_port: int
+    proves: bool
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GateOpened:
+    """What it says once it listens; see `Gate`."""
+
+    port: int
+    everywhere: bool
+
+
 def open_door(host: str, store_port: int, secret: str) -> Gate:
     """Lets those who know the secret from an address of this machine into a store on loopback."""
-    return _opened({"host": host, "to": [LOOPBACK, store_port], "proves": False, "secret": secret})
+    return _opened(GateOrder(host, LOOPBACK, store_port, proves=False, secret=secret))
 
 
 def open_way(door_host: str, door_port: int, secret: str) -> Gate:
     """Leads from a port on loopback through a door elsewhere."""
-    to = [door_host, door_port]
-    return _opened({"host": LOOPBACK, "to": to, "proves": True, "secret": secret})
+    return _opened(GateOrder(LOOPBACK, door_host, door_port, proves=True, secret=secret))
 
 
 def listening(host: str, port: int = 0) -> socket.socket:
@@ -76,7 +101,7 @@ def listening(host: str, port: int = 0) -> socket.socket:
     return opened
 
 
-def _opened(told: dict[str, Any]) -> Gate:
+def _opened(order: GateOrder) -> Gate:
     process = subprocess.Popen(
         [sys.executable, "-m", "ddlflow.train.parallel.gate"],
         stdin=subprocess.PIPE,
@@ -85,32 +110,34 @@ def _opened(told: dict[str, Any]) -> Gate:
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(json.dumps(told) + "\n")
+    process.stdin.write(json.dumps(asdict(order)) + "\n")
     process.stdin.flush()
-    answer = json.loads(process.stdout.readline())
-    return Gate(answer["port"], answer["everywhere"], process)
+    answer = GateOpened(**json.loads(process.stdout.readline()))
+    return Gate(answer.port, answer.everywhere, process)
 
 
 def main() -> None:
     """Serves until standard input ends."""
-    told = json.loads(sys.stdin.readline())
+    order = GateOrder(**json.loads(sys.stdin.readline()))
     everywhere = False
     try:
-        opened = listening(told["host"])
+        opened = listening(order.host)
     except OSError:  # the cluster's name for this worker is one of a router, say
         everywhere, opened = True, socket.create_server(("", 0))
-    answer = {"port": opened.getsockname()[1], "everywhere": everywhere}
-    sys.stdout.write(json.dumps(answer) + "\n")
+    answer = GateOpened(opened.getsockname()[1], everywhere)
+    sys.stdout.write(json.dumps(asdict(answer)) + "\n")
     sys.stdout.flush()
-    secret, (host, port) = bytes.fromhex(told["secret"]), told["to"]
+    secret = bytes.fromhex(order.secret)
 
     async def lead(reader: Reader, writer: Writer) -> None:
         with contextlib.suppress(OSError, EOFError, TimeoutError, PermissionError):
             async with asyncio.timeout(_PROVE_S):
-                if not told["proves"]:
+                if not order.proves:
                     await ask(reader, writer, secret)
-                inner_reader, inner_writer = await asyncio.open_connection(host, port)
-                if told["proves"]:
+                inner_reader, inner_writer = await asyncio.open_connection(
+                    order.to_host, order.to_port
+                )
+                if order.proves:
                     await prove(inner_reader, inner_writer, secret)
             await asyncio.gather(_pass(reader, inner_writer), _pass(inner_reader, writer))
         writer.close()

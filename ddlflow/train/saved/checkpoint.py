@@ -14,6 +14,7 @@ import io
 import logging
 import pickle
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
@@ -29,7 +30,23 @@ HEAD_BYTES = len(MAGIC) + 64 + 1
 SUFFIX = ".ckpt"
 KEPT = 2
 Say = Callable[[str], object]
+Plain = Mapping[str, Any]  # tensors and plain values, by names that the writer knows
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that was read and is whole.
+
+    Attributes:
+        name: of the file.
+        state: what it holds.
+        sha256: of its bytes.
+    """
+
+    name: str
+    state: Plain
+    sha256: str
 
 
 def file_name(attempt: int, step: int) -> str:
@@ -52,7 +69,7 @@ def files(place: Place) -> list[str]:
     return [name for name in store_of(place).list() if fnmatch(name, f"attempt-*-step-*{SUFFIX}")]
 
 
-def write(place: Place, step: int, state: Mapping[str, Any], attempt: int = 0) -> str:
+def write(place: Place, step: int, state: Plain, attempt: int = 0) -> str:
     """Writes a checkpoint whole; keeps the last two. Returns its name.
 
     Raises:
@@ -84,17 +101,12 @@ def _remove_older(folder: Store, name: str) -> None:
         remove_leftovers(folder.root)
 
 
-def read(place: Place, name: str) -> dict[str, Any]:
+def read(place: Place, name: str) -> Checkpoint:
     """Reads a checkpoint after its hash is seen to be right.
 
     Raises:
         CheckpointError: not a checkpoint, or damaged.
     """
-    return read_with_hash(place, name)[0]
-
-
-def read_with_hash(place: Place, name: str) -> tuple[dict[str, Any], str]:
-    """As `read`, with the SHA-256 of what was read."""
     folder = store_of(place)
     path = f"{folder.location}/{name}"
     try:
@@ -112,20 +124,20 @@ def read_with_hash(place: Place, name: str) -> tuple[dict[str, Any], str]:
         raise CheckpointError(
             f"checkpoint {path} holds something else than tensors and plain values: it is not read."
         ) from error
-    return dict(state), sha256
+    return Checkpoint(name, state, sha256)
 
 
-def latest(place: Place, say: Say = log.warning) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole; a damaged one is named and passed over."""
+def latest(place: Place, say: Say = log.warning) -> Plain | None:
+    """What the newest checkpoint holds, as `newest` finds it."""
     found = newest(place, say)
-    return found[1] if found else None
+    return None if found is None else found.state
 
 
-def newest(place: Place, say: Say = log.warning) -> tuple[str, dict[str, Any], str] | None:
-    """As `latest`, with the file's name and its SHA-256."""
+def newest(place: Place, say: Say = log.warning) -> Checkpoint | None:
+    """The newest checkpoint that is whole; a damaged one is named and passed over."""
     for name in reversed(files(place)):
         try:
-            return (name, *read_with_hash(place, name))
+            return read(place, name)
         except CheckpointError as error:
             say(f"{error} The one before is used, if there is one.")
     return None

@@ -1,13 +1,17 @@
 """Where a training stands: all that a checkpoint holds and a resumed training goes on from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.optim.optimizer import StateDict
 
+from ddlflow.errors import CheckpointError
 from ddlflow.train.events import DigestMarked
+from ddlflow.train.job import TrainingSettings
+from ddlflow.train.saved.checkpoint import Plain
 from ddlflow.train.saved.digests import digest
 from ddlflow.train.tasks.task import Loss
 
@@ -28,9 +32,104 @@ class BestEpoch:
     value: float
     tensors: Tensors
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> Plain:
         """For a checkpoint; the tensors are not copied, as nobody changes them."""
         return {"epoch": self.epoch, "value": self.value, "tensors": self.tensors}
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A `State` at one moment, on the CPU: nobody changes its tensors.
+
+    Attributes:
+        net: the net's state.
+        optimizer: the optimizer's state, as torch has it.
+        epoch: as all that follow, of `State`.
+    """
+
+    net: Tensors
+    optimizer: StateDict
+    epoch: int
+    step: int
+    steps: int
+    loss_sum: float
+    loss_count: int
+    seconds: float
+    history: Sequence[dict[str, float]]
+    trail: Sequence[DigestMarked]
+    best: BestEpoch | None
+    ended: bool
+
+    def to_plain(self) -> Plain:
+        """For a checkpoint; the tensors are not copied."""
+        return {
+            "net": self.net,
+            "optimizer": self.optimizer,
+            "position": [self.epoch, self.step, self.steps],
+            "loss": [self.loss_sum, self.loss_count],
+            "seconds": self.seconds,
+            "history": list(self.history),
+            "trail": [asdict(entry) for entry in self.trail],
+            "best": None if self.best is None else self.best.to_plain(),
+            "ended": self.ended,
+        }
+
+    @classmethod
+    def from_plain(cls, saved: Plain) -> Self:
+        """What `to_plain` gave."""
+        epoch, step, steps = saved["position"]
+        loss_sum, loss_count = saved["loss"]
+        return cls(
+            net=saved["net"],
+            optimizer=saved["optimizer"],
+            epoch=epoch,
+            step=step,
+            steps=steps,
+            loss_sum=loss_sum,
+            loss_count=loss_count,
+            seconds=saved["seconds"],
+            history=saved["history"],
+            trail=[DigestMarked(**entry) for entry in saved["trail"]],
+            best=None if saved["best"] is None else BestEpoch(**saved["best"]),
+            ended=saved["ended"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a training's checkpoint holds.
+
+    Attributes:
+        settings: of the training, which alone may go on from it.
+        state: where it stood.
+    """
+
+    settings: TrainingSettings
+    state: Snapshot
+
+    def to_plain(self) -> Plain:
+        """For the file."""
+        return {"settings": asdict(self.settings), "state": self.state.to_plain()}
+
+    @classmethod
+    def from_plain(cls, saved: Plain, where: str) -> Self:
+        """What `to_plain` gave.
+
+        Args:
+            saved: what the file holds.
+            where: it lies, for the error.
+
+        Raises:
+            CheckpointError: another version of ddlflow wrote it.
+        """
+        try:
+            settings = TrainingSettings(**saved["settings"])
+            return cls(settings, Snapshot.from_plain(saved["state"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"The checkpoint in {where} was written by another version of ddlflow "
+                f"({type(error).__name__}: {error}). Use that version, or start anew with --fresh."
+            ) from error
 
 
 @dataclass(slots=True)
@@ -67,31 +166,31 @@ class State:
     ended: bool = False
     unread: list[Loss] = field(default_factory=list)
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> Snapshot:
         """A copy on the CPU that later steps do not change."""
-        return {
-            "net": copied(self.net.state_dict()),
-            "optimizer": _copied_tree(self.optimizer.state_dict()),
-            "position": [self.epoch, self.step, self.steps],
-            "loss": [self.loss_sum, self.loss_count],
-            "seconds": self.seconds,
-            "history": [dict(row) for row in self.history],
-            "trail": [asdict(entry) for entry in self.trail],
-            "best": None if self.best is None else self.best.to_plain(),
-            "ended": self.ended,
-        }
+        return Snapshot(
+            net=copied(self.net.state_dict()),
+            optimizer=_copied_tree(self.optimizer.state_dict()),
+            epoch=self.epoch,
+            step=self.step,
+            steps=self.steps,
+            loss_sum=self.loss_sum,
+            loss_count=self.loss_count,
+            seconds=self.seconds,
+            history=[dict(row) for row in self.history],
+            trail=list(self.trail),
+            best=self.best,
+            ended=self.ended,
+        )
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
+    def restore(self, saved: Snapshot) -> None:
         """Goes back to a snapshot."""
-        self.net.load_state_dict(saved["net"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.epoch, self.step, self.steps = saved["position"]
-        self.loss_sum, self.loss_count = saved["loss"]
-        self.seconds = saved["seconds"]
-        self.history = list(saved["history"])
-        self.trail = [DigestMarked(**entry) for entry in saved["trail"]]
-        self.best = None if saved["best"] is None else BestEpoch(**saved["best"])
-        self.ended = saved["ended"]
+        self.net.load_state_dict(saved.net)
+        self.optimizer.load_state_dict(saved.optimizer)
+        self.epoch, self.step, self.steps = saved.epoch, saved.step, saved.steps
+        self.loss_sum, self.loss_count = saved.loss_sum, saved.loss_count
+        self.seconds, self.ended = saved.seconds, saved.ended
+        self.history, self.trail, self.best = list(saved.history), list(saved.trail), saved.best
 
     def mark_digest(self) -> DigestMarked:
         """Adds the parameters as they are now to the digest trail; returns the entry."""

@@ -3,12 +3,11 @@
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from ddlflow.errors import CheckpointError
 from ddlflow.store.store import Place, store_of
 from ddlflow.train.saved import checkpoint, fence
-from ddlflow.train.saved.checkpoint import Say
+from ddlflow.train.saved.checkpoint import Plain, Say
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +33,14 @@ class Writer:
         self._folder, self._attempt = store_of(folder), attempt
         self._say, self._on_saved = say, on_saved
         self._error: Exception | None = None  # of the last state that was tried
-        self._waiting: tuple[int, dict[str, Any]] | None = None
+        self._waiting: tuple[int, Plain] | None = None
         self._changed = threading.Condition()
         self._ended = False
         self._is_over = False
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
         self._thread.start()
 
-    def put(self, step: int, state: dict[str, Any]) -> None:
+    def put(self, step: int, state: Plain) -> None:
         """Hands over a state whose tensors nobody changes any more; returns at once.
 
         Raises:
@@ -82,7 +81,7 @@ class Writer:
             if again:
                 self._saved(*task)
 
-    def _saved(self, step: int, state: dict[str, Any]) -> bool:
+    def _saved(self, step: int, state: Plain) -> bool:
         """Tries to write a state; says so where that fails for the first time, or works again.
 
         Whatever is wrong with a disk, a library or the memory, a healthy training outlives it; the

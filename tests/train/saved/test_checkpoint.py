@@ -28,7 +28,7 @@ def steps_kept(folder: Path) -> list[int]:
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     name = write(tmp_path / "new", 12, state(12))
-    found = read(tmp_path / "new", name)
+    found = read(tmp_path / "new", name).state
     assert found["step"] == 12
     assert found["history"] == [{"x": 1}]
     assert torch.equal(found["weights"]["a"], torch.full((10,), 12.0))

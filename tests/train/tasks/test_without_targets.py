@@ -125,7 +125,7 @@ def rows_of(here: Any) -> Rows:
 def trained(here: Any, rank: int, group: Any, world: int) -> tuple[State, dict[str, float]]:
     torch.manual_seed(0)
     net, rows = Autoencoder(), rows_of(here)
-    raw = here.job(here.dataset, batch_rows=90, epochs=2).train_spec
+    raw = here.job(here.dataset, batch_rows=90, epochs=2).train
     spec: Training = resolve(raw, rows.rows, 0)
     task: Task = Reconstruction()
     state = State(net, make_optimizer(spec.optimizer, net.parameters(), device=CPU))
@@ -227,5 +227,5 @@ def test_its_steps_are_those_of_plain_torch(here: Any, ranks: Callable[..., list
 
 
 def state_seed(here: Any) -> int:
-    seed: int = here.job(here.dataset).train_spec.seed
+    seed: int = here.job(here.dataset).train.seed
     return seed
