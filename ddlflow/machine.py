@@ -1,4 +1,4 @@
-"""What this process may use of its machine: cores and memory, as its container allows.
+"""What this process may use of its machine: cores, memory and GPUs, as its container allows.
 
 A container's limits stand in control groups: version 2 has one tree, version 1 a tree for each
 resource. Every group around a process limits it too, so the lowest counts.
@@ -6,6 +6,7 @@ resource. Every group around a process limits it too, so the lowest counts.
 Source: the Linux kernel's documentation, admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
 """
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,6 +27,17 @@ class Memory:
 
     total: int
     free: int
+
+
+def has_gpu_driver() -> bool:
+    """Whether there is a driver that PyTorch could find a GPU by: NVIDIA's, or AMD's."""
+    if Path("/dev/kfd").exists():
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")  # what CUDA itself opens, in a container and on WSL too
+    except OSError:
+        return False
+    return True
 
 
 def cores(root: Path = ROOT) -> int:

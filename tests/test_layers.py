@@ -71,7 +71,7 @@ ORDER = {
         ("spread",),
         ("search", "folds"),
         ("sweeps",),
-        ("drawn",),
+        ("drawn", "model_example"),
         ("record",),
         ("record_trials", "summaries"),
         ("apply", "doctor"),

@@ -10,8 +10,9 @@ from ddlflow.data.offsets import Number
 from ddlflow.data.scored import Curves, FeatureCounts, Plane, RegressionCurves, Scored
 from ddlflow.data.shards.manifest import Manifest, Shard, SplitName
 from ddlflow.data.shards.rows import Rows, ShardFiles
-from ddlflow.infer.baseline import of_names, repeated, training_labels
+from ddlflow.infer.baseline import repeated, training_labels
 from ddlflow.infer.model import PASS_ROWS, load_model
+from ddlflow.infer.notes import of_names
 from ddlflow.infer.predict import Map
 from ddlflow.spec.pipeline import Train
 from ddlflow.store.store import Place, store_of

@@ -17,22 +17,16 @@ import torch
 from pydantic import TypeAdapter
 
 from ddlflow.data.columns import Columns, Encoded
-from ddlflow.data.sources.derive import bind, needed, read_by, sources_read
-from ddlflow.data.sources.derive_rows import evaluate
 from ddlflow.data.sources.frames import batches, is_pandas, names_of, table_of
-from ddlflow.data.sources.listing import names_format
-from ddlflow.data.sources.opening import open_source
 from ddlflow.data.sources.schema import meant
-from ddlflow.data.sources.source import Source
 from ddlflow.errors import DataError, DdlflowError, SpecError
 from ddlflow.infer.passes import passes
+from ddlflow.infer.reading import Reading
 from ddlflow.models import build
 from ddlflow.models.label_scale import LabelScale
 from ddlflow.models.standardise import Predictor, Standardise, standardises
-from ddlflow.redact import redacted
 from ddlflow.spec.code import check_trusted, resolve
-from ddlflow.spec.explain import nearest
-from ddlflow.spec.pipeline import Data, Model, ObjectiveName, UserCode, UserObjective
+from ddlflow.spec.pipeline import Model, ObjectiveName, UserCode, UserObjective
 from ddlflow.store.store import Place, store_of
 from ddlflow.train.saved.export import FORMAT, SEAL, sealed
 from ddlflow.train.tasks.table import LabelTask, resolved_task
@@ -65,9 +59,7 @@ class TrainedModel:
     Attributes:
         predictor: raw features to raw outputs, in evaluation mode.
         task: what the outputs mean.
-        columns: how a table's columns become inputs.
-        data: the pipeline's data section, for reading further sources alike: what its features
-            derive from other columns, and no condition on the rows.
+        reading: what of a table becomes its inputs, and how.
         classes: of the label, in the order of the outputs; none for a regression.
         digest: of the parameters.
         identity: of all that decides a prediction (``identity_of``).
@@ -76,50 +68,26 @@ class TrainedModel:
 
     predictor: Predictor
     task: LabelTask
-    columns: Columns
-    data: Data
+    reading: Reading
     classes: tuple[Any, ...]
     digest: str
     identity: str
     missing: dict[str, float]
 
     @property
+    def columns(self) -> Columns:
+        """How a table's columns become inputs."""
+        return self.reading.columns
+
+    @property
     def features(self) -> list[str]:
         """The columns that the model is called with."""
-        return self.columns.features
-
-    def open(self, location: str, data_root: Path) -> Source:
-        """Opens a source that is read as the training's was, whatever its rows look like.
-
-        Raises:
-            DataError: as ``open_source``; a column is missing, or of a type that does not tell
-                what the model was trained on.
-        """
-        # What the model does not read may hold anything.
-        reads: dict[str, Any] = {"features": self.features, "exclude": [], "categorical": []}
-        reads["text"] = [name for name in self.data.text if name not in self.inputs]
-        is_own = redacted(location) in (self.data.source, self.data.test_source)
-        if self.data.format != "auto" and not is_own and names_format(location, data_root):
-            reads["format"] = "auto"  # else it is as the training's: table.json, of JSON lines
-        spec = self.data.model_copy(update=reads)
-        plain = (self.data.decimal, self.data.thousands) == (".", None)
-        source = open_source(location, spec, data_root, self.columns.parsed(are_plain=plain))
-        for name in self.inputs:
-            if name not in source.schema:
-                near = nearest(name, source.schema)
-                raise DataError(
-                    f"{source.location} has no column {name!r} that the model reads.{near}"
-                )
-        derived, own = needed(self.features, source.derived)
-        arrays = [pa.array([], source.schema[name]) for name in own]
-        without_rows = pa.RecordBatch.from_arrays(arrays, names=own)
-        self.columns.encode(evaluate(without_rows, self.features, derived))  # of what types?
-        return source
+        return self.reading.features
 
     @property
     def inputs(self) -> list[str]:
         """The columns that a table must have: the features, or what they are derived from."""
-        return sources_read(self.columns.derive, self.features)
+        return self.reading.inputs
 
     @property
     def output_names(self) -> list[str]:
@@ -143,17 +111,8 @@ class TrainedModel:
         Returns:
             The columns of `ddlflow.train.tasks.predictions`.
         """
-        features = self._derived(batch) if self.columns.derive else batch
+        features = self.reading.derived(batch) if self.columns.derive else batch
         return self.predict_encoded(self.columns.encode(features))
-
-    def _derived(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The features, as far as the batch has them or what they are derived from."""
-        schema = dict(zip(batch.schema.names, batch.schema.types, strict=True))
-        read = read_by(self.columns.derive) & {*schema}
-        known = {name: type_ for name, type_ in self.columns.known.items() if name in read}
-        derived, _ = needed(self.features, bind(schema | known, self.data))
-        names = [name for name in self.features if name in {*schema, *self.columns.derive}]
-        return evaluate(batch, names, derived)
 
     def predict_encoded(self, encoded: Encoded) -> pa.RecordBatch:
         """As `predict`, for rows that are encoded."""
@@ -230,7 +189,8 @@ def _rebuilt(
     folder: Path, described: Any, weights: dict[str, torch.Tensor], *, trusted: bool
 ) -> TrainedModel:
     """The model that a description and its weights are of."""
-    columns = Columns.from_json(described["columns"])
+    reading = Reading.from_json(described)
+    columns = reading.columns
     code = _code(folder, described, trusted=trusted)
     label = LabelScale(**described["label_scale"])
     task = _task(described["objective"], code, columns, label)
@@ -253,11 +213,7 @@ def _rebuilt(
     return TrainedModel(
         predictor=predictor,
         task=task,
-        columns=columns,
-        data=Data.model_validate(described["data"]).model_copy(
-            update={"derive": dict(columns.derive), "where": None, "dates": "refuse"}
-            | {"polynomial": 1, "interactions": False}
-        ),
+        reading=reading,
         classes=columns.label.classes,
         digest=described["model_digest"],
         identity=identity_of(folder),

@@ -114,7 +114,7 @@ def infer(
     model = load_model(model_folder, trust_code=trust_code)
     keys = list(dict.fromkeys(keys))
     _check_keys(model, keys)
-    source = model.open(location, data_root)
+    source = model.reading.open(location, data_root)
     for name in keys:
         if name not in source.schema:
             near = nearest(name, source.schema)

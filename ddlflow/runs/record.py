@@ -1,6 +1,7 @@
 """What a pipeline run leaves in MLflow and in its report folder."""
 
 import json
+import os
 import shutil
 import time
 import uuid
@@ -19,9 +20,10 @@ from ddlflow.runs.evaluated import scores_of
 from ddlflow.runs.events import TrainEvent
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.installed import PACKAGES, git_commit, requirements, versions, wheel
+from ddlflow.runs.model_example import model_example
 from ddlflow.runs.results import EvaluateResult, PrepareResult, TrainAttempt, TrainResult
 from ddlflow.runs.session import Session
-from ddlflow.runs.stages import inferred_source, key_of
+from ddlflow.runs.stages import key_of
 from ddlflow.spec import code
 from ddlflow.spec.given import flat
 from ddlflow.store import documents
@@ -29,8 +31,6 @@ from ddlflow.store.site_storage import storage_errors
 from ddlflow.store.store import is_url, open_store
 from ddlflow.tracking.run import Run
 from ddlflow.train.events import EpochEnded
-
-EXAMPLE_ROWS = 5
 
 
 class RunRecord:
@@ -76,7 +76,10 @@ class RunRecord:
                 "ddlflow.git_commit": git_commit(request.pipeline_path.parent),
             }
         )
-        self._surroundings(ranks.together(self.session.workers))
+        if self.session.is_elsewhere:
+            self.workers()
+        else:  # the ranks will say the rest: this process would have to import PyTorch for it
+            self._surroundings({"hosts": os.uname().nodename})
         manifest = self.here(prepared.folder, "manifest.json")
         self.run.log_file(manifest, "data")
         shipped = code.gather(request, self.folder / "code")
@@ -96,6 +99,10 @@ class RunRecord:
             profile=prepared.value.rows,
             context="training",
         )
+
+    def workers(self) -> None:
+        """What the workers say of themselves: of a sweep, which has no ranks to say it."""
+        self._surroundings(ranks.together(self.session.workers))
 
     def _surroundings(self, said: dict[str, str]) -> None:
         """Versions, processor and hosts: those of the ranks, and for the rest of this process."""
@@ -155,29 +162,16 @@ class RunRecord:
         return report
 
     def model(self, prepared: Stage[PrepareResult], trained: Stage[TrainResult]) -> str:
-        """Logs the model with a signature and an input example; returns its URI or folder.
-
-        Tensors have neither: MLflow's tables are of single values.
-        """
-        from ddlflow.data.sources.derive_dates import without_zones
-        from ddlflow.data.sources.source import ranges, read
-        from ddlflow.infer.model import load_model
+        """Logs the model with a signature and an input example; returns its URI or folder."""
         from ddlflow.tracking.log_model import log_model
 
-        folder = self.here(trained.folder, "model")
-        model = load_model(folder, trust_code=True)  # it was trained a moment ago
-        example = None
-        if not model.columns.tensors:
-            location = inferred_source(self.session, prepared)
-            found = model.open(location, self.session.data_root)
-            first = next(iter(read(found, ranges(found)[0], model.inputs)))
-            example = without_zones(first.slice(0, EXAMPLE_ROWS)).to_pandas()
+        example = model_example(self.session, prepared, trained)
         uri = log_model(
             self.run,
-            folder,
-            example=example,
-            predictions=None if example is None else model.predict_frame(example),
-            digest=model.digest,
+            self.here(trained.folder, "model"),
+            example=None if example is None else example.inputs,
+            predictions=None if example is None else example.predictions,
+            digest=trained.value.model_digest,
             wheel=wheel(self.folder / "wheels"),
             pip_requirements=requirements(ranks.said(open_store(trained.folder))),
             register_as=self.session.request.pipeline.register_as,

@@ -35,6 +35,7 @@ STATUS = {"done": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}  # a tag
 
 def log_folds(record: RunRecord, validated: Stage[CrossValidationResult]) -> None:
     """Scores a fold, mean, standard deviation and error; the folds' learning curves."""
+    record.workers()
     folds, scores = validated.value.folds, validated.value.scores
     several = max(fold.repeat for fold in folds) > 0
     for fold in folds:
@@ -162,6 +163,7 @@ def log_search(record: RunRecord, searched: Stage[SearchResult]) -> list[Path]:
     from ddlflow.sweep.choose.importance import importances
     from ddlflow.sweep.choose.table import outcome_of
 
+    record.workers()
     pipeline = record.session.request.pipeline
     spec = pipeline.search
     assert spec is not None

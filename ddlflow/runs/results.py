@@ -154,6 +154,13 @@ class ReportResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ExampleResult:
+    """Of what a model is logged with: rows."""
+
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class InferResult:
     """What was predicted.
 

@@ -34,6 +34,7 @@ VERSION = {
     "evaluate": 5,
     "report": 1,
     "infer": 3,
+    "example": 1,
 }
 # What of the data section decides the shards alone, and so the digest of the prepared data.
 SHARDS_ALONE = {"source", "test_source", "split", "seed"}
@@ -124,10 +125,7 @@ def train(
     Raises:
         TrainingError: a rank failed; the same command goes on from the last checkpoint.
     """
-    from ddlflow.infer.baseline import kept_notes
-    from ddlflow.runs.ranks import ranks_of_attempts
-    from ddlflow.train.first_net import num_parameters
-    from ddlflow.train.job import Job
+    from ddlflow.infer.notes import kept_notes
 
     spec = settled(session, prepared)
     request = session.request
@@ -148,6 +146,11 @@ def train(
     }
 
     def work(folder: Store) -> TrainResult:
+        # Here: a model that stands needs no PyTorch.
+        from ddlflow.runs.ranks import ranks_of_attempts
+        from ddlflow.train.first_net import num_parameters
+        from ddlflow.train.job import Job
+
         job = Job(
             dataset=prepared.folder,
             folder=folder.location,
@@ -203,9 +206,7 @@ def evaluate(
 ) -> Stage[EvaluateResult]:
     """Scores the model on the test split, or on the validation split where there is no test."""
     from ddlflow.data.shards.manifest import SplitName
-    from ddlflow.infer.baseline import notes
-    from ddlflow.infer.coefficients import coefficients, has_coefficients
-    from ddlflow.infer.evaluate import evaluate as score
+    from ddlflow.infer.notes import notes
     from ddlflow.train.tasks.measures import measures_of
 
     pipeline, spec = session.request.pipeline, session.request.pipeline.train
@@ -222,6 +223,10 @@ def evaluate(
     }
 
     def work(folder: Store) -> EvaluateResult:
+        # Here: scores that stand need no PyTorch.
+        from ddlflow.infer.coefficients import coefficients, has_coefficients
+        from ddlflow.infer.evaluate import evaluate as score
+
         where = trained.value.model, prepared.folder
         how: dict[str, Any] = {"spec": spec, "threads": session.resources.threads}
         how["map_over"] = session.map_over
@@ -248,16 +253,13 @@ def infer(
     session: Session, prepared: Stage[PrepareResult], trained: Stage[TrainResult]
 ) -> Stage[InferResult]:
     """The model over the pipeline's inference source (by default its test or whole source)."""
-    from ddlflow.infer.model import load_model
-    from ddlflow.infer.predict import PreparedSource
-    from ddlflow.infer.predict import infer as predict
+    from ddlflow.infer.reading import Reading
 
     spec = session.request.pipeline
     location = inferred_source(session, prepared)
     is_test = location == spec.data.test_source
     is_own = is_test or redacted(location) == prepared.value.location
-    model = load_model(trained.value.model, trust_code=True)  # it is this pipeline's own
-    found = model.open(location, session.data_root)
+    found = Reading.of(trained.value.model).open(location, session.data_root)
     settings = {
         "version": VERSION["infer"],
         "model": trained.value.model_digest,
@@ -269,6 +271,10 @@ def infer(
     }
 
     def work(folder: Store) -> InferResult:
+        # Here: predictions that stand need no PyTorch.
+        from ddlflow.infer.predict import PreparedSource
+        from ddlflow.infer.predict import infer as predict
+
         predictions = folder.at("predictions")
         done = predict(
             trained.value.model,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ddlflow.engines import Engine
 from ddlflow.errors import SpecError
+from ddlflow.machine import has_gpu_driver
 
 if TYPE_CHECKING:
     from ddlflow.train.facts import Facts  # which imports PyTorch
@@ -16,8 +17,8 @@ def count_gpus(device: str) -> int:
     Raises:
         SpecError: ``cuda`` is asked for and there is none.
     """
-    if device == "cpu":
-        return 0
+    if device == "cpu" or (device == "auto" and not has_gpu_driver()):
+        return 0  # without a look by PyTorch, which takes seconds to import
     import torch
 
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
