@@ -71,6 +71,22 @@ def run_json(project: Path, *arguments: str) -> dict[str, Any]:
     return result
 
 
+def run_json_and_imports(project: Path) -> tuple[dict[str, Any], set[str]]:
+    """As `run_json`, and the packages that the command has imported."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "ddlflow", "run", "small", "--json"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return json.loads(done.stdout), {
+        line.rpartition("|")[2].split(".")[0].strip() for line in lines
+    }
+
+
 def client_of(project: Path) -> mlflow.MlflowClient:
     return mlflow.MlflowClient(f"sqlite:///{project}/.ddlflow/mlflow.db")
 
@@ -100,8 +116,10 @@ def test_a_run_leaves_all_that_it_promises_and_is_cached_the_second_time(project
     files = sorted(Path(first["predictions"]).glob("*.parquet"))
     assert sum(pq.read_metadata(file).num_rows for file in files) == 6_000
 
-    second = run_json(project)
+    second, imported = run_json_and_imports(project)
     assert all(stage["cached"] for stage in second["stages"])
+    assert "ddlflow" in imported
+    assert {"torch", "matplotlib", "dask", "distributed", "duckdb"} & imported == set()
     assert second["model_digest"] == first["model_digest"]
     assert second["run_id"] != first["run_id"]
     assert len(client.get_metric_history(second["run_id"], "val_auroc")) == 2
