@@ -95,5 +95,5 @@ def test_a_model_in_a_bucket_predicts_and_scores_as_the_one_in_a_folder(
     ours = evaluate(tmp_path / "model", made.dataset, "validation", **how)
     theirs = evaluate(store.at("model"), store.at("dataset"), "validation", **how)
     assert theirs == ours
-    assert np.isfinite(ours["metrics"]["auroc"])
+    assert np.isfinite(ours.metrics["auroc"])
     assert isinstance(batch, pa.RecordBatch)
