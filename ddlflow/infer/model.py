@@ -7,6 +7,7 @@ where the pipeline named any, the user's own modules that travel with the model.
 import hashlib
 import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import TypeAdapter
 
 from ddlflow.data.columns import Columns, Encoded
 from ddlflow.data.sources.frames import batches, is_pandas, names_of, table_of
@@ -26,9 +26,9 @@ from ddlflow.models import build
 from ddlflow.models.label_scale import LabelScale
 from ddlflow.models.standardise import Predictor, Standardise, standardises
 from ddlflow.spec.code import check_trusted, resolve
-from ddlflow.spec.pipeline import Model, ObjectiveName, UserCode, UserObjective
+from ddlflow.spec.pipeline import UserCode
 from ddlflow.store.store import Place, store_of
-from ddlflow.train.saved.export import FORMAT, SEAL, sealed
+from ddlflow.train.saved.description import FORMAT, SEAL, ModelDescription, sealed
 from ddlflow.train.tasks.table import LabelTask, resolved_task
 from ddlflow.train.tasks.target import LabelTarget
 
@@ -180,21 +180,26 @@ def load_model(place: Place, *, trust_code: bool = False) -> TrainedModel:
     if described.get(SEAL, found) != found:  # json and torch see no changed number
         raise SpecError(_damaged(folder, "model.json or weights.pt is not what was written"))
     try:
-        return _rebuilt(folder, described, weights, trusted=trust_code)
+        description = ModelDescription.from_json(described)
+        return _rebuilt(folder, description, weights, trusted=trust_code)
     except (*_DAMAGED, AttributeError) as error:  # what user code raises is a SpecError already
         raise SpecError(_damaged(folder, error)) from error
 
 
 def _rebuilt(
-    folder: Path, described: Any, weights: dict[str, torch.Tensor], *, trusted: bool
+    folder: Path,
+    description: ModelDescription,
+    weights: Mapping[str, torch.Tensor],
+    *,
+    trusted: bool,
 ) -> TrainedModel:
     """The model that a description and its weights are of."""
-    reading = Reading.from_json(described)
-    columns = reading.columns
-    code = _code(folder, described, trusted=trusted)
-    label = LabelScale(**described["label_scale"])
-    task = _task(described["objective"], code, columns, label)
-    spec: Model = TypeAdapter(Model).validate_python(described["model"])
+    columns, spec = description.columns, description.model
+    code = _code(folder, description, trusted=trusted)
+    label = LabelScale(**description.label_scale)
+    classes = columns.label.classes
+    target = LabelTarget(num_classes=len(classes) or None, classes=classes, scale=label)
+    task = resolved_task(description.objective, code, target)
     net = build(
         spec,
         num_features=len(columns.numeric),
@@ -213,29 +218,28 @@ def _rebuilt(
     return TrainedModel(
         predictor=predictor,
         task=task,
-        reading=reading,
-        classes=columns.label.classes,
-        digest=described["model_digest"],
+        reading=Reading.of_description(description),
+        classes=classes,
+        digest=description.model_digest,
         identity=identity_of(folder),
-        missing=described["missing"],
+        missing=dict(description.missing),
     )
 
 
-def _code(folder: Path, described: Any, *, trusted: bool) -> Path | None:
+def _code(folder: Path, description: ModelDescription, *, trusted: bool) -> Path | None:
     """The folder of the model's own code, to be imported; None where it brings none.
 
     Raises:
         SpecError: it is not the recorded one; or the model brings or names code, and is not
             trusted: a name alone (``module:function`` of anything installed) can do harm too.
     """
-    uses = [described["model"].get("use"), described["objective"]]
-    uses = [use.get("use") if isinstance(use, dict) else use for use in uses]
-    named = [use for use in uses if isinstance(use, str) and ":" in use]
+    sections = (description.model, description.objective)
+    named = [section.use for section in sections if isinstance(section, UserCode)]
     if not named:
         return None
     code = folder / "code"
     if code.is_dir():
-        check_trusted(code, described.get("code_digest", ""), of=f"Model {folder}", trusted=trusted)
+        check_trusted(code, description.code_digest, of=f"Model {folder}", trusted=trusted)
         return code
     if not trusted:
         raise SpecError(
@@ -261,12 +265,3 @@ def identity_of(folder: Path) -> str:
 def _damaged(folder: Path, error: Exception | str) -> str:
     said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
     return f"The model in {folder} is damaged: {said}. Give another copy of it, or train again."
-
-
-def _task(described: Any, code: Path | None, columns: Columns, scale: LabelScale) -> LabelTask:
-    spec: ObjectiveName | UserObjective = TypeAdapter(
-        ObjectiveName | UserObjective
-    ).validate_python(described)
-    classes = columns.label.classes
-    label = LabelTarget(num_classes=len(classes) or None, classes=classes, scale=scale)
-    return resolved_task(spec, code, label)

@@ -22,6 +22,7 @@ from ddlflow.redact import redacted
 from ddlflow.spec.explain import nearest
 from ddlflow.spec.pipeline import Data
 from ddlflow.store.store import Place, store_of
+from ddlflow.train.saved.description import ModelDescription
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,9 @@ class Reading:
     data: Data
 
     @classmethod
-    def from_json(cls, described: Any) -> Self:
-        """Of the content of ``model.json``."""
-        columns = Columns.from_json(described["columns"])
+    def of_description(cls, description: ModelDescription) -> Self:
+        """Of a model that is described so."""
+        columns = description.columns
         plain: dict[str, Any] = {
             "where": None,
             "dates": "refuse",
@@ -48,12 +49,13 @@ class Reading:
             "interactions": False,
         }
         plain |= {"derive": dict(columns.derive)}
-        return cls(columns, Data.model_validate(described["data"]).model_copy(update=plain))
+        return cls(columns, Data.model_validate(description.data).model_copy(update=plain))
 
     @classmethod
     def of(cls, place: Place) -> Self:
         """Of a model's folder that is known to be whole."""
-        return cls.from_json(json.loads(store_of(place).read("model.json")))
+        described = json.loads(store_of(place).read("model.json"))
+        return cls.of_description(ModelDescription.from_json(described))
 
     @property
     def features(self) -> list[str]:

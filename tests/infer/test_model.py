@@ -17,7 +17,7 @@ from ddlflow.errors import DataError, DdlflowError, SpecError
 from ddlflow.infer import model as model_module
 from ddlflow.infer.model import load_model
 from ddlflow.runs.installed import requirements, wheel
-from ddlflow.train.saved.export import FORMAT, SEAL
+from ddlflow.train.saved.description import FORMAT, SEAL
 
 COLUMNS = {
     "binary": {"prediction": pa.string(), "probability": pa.float32()},

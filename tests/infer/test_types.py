@@ -25,7 +25,7 @@ from ddlflow.errors import DataError
 from ddlflow.infer.model import load_model
 from ddlflow.infer.predict import SUCCESS, infer
 from ddlflow.spec.pipeline import Data
-from ddlflow.train.saved.export import SEAL
+from ddlflow.train.saved.description import SEAL
 
 from .conftest import Trained, fit, in_turn
 

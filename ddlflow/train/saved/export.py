@@ -1,7 +1,8 @@
 """A trained model as a folder: weights, what made it, and what reading its inputs needs.
 
 model.json    format, model section, labels and their scale, columns with vocabularies and
-              expressions, versions, digest, and the SHA-256 of all that and weights.pt (``sealed``)
+              expressions, versions, digest, and the SHA-256 of all that and weights.pt
+              (``description``)
 weights.pt    the state of ``Predictor`` (standardise + net); tensors alone
 code/         the user's modules, where the pipeline names any
 train.json    the epochs' history and the digest trail
@@ -13,7 +14,6 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,12 +28,11 @@ from ddlflow.spec.code import digest_of
 from ddlflow.store.store import open_store
 from ddlflow.train.job import Job
 from ddlflow.train.result import TrainingResult
+from ddlflow.train.saved.description import SEAL, ModelDescription, sealed
 from ddlflow.train.saved.digests import digest
 from ddlflow.train.saved.ledger import worlds
 from ddlflow.train.saved.state import State
 
-FORMAT = 3
-SEAL = "sha256"
 Gathered = Callable[[Sequence[int]], list[list[int]]]  # what each rank gave, by rank
 
 
@@ -50,12 +49,6 @@ def rows_mark(rows: Rows, rank: int, world: int, gathered: Gathered) -> int:
         total += int(mark(ids[: stop - start].reshape(1, -1))[0])
     halves = gathered([total % 2**32, total % 2**64 >> 32])  # they are sent as int64
     return sum(low + (high << 32) for low, high in halves) % 2**64
-
-
-def sealed(described: dict[str, Any], weights: str) -> str:
-    """What tells a model's description, and weights of this SHA-256, from damaged ones."""
-    known = json.loads(json.dumps({k: v for k, v in described.items() if k != SEAL}))
-    return hashlib.sha256(f"{json.dumps(known, sort_keys=True)}\0{weights}".encode()).hexdigest()
 
 
 def save_model(
@@ -98,27 +91,26 @@ def save_model(
     missing = statistics.missing / statistics.rows
     weights = io.BytesIO()  # torch itself would name a full disk by an error of its own
     torch.save(predictor.state_dict(), weights)
-    described = {
-        "format": FORMAT,
-        "ddlflow": ddlflow.__version__,
-        "torch": torch.__version__,
-        "model": job.model_json,
-        "objective": job.train_json["objective"],
-        "labels": job.labels,
-        "label_scale": label.to_json(),
-        "columns": manifest.columns.to_json(),
-        "data": job.data,
-        "missing": dict(zip(manifest.feature_names, missing.tolist(), strict=True)),
-        "data_digest": manifest.digest,
-        "model_digest": model_digest,
-        "code_digest": digest_of(Path(job.code)) if job.code is not None else "",
-        "virtual_ranks": job.virtual_ranks,
-        "threads": job.threads,
-    }
-    described[SEAL] = sealed(described, hashlib.sha256(weights.getbuffer()).hexdigest())
+    described = ModelDescription(
+        ddlflow=ddlflow.__version__,
+        torch=torch.__version__,
+        model=job.model,
+        objective=job.train.objective,
+        labels=job.labels,
+        label_scale=label.to_json(),
+        columns=manifest.columns,
+        data=job.data,
+        missing=dict(zip(manifest.feature_names, missing.tolist(), strict=True)),
+        data_digest=manifest.digest,
+        model_digest=model_digest,
+        code_digest=digest_of(Path(job.code)) if job.code is not None else "",
+        virtual_ranks=job.virtual_ranks,
+        threads=job.threads,
+    ).to_json()
+    seal = sealed(described, hashlib.sha256(weights.getbuffer()).hexdigest())
     with open_store(job.folder).writing_folder("model", last="model.json") as making:
         (making / "weights.pt").write_bytes(weights.getbuffer())
-        (making / "model.json").write_text(json.dumps(described, indent=1))
+        (making / "model.json").write_text(json.dumps({**described, SEAL: seal}, indent=1))
         (making / "train.json").write_text(json.dumps(result.to_json()))
         if job.code is not None:
             ignored = shutil.ignore_patterns("__pycache__")
