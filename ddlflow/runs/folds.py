@@ -104,7 +104,7 @@ def _predictions(folder: Store, data: Sequence[Stage[PrepareResult]]) -> str:
     files = [name for name in made.list() if name.endswith(".parquet")]
     label = Manifest.load(data[0].folder).label
     task = BUILT_IN[label.kind](label=LabelTarget(classes=label.classes))
-    documents.save(made, "_SUCCESS", {"files": files} | task.described(), indent=1)
+    documents.save(made, "_SUCCESS", {"files": files, **task.described()}, indent=1)
     return made.location
 
 

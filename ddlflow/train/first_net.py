@@ -40,7 +40,7 @@ def first_net(job: Job, manifest: Manifest, task: LabelTask) -> nn.Module:
 
 def num_parameters(job: Job) -> int:
     """How many numbers the job trains."""
-    job = job.here()
+    job = Job.from_json(job.to_json()).here()  # as a rank gets it: of a date in YAML, the text
     manifest = Manifest.load(job.dataset)
     counted = LabelTarget(num_classes=len(manifest.label.classes) or None)
     net = first_net(job, manifest, task_of(job, counted))

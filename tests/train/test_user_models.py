@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from ddlflow.infer.model import load_model
 from ddlflow.sweep.member import Member, Prepared, whole
 from ddlflow.sweep.run import Piece, start
+from ddlflow.train.first_net import num_parameters
 from ddlflow.train.saved.digests import digest
 
 MODULE = "own_of_test_user_models"
@@ -32,6 +34,16 @@ class Net(nn.Module):
     def forward(self, features):
         return self.last(self.inner(features)).squeeze(1)
 '''
+CODE += """
+
+class Since(nn.Linear):
+    def __init__(self, since):
+        super().__init__(2, 1)
+        assert since == "2020-01-01"
+
+    def forward(self, features):
+        return super().forward(features).squeeze(1)
+"""
 MODEL = {"use": f"{MODULE}:Net"}
 ROWS_LEFT = 1  # the last batch of an epoch: 560 training rows in batches of 43
 
@@ -89,3 +101,11 @@ def test_a_sweep_trains_it_to_the_same_model(
     assert tensors is not None
     kept = {n: t for n, t in tensors.items() if "running" not in n and "num_batches" not in n}
     assert digest(kept) == alone.result["model_digest"]
+
+
+def test_an_argument_is_what_a_rank_gets_wherever_the_model_is_built(
+    bench: Callable[..., Any], code: Path, tmp_path: Path
+) -> None:
+    """YAML makes a date of ``2020-01-01``; a rank is told JSON, in which it is a text."""
+    model = {"use": f"{MODULE}:Since", "since": date(2020, 1, 1)}
+    assert num_parameters(bench().job(tmp_path / "one", model=model, code=code)) == 3

@@ -93,7 +93,7 @@ class BinaryTask:
         index = (probability >= 0.5).astype(np.int64)
         return classified(index, {PROBABILITY: probability}, self.label.classes)
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> Mapping[str, Any]:
         classes = self.label.classes
         return {"classes": list(classes), "probability_of": classes[1]}
 

@@ -4,7 +4,7 @@ A sum, because the gradient of a global batch is the sum over its rows divided b
 slices of any size add up exactly, and a short last batch weighs what it should.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,6 +59,6 @@ def built_in(name: str, function: Callable[..., Tensor]) -> Criterion:
     return Criterion(name, by_sum, by_row, is_built_in=True)
 
 
-def of_user(name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Criterion:
+def of_user(name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Criterion:
     """A function of the user's with the pipeline's arguments."""
     return Criterion(name, partial(function, **arguments))

@@ -107,7 +107,7 @@ class MulticlassTask:
         scores = {name: np.ascontiguousarray(of_class[:, k]) for k, name in enumerate(names)}
         return classified(found["index"], scores, self.label.classes)
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> Mapping[str, Any]:
         return {"classes": list(self.label.classes)}
 
     def output_gradient(self, outputs: Tensor, labels: Tensor, share: float, out: Tensor) -> None:

@@ -87,7 +87,7 @@ class RegressionTask:
     def columns(self, found: Mapping[str, np.ndarray]) -> dict[str, pa.Array]:
         return {PREDICTION: pa.array(found[PREDICTION].astype(np.float64))}
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> Mapping[str, Any]:
         return {}
 
     def output_gradient(self, outputs: Tensor, labels: Tensor, share: float, out: Tensor) -> None:

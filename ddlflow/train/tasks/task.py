@@ -135,6 +135,6 @@ class Task(Protocol):
         """The columns that are written of what ``predictions`` gave, by name."""
         ...
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> Mapping[str, Any]:
         """What a reader of the columns is told, of plain values (JSON)."""
         ...
