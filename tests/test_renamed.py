@@ -17,8 +17,9 @@ import pytest
 import yaml
 
 from ddlflow.errors import SpecError
+from ddlflow.history.artifacts import RecordedDataset, dataset_of
 from ddlflow.history.compare import compare
-from ddlflow.history.differences import of_manifests
+from ddlflow.history.differences import of_datasets
 from ddlflow.infer.predict import infer
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages, sweeps
@@ -117,6 +118,10 @@ def manifest(stage: Stage) -> dict[str, Any]:
     return value
 
 
+def dataset(stage: Stage) -> RecordedDataset:
+    return dataset_of(manifest(stage), "manifest.json")
+
+
 @pytest.fixture(scope="module")
 def plain(project: Path) -> dict[str, Stage]:
     """The stages of a run under the first names."""
@@ -145,7 +150,7 @@ def test_another_name_trains_anew_and_is_what_predictions_say(
         assert (predicted.prediction.to_numpy() == new.y.to_numpy()).mean() > 0.9
         described = json.loads((Path(stages_["train"].value.model) / "model.json").read_text())
         assert described["columns"] == manifest(stages_["prepare"])["columns"]
-    assert words in of_manifests([manifest(plain["prepare"]), manifest(after["prepare"])])
+    assert words in of_datasets([dataset(plain["prepare"]), dataset(after["prepare"])])
     if change != "order":  # else the same weights under other names
         digests = {one["train"].value.model_digest for one in (plain, after)}
         assert len(digests) == 1
@@ -163,7 +168,7 @@ def test_every_name_is_part_of_the_digest(ending: str) -> None:
             found.append(stages.prepare(open_))
     assert len({stage.value.digest for stage in found}) == 1 + len(CHANGES)
     for stage, (_, words) in zip(found[1:], CHANGES.values(), strict=True):
-        assert list(of_manifests([manifest(found[0]), manifest(stage)])) == [words]
+        assert list(of_datasets([dataset(found[0]), dataset(stage)])) == [words]
 
 
 def test_folds_and_a_search_are_done_anew_too() -> None:

@@ -101,7 +101,7 @@ def trained(root: Path, frame: pd.DataFrame, labels: Any, seed: int) -> tuple[fl
         )
         for split in ("train", "test")
     }
-    return scored["metrics"][SCORE[labels]], linear(frame, labels, rows["train"], rows["test"])
+    return scored.metrics[SCORE[labels]], linear(frame, labels, rows["train"], rows["test"])
 
 
 def linear(frame: pd.DataFrame, labels: Any, train: Any, test: Any) -> float:

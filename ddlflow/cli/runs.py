@@ -117,7 +117,7 @@ def compare(
         print_json(found.to_json())
         return
     screen = Screen(sys.stdout)
-    names = [f"{run['name']} ({run['run_id'][:8]})" for run in found.runs]
+    names = [f"{run.name} ({run.run_id[:8]})" for run in found.runs]
     groups = list(dict.fromkeys(row.group for row in found.rows))
     for group in groups:
         rows = [(row.name, *_shown(row.values)) for row in found.rows if row.group == group]

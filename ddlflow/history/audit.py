@@ -10,13 +10,14 @@ to those of the training split.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ddlflow.data.shards.manifest import Manifest, Shard
 from ddlflow.data.shards.verified import check
 from ddlflow.errors import DataError, SpecError
+from ddlflow.history.artifacts import recorded_training
 from ddlflow.report.screen import Screen
 from ddlflow.runs.finished import STAGE_FILE
 from ddlflow.runs.session import Session
@@ -26,6 +27,29 @@ from ddlflow.store.site_storage import storage_of
 from ddlflow.store.store import Store
 from ddlflow.tracking.read import Reader
 from ddlflow.train.saved.ledger import RankLedger, read
+
+
+class Totals(Protocol):
+    """What the rows of a training have to add up to: of its result, in whatever form that is.
+
+    Attributes:
+        epochs: that were trained.
+        steps: of the optimizer, over all epochs.
+        rows: trained on in an epoch.
+        rows_mark: of all of them.
+    """
+
+    @property
+    def epochs(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def rows_mark(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +117,7 @@ def audit(run_id: str, *, on: str = "local") -> Audit:
         )
     place = storage_of(site) / "audit" / run_id
     place.mkdir(parents=True, exist_ok=True)
-    trained = reader.json(run_id, "training/train.json", place)
+    trained = recorded_training(reader, run_id, place)
     folder = reader.files(run_id, "training/ledger", place)
     found = audit_ledgers(run_id, folder, trained)
     with Session(request_of_site(on), Screen()) as session:
@@ -123,17 +147,17 @@ def _damaged(folder: Store, shards: Iterable[Shard]) -> Iterator[str]:
             yield str(error)
 
 
-def audit_ledgers(run_id: str, folder: Path, trained: dict[str, Any]) -> Audit:
+def audit_ledgers(run_id: str, folder: Path, trained: Totals) -> Audit:
     """Audits the ledgers in a folder against what the training says of itself.
 
     Args:
         run_id: for the answer.
         folder: with the ledgers of all attempts and ranks.
-        trained: ``rows``, ``rows_mark``, ``epochs`` and ``steps``, as the training's result.
+        trained: what the training said at its end.
     """
     entries = list(read(folder))
-    steps = int(trained["steps"])
-    per_epoch = steps // max(trained["epochs"], 1)
+    steps = trained.steps
+    per_epoch = steps // max(trained.epochs, 1)
     last = _last_attempts(entries, per_epoch, steps)
     faults = [*_gaps(last, per_epoch), *_rows(entries, last, trained, per_epoch)]
     names = list(dict.fromkeys(entry.attempt for entry in entries))
@@ -141,7 +165,7 @@ def audit_ledgers(run_id: str, folder: Path, trained: dict[str, Any]) -> Audit:
         _attempt(name, [e for e in entries if e.attempt == name], int((last == k).sum()))
         for k, name in enumerate(names)
     ]
-    return Audit(run_id, trained["rows"], trained["epochs"], steps, attempts, faults)
+    return Audit(run_id, trained.rows, trained.epochs, steps, attempts, faults)
 
 
 def _last_attempts(
@@ -172,7 +196,7 @@ def _gaps(last: "np.ndarray[Any, Any]", per_epoch: int) -> Iterable[str]:
 def _rows(
     entries: Sequence[RankLedger],
     last: "np.ndarray[Any, Any]",
-    trained: dict[str, Any],
+    trained: Totals,
     per_epoch: int,
 ) -> Iterable[str]:
     """Whether the rows of each epoch are all rows, each once."""
@@ -194,12 +218,12 @@ def _rows(
     for step in np.flatnonzero(ranks != worlds)[:5]:
         where = f"epoch {step // per_epoch + 1}, step {step % per_epoch + 1}"
         yield f"{where}: {ranks[step]} of {worlds[step]} ranks recorded it"
-    for epoch in range(trained["epochs"]):
+    for epoch in range(trained.epochs):
         part = slice(epoch * per_epoch, (epoch + 1) * per_epoch)
         found = int(rows[part].sum())
-        if found != trained["rows"]:
-            yield f"epoch {epoch + 1}: {found:,} rows entered a batch, of {trained['rows']:,}"
-        elif int(marks[part].sum(dtype=np.uint64)) != trained["rows_mark"]:
+        if found != trained.rows:
+            yield f"epoch {epoch + 1}: {found:,} rows entered a batch, of {trained.rows:,}"
+        elif int(marks[part].sum(dtype=np.uint64)) != trained.rows_mark:
             yield f"epoch {epoch + 1}: as many rows as there are, but some twice and some never"
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ddlflow.errors import SpecError
-from ddlflow.history.differences import of_manifests
+from ddlflow.history.artifacts import recorded_dataset
+from ddlflow.history.differences import of_datasets
 from ddlflow.runs.finished import hashed
 from ddlflow.runs.installed import PACKAGES
 from ddlflow.spec.load import load_site
@@ -41,18 +42,27 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedRun:
+    """A run's id at MLflow, its name and its status, as MLflow has them."""
+
+    run_id: str
+    name: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Runs beside each other.
 
     Attributes:
-        runs: their ids and names.
+        runs: in the order given.
         rows: what differs.
         same: how many settings, tags and metrics are the same in all.
         plot: a picture of the metrics by epoch, or None where there are none.
         page: where MLflow compares them.
     """
 
-    runs: list[dict[str, str]]
+    runs: list[ComparedRun]
     rows: list[Row]
     same: int
     plot: str | None
@@ -81,7 +91,7 @@ def compare(run_ids: Sequence[str], *, on: str = "local") -> Comparison:
     rest = f"-{hashed(run_ids)}" if len(run_ids) > NAMED else ""
     plot = _plot(reader, found, storage_of(site) / "compare" / f"{name}{rest}.png")
     return Comparison(
-        runs=[{"run_id": run.run_id, "name": run.name, "status": run.status} for run in found],
+        runs=[ComparedRun(run.run_id, run.name, run.status) for run in found],
         rows=rows,
         same=same,
         plot=str(plot) if plot else None,
@@ -93,7 +103,7 @@ def differing(runs: Sequence[Recorded]) -> tuple[list[Row], int]:
     """What differs between runs, and how much is the same."""
     rows, same = [], 0
     for group, tags in TAGS.items():
-        columns: list[dict[str, Any]] = [
+        columns: list[dict[str, str | float]] = [
             {name: run.tags[name] for name in tags if name in run.tags} for run in runs
         ]
         for column, run in zip(columns, runs, strict=True):
@@ -118,9 +128,9 @@ def _with_names(reader: Reader, runs: Sequence[Recorded], rows: list[Row]) -> li
     if not at or len(held) < 2:
         return rows
     with tempfile.TemporaryDirectory(prefix="ddlflow-compare-") as folder:
-        manifests = [reader.json(runs[k].run_id, "data/manifest.json", Path(folder)) for k in held]
+        datasets = [recorded_dataset(reader, runs[k].run_id, Path(folder)) for k in held]
     named = []
-    for name, values in of_manifests(manifests).items():
+    for name, values in of_datasets(datasets).items():
         known = dict(zip(held, values, strict=True))
         named.append(Row("data", name, [known.get(k) for k in range(len(runs))]))
     return rows[:at] + named + rows[at:]

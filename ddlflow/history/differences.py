@@ -11,7 +11,9 @@ import numpy as np
 import yaml
 
 import ddlflow
-from ddlflow.data.shards.manifest_parts import Shard, shards_from_json
+from ddlflow.data.shards.manifest import NAME as MANIFEST
+from ddlflow.data.shards.manifest_parts import Shard
+from ddlflow.history.artifacts import RecordedDataset, dataset_of, recorded_dataset
 from ddlflow.redact import redacted_values
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.installed import PACKAGES, versions
@@ -94,19 +96,19 @@ def data(
     """Whether the source still gives the same shards of the same names, and where it does not."""
     if recorded.tags.get("data_digest") == prepared.value.digest:
         return []
-    before = reader.json(recorded.run_id, "data/manifest.json", place)
-    now = json.loads(open_store(prepared.folder).read("manifest.json"))
+    before = recorded_dataset(reader, recorded.run_id, place)
+    values = json.loads(open_store(prepared.folder).read(MANIFEST))
+    now = dataset_of(values, f"{prepared.folder}/{MANIFEST}")
     found = [
         Difference("data", f"the data changed: {name} was {was}, now {is_}")
-        for name, (was, is_) in of_manifests([before, now]).items()
+        for name, (was, is_) in of_datasets([before, now]).items()
     ]
-    shards = shards_from_json(before["shards"]), shards_from_json(now["shards"])
-    return found + _of_shards(session, prepared, shards, now["range_rows"])
+    return found + _of_shards(session, prepared, before, now)
 
 
-def of_manifests(manifests: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+def of_datasets(datasets: Sequence[RecordedDataset]) -> dict[str, list[str]]:
     """What differs in the names, vocabularies, classes and rows of data sets: a value of each."""
-    described = [_described(manifest) for manifest in manifests]
+    described = [_described(dataset) for dataset in datasets]
     found = {}
     for name in described[0]:
         if not all(name in one for one in described):
@@ -117,21 +119,17 @@ def of_manifests(manifests: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     return found
 
 
-def _described(manifest: dict[str, Any]) -> dict[str, list[str]]:
+def _described(dataset: RecordedDataset) -> dict[str, list[str]]:
     """A data set in words."""
-    from ddlflow.data.fields import Field
-
-    columns = manifest["columns"]
-    categories, label = columns["categories"], columns["label"]
-    named = {
-        "numeric features": columns["numeric"],
-        "categorical features": [category["name"] for category in categories],
-        "tensors": [Field.from_json(one).shown for one in columns.get("tensors", ())],
-        "label": [f"{label['name']} ({label['kind']})"],
-        "classes": label["classes"],
-        **{f"values of {category['name']}": category["values"] for category in categories},
-        "rows": [_rows(shards_from_json(manifest["shards"]))],
-        "folds": [str(len(manifest.get("folds", [])))],
+    named: dict[str, Sequence[Any]] = {
+        "numeric features": dataset.numeric,
+        "categorical features": list(dataset.vocabularies),
+        "tensors": dataset.tensors,
+        "label": [dataset.label],
+        "classes": dataset.classes,
+        **{f"values of {name}": values for name, values in dataset.vocabularies.items()},
+        "rows": [_rows(dataset.shards)],
+        "folds": [str(dataset.num_folds)],
     }
     return {name: [str(value) for value in values] for name, values in named.items()}
 
@@ -153,17 +151,20 @@ def _shown(values: list[list[str]]) -> list[str]:
 def _of_shards(
     session: Session,
     prepared: Stage[PrepareResult],
-    shards: tuple[Sequence[Shard], Sequence[Shard]],
-    range_rows: Sequence[int],
+    before: RecordedDataset,
+    now: RecordedDataset,
 ) -> list[Difference]:
     """Shards, then and now, that have other bytes; where they are in the source as it is now."""
-    old, new = ({one.path: [f.sha256 for f in one.files] for one in each} for each in shards)
+    shards = (*before.shards, *now.shards)
+    old, new = (
+        {one.path: [f.sha256 for f in one.files] for one in each.shards} for each in (before, now)
+    )
     changed = sorted(path for path in {*old, *new} if old.get(path) != new.get(path))
     if not changed:
         return []
-    first_rows = {shard.path: shard.first_row for one in shards for shard in one}
-    starts = sorted({shard.first_row for shard in shards[1]})
-    ends, files = np.cumsum(range_rows), _files(session, prepared.value.location)
+    first_rows = {shard.path: shard.first_row for shard in shards}
+    starts = sorted({shard.first_row for shard in now.shards})
+    ends, files = np.cumsum(now.range_rows), _files(session, prepared.value.location)
 
     def place(path: str) -> str:
         """``1 (train, 1.parquet)``; a shard of several small ranges has all of them."""

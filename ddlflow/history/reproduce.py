@@ -11,13 +11,14 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from ddlflow.errors import SpecError
+from ddlflow.history.artifacts import RecordedTraining, recorded_training
 from ddlflow.history.differences import Difference, data, surroundings
 from ddlflow.redact import GONE
 from ddlflow.report.screen import Screen
@@ -48,7 +49,7 @@ class FirstDifference:
     loss: tuple[float, float]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """How a reproduction came out.
 
@@ -65,11 +66,11 @@ class Verdict:
 
     run_id: str
     child_run_id: str
-    verdict: Literal["identical", "different"] = "identical"
-    differences: list[Difference] = field(default_factory=list)
-    first_difference: FirstDifference | None = None
-    steps_compared: int = 0
-    model_digest: str | None = None
+    verdict: Literal["identical", "different"]
+    differences: tuple[Difference, ...]
+    first_difference: FirstDifference | None
+    steps_compared: int
+    model_digest: str | None
 
     @property
     def cause(self) -> str:
@@ -84,7 +85,17 @@ class Verdict:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values by these names, and the cause of a difference."""
         return {**asdict(self), "cause": None if self.verdict == "identical" else self.cause}
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a new training came to; the names are those of a ``Verdict``."""
+
+    steps: int
+    first_difference: FirstDifference | None
+    model_digest: str | None
 
 
 class Parted(Exception):  # noqa: N818 - no error: the answer was found before the end
@@ -125,7 +136,7 @@ def reproduce(
         request = load(str(place / "pipeline" / "pipeline.yaml"), on, [*fixed, *changes])
         _check_known(recorded, request)
         with Session(request, Screen()) as session:
-            return _again(session, reader, recorded, _trail(trained), place)
+            return _again(session, reader, recorded, trained.trail, place)
 
 
 def _check_known(recorded: Recorded, request: Request) -> None:
@@ -144,18 +155,17 @@ def _check_known(recorded: Recorded, request: Request) -> None:
 
 
 def _again(
-    session: Session, reader: Reader, recorded: Recorded, trail: list[DigestMarked], place: Path
+    session: Session, reader: Reader, recorded: Recorded, trail: Sequence[DigestMarked], place: Path
 ) -> Verdict:
     """Says what differs, trains under a child run, and compares."""
     request, screen = session.request, session.screen
-    verdict = Verdict(recorded.run_id, "")
-    verdict.differences += surroundings(session, reader, recorded, place)
+    differences = surroundings(session, reader, recorded, place)
     check_there(request.pipeline.data, recorded.run_id)
     prepared = stages.prepare(session)
-    verdict.differences += data(session, reader, recorded, prepared, place)
-    for difference in verdict.differences:
+    differences += data(session, reader, recorded, prepared, place)
+    for difference in differences:
         screen.say(f"differs: {difference.text}")
-    if not verdict.differences:
+    if not differences:
         screen.say("nothing that is recorded differs: data, settings, versions, machine")
     root = session.storage / "tracking"
     for sentence in send_pending(root, request.site.tracking.uri):
@@ -169,22 +179,23 @@ def _again(
         parent=recorded.run_id,
         say=screen.say,
     ) as run:
-        verdict.child_run_id = run.id_for_people()
-        _train(session, prepared, trail, verdict)
-        if verdict.model_digest != recorded.tags["model_digest"]:  # None after a difference
-            verdict.verdict = "different"
+        compared = _train(session, prepared, trail, recorded.run_id)
+        same = compared.model_digest == recorded.tags["model_digest"]  # None after a difference
+        verdict = Verdict(
+            run_id=recorded.run_id,
+            child_run_id=run.id_for_people(),
+            verdict="identical" if same else "different",
+            differences=tuple(differences),
+            first_difference=compared.first_difference,
+            steps_compared=compared.steps,
+            model_digest=compared.model_digest,
+        )
         run.log_tags({"ddlflow.verdict": verdict.verdict})
         run.log_text(json.dumps(verdict.to_json(), indent=1), "reproduce.json")
     return verdict
 
 
-def _trail(trained: dict[str, Any]) -> list[DigestMarked]:
-    """The digest trail that a training left in its train.json."""
-    trail = trained["trail"]
-    return [DigestMarked(entry["step"], entry["digest"], entry["loss"]) for entry in trail]
-
-
-def _trained(reader: Reader, recorded: Recorded, place: Path) -> dict[str, Any]:
+def _trained(reader: Reader, recorded: Recorded, place: Path) -> RecordedTraining:
     """What the run's training said at its end, with its digest trail."""
     missing = {"model_digest", "virtual_ranks", "threads", "device"} - set(recorded.tags)
     if recorded.status != "FINISHED" or missing:
@@ -192,8 +203,7 @@ def _trained(reader: Reader, recorded: Recorded, place: Path) -> dict[str, Any]:
             f"Run {recorded.run_id} is {recorded.status} and holds no trained model: there is "
             "nothing to compare with. Give a run that `ddlflow run` finished."
         )
-    trained: dict[str, Any] = reader.json(recorded.run_id, "training/train.json", place)
-    return trained
+    return recorded_training(reader, recorded.run_id, place)
 
 
 def _fetch_pipeline(reader: Reader, recorded: Recorded, place: Path, *, trusted: bool) -> None:
@@ -217,7 +227,7 @@ def _fetch_pipeline(reader: Reader, recorded: Recorded, place: Path, *, trusted:
 
 
 def _fixed(
-    recorded: Recorded, trained: dict[str, Any], place: Path, workers: int | None
+    recorded: Recorded, trained: RecordedTraining, place: Path, workers: int | None
 ) -> list[str]:
     """What has to be set for the same bits.
 
@@ -239,10 +249,10 @@ def _fixed(
 
 
 def _check_repeatable(
-    recorded: Recorded, determinism: str, trained: dict[str, Any], workers: int | None
+    recorded: Recorded, determinism: str, trained: RecordedTraining, workers: int | None
 ) -> None:
     """Without elastic determinism the same world alone gives the same bits, or none does."""
-    run_id, worlds = recorded.run_id, trained.get("worlds", [])
+    run_id, worlds = recorded.run_id, trained.worlds
     if determinism == "off":
         raise SpecError(
             f"Run {run_id} was trained with train.determinism: off; its bits cannot come again. "
@@ -265,26 +275,25 @@ def _check_repeatable(
 
 
 def _train(
-    session: Session, prepared: Stage[PrepareResult], trail: list[DigestMarked], verdict: Verdict
-) -> None:
+    session: Session, prepared: Stage[PrepareResult], trail: Sequence[DigestMarked], run_id: str
+) -> Compared:
     """Trains, and ends at the first entry of the trail that differs."""
+    first: FirstDifference | None = None
     expected = {entry.step: entry for entry in trail}
     equal: set[int] = set()  # an attempt that goes on from a checkpoint tells some steps again
 
     def compare(event: TrainEvent) -> None:
         if not isinstance(event, DigestMarked) or event.step not in expected:
             return
+        nonlocal first
         was = expected[event.step]
         if was.digest != event.digest:
-            verdict.first_difference = FirstDifference(
-                event.step, (was.digest, event.digest), (was.loss, event.loss)
-            )
+            first = FirstDifference(event.step, (was.digest, event.digest), (was.loss, event.loss))
             raise Parted
         equal.add(event.step)
-        verdict.steps_compared = len(equal)
 
     try:
-        done = stages.train(session, prepared, compare, again=verdict.run_id)
+        done = stages.train(session, prepared, compare, again=run_id)
     except Parted:
-        return
-    verdict.model_digest = done.value.model_digest
+        return Compared(len(equal), first, None)
+    return Compared(len(equal), None, done.value.model_digest)

@@ -112,7 +112,7 @@ def _in_project(runs: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -
 def test_two_runs_and_one_that_failed(runs: tuple[Path, list[str]]) -> None:
     folder, ids = runs
     found = compare(ids)
-    assert [(r["run_id"], r["name"], r["status"]) for r in found.runs] == [
+    assert [(r.run_id, r.name, r.status) for r in found.runs] == [
         (ids[0], "run 0", "FINISHED"),
         (ids[1], "run 1", "FINISHED"),
         (ids[2], "run 2", "FAILED"),

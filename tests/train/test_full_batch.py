@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from ddlflow.errors import SpecError, TrainingError
+from ddlflow.history.artifacts import training_of
 from ddlflow.history.audit import audit_ledgers
 from ddlflow.spec.pipeline import Pipeline, Train
 from ddlflow.train import full_batch
@@ -47,7 +48,9 @@ def test_the_same_bits_for_every_world(
     assert 3 < found[1].result["epochs"] < 200
     for world in (1, 2, 3):  # each row once a step
         folder = tmp_path / str(world) / "ledger"
-        assert audit_ledgers("r", folder, found[world].result).faults == []
+        assert (
+            audit_ledgers("r", folder, training_of(found[world].result, "train.json")).faults == []
+        )
 
 
 def test_stopped_and_gone_on_with(bench: Callable[..., Any], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ddlflow.errors import CheckpointError
+from ddlflow.history.artifacts import training_of
 from ddlflow.history.audit import audit_ledgers
 from ddlflow.infer.evaluate import evaluate
 from ddlflow.infer.model import load_model
@@ -69,7 +70,7 @@ def test_a_training_stopped_and_gone_on_with_in_a_bucket_has_a_folders_bits(
 
     ledgers = job.ledgers.local_folder()
     assert len(job.ledgers.list()) == 2
-    assert audit_ledgers("a run", ledgers, result).faults == []
+    assert audit_ledgers("a run", ledgers, training_of(result, "train.json")).faults == []
     assert json.loads(job.model_folder.read("train.json"))["trail"] == whole["trail"]
     copies = cache.cache_here().scratch().parent / "copies"
     size = sum(path.stat().st_size for path in copies.rglob("*.arrow"))

@@ -19,6 +19,9 @@ from faults import HARMLESS, Undo, hit, may_come
 from place import Place
 
 from ddlflow.history.audit import audit_ledgers
+from ddlflow.runs.finished import STAGE_FILE
+from ddlflow.runs.result_json import from_json
+from ddlflow.runs.results import TrainResult
 
 HERE = Path(__file__).parent
 SILENCE_S = 2.0
@@ -123,7 +126,9 @@ class Training:
         if self.driver.wait():
             raise Failed(f"the command ended with {self.driver.returncode}\n{self._log_end()}")
         folder, name = Path(done["folder"]), f"training {self.course.number}"
-        audit = audit_ledgers(name, folder / "ledger", done["value"])
+        audit = audit_ledgers(
+            name, folder / "ledger", from_json(TrainResult, done["value"], STAGE_FILE)
+        )
         if audit.faults:
             raise Failed(f"the audit found: {audit.faults}\n{self._log_end()}")
         flipped = any(hit.fault.kind == FLIPPED_BYTE for hit in self.hits)

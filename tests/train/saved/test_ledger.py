@@ -16,6 +16,7 @@ from ddlflow.data.shards.batches import mark
 from ddlflow.data.shards.rows import Rows, ShardFiles
 from ddlflow.data.shards.shard import map_shard
 from ddlflow.errors import DataError
+from ddlflow.history.artifacts import training_of
 from ddlflow.history.audit import Audit, audit_ledgers
 from ddlflow.train import training
 from ddlflow.train.job import Job
@@ -32,7 +33,7 @@ def attempt(job: Job, name: str, stop_after: int | None = None) -> Any:
     asked = itertools.count()
     must_stop = (lambda: next(asked) >= stop_after) if stop_after is not None else (lambda: False)
     try:
-        result = training.run(
+        return training.run(
             replace(job, attempt=name),
             0,
             1,
@@ -41,7 +42,6 @@ def attempt(job: Job, name: str, stop_after: int | None = None) -> Any:
             tell=lambda event: None,
             must_stop=must_stop,
         )
-        return None if result is None else result.to_json()
     except Stopped:
         return None
 
@@ -134,7 +134,7 @@ def test_what_does_not_add_up_is_named(
         path.unlink()
         path = path.with_name("0-0-of-2.ledger")
     path.write_bytes(data)
-    result = json.loads(job.model_folder.read("train.json"))
+    result = training_of(json.loads(job.model_folder.read("train.json")), "train.json")
     faults = audit_ledgers("a run", Path(job.ledgers.location), result).faults
     assert faults
     assert said in faults[0]

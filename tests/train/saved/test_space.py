@@ -49,7 +49,7 @@ result = training.run(
     job, 0, 1, None, torch.device("cpu"), tell=tell, must_stop=lambda: False, pulse=pulse
 )
 assert len(said) == 2 and "There is space again" in said[1], said
-assert not audit_ledgers("a run", Path(job.ledgers.location), result.to_json()).faults
+assert not audit_ledgers("a run", Path(job.ledgers.location), result).faults
 """
 
 
