@@ -297,7 +297,6 @@ OPENS = {
         "engines/dask_cluster.py",
         "engines/dask_address.py",
     },
-    "store/objects.py": {"store/object_claims.py"},
 }
 
 
@@ -318,10 +317,7 @@ def test_a_circle_is_found() -> None:
 
 
 # Class name -> why two classes have it.
-CLASSES_OF_ONE_NAME = {
-    "Choice": "to go: of a stack's size, and of a world",
-    "Group": "to go: of columns, of trials, and of a stack's members",
-}
+CLASSES_OF_ONE_NAME = {}
 
 
 def test_no_two_classes_have_one_name() -> None:

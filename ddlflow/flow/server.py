@@ -133,8 +133,8 @@ def running_server(folder: Path | None = None) -> PrefectServer | None:
     """The shared server, if its process lives."""
     folder = folder or _folder()
     try:
-        told = json.loads((folder / "server.json").read_text())
-        process, address = owner_of(told["process"]), str(told["address"])
+        recorded = json.loads((folder / "server.json").read_text())
+        process, address = owner_of(recorded["process"]), str(recorded["address"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if process is None or not process.is_here or not process.is_alive:
@@ -160,12 +160,12 @@ def idle_s() -> float:
     Raises:
         DdlflowError: the variable holds no number.
     """
-    told = os.environ.get(IDLE_VARIABLE, "0" if os.environ.get("CI") else str(IDLE_S))
+    given = os.environ.get(IDLE_VARIABLE, "0" if os.environ.get("CI") else str(IDLE_S))
     try:
-        return float(told)
+        return float(given)
     except ValueError:
         raise DdlflowError(
-            f"{IDLE_VARIABLE} is {told!r}; expected seconds, such as 600. Unset it for {IDLE_S:g}."
+            f"{IDLE_VARIABLE} is {given!r}; expected seconds, such as 600. Unset it for {IDLE_S:g}."
         ) from None
 
 
@@ -191,8 +191,8 @@ def _folder() -> Path:
         if name.startswith("PREFECT_") and name != "PREFECT_API_URL"
     )
     parts = [ours.boot, ours.space, sys.executable, metadata.version("prefect")]
-    told = json.dumps([*parts, ddlflow.__version__, settings])
-    return home() / "ddlflow" / hashlib.sha256(told.encode()).hexdigest()[:16]
+    identity = json.dumps([*parts, ddlflow.__version__, settings])
+    return home() / "ddlflow" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def _start(folder: Path) -> PrefectServer:

@@ -57,12 +57,12 @@ class Screen:
 
                 yield show
             return
-        told = time.monotonic()
+        said_at = time.monotonic()
 
         def log(done: float, words: str = "") -> None:
-            nonlocal told
-            if time.monotonic() - told >= LINE_EVERY_S:
-                told = time.monotonic()
+            nonlocal said_at
+            if time.monotonic() - said_at >= LINE_EVERY_S:
+                said_at = time.monotonic()
                 self.say(f"{name}: {done:,.0f} of {total:,.0f} {unit} {words}".rstrip())
 
         yield log

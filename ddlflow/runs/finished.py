@@ -32,7 +32,7 @@ class Stage(Generic[Value_co]):
         folder: on the storage.
         seconds: that its work took (when it was done).
         cached: whether this run found it done.
-        value: what later stages and the user are told (``ddlflow.runs.results``).
+        value: what later stages and the user get (``ddlflow.runs.results``).
         results: its files that others read, each with its size and, unless it is large, SHA-256.
     """
 
@@ -58,7 +58,7 @@ def _facts(folder: Store, key: str, size: int) -> list[Any]:
     return [size, hashlib.sha256(folder.read(key)).hexdigest()]
 
 
-def told(folder: Store, patterns: Sequence[str]) -> dict[str, list[Any]]:
+def results_in(folder: Store, patterns: Sequence[str]) -> dict[str, list[Any]]:
     """What ``results`` of a stage holds: the files in its folder that fit some patterns."""
     found: dict[str, list[Any]] = {}
     for pattern in patterns:

@@ -96,16 +96,16 @@ def wait_for_users(
         stale_s: a user that cannot be seen from here and is silent for so long is dead.
     """
     folder = store_of(folder)
-    users, watch, told = _users(folder), Watch(stale_s, lease.LOOK_S), set(ours)
+    users, watch, named = _users(folder), Watch(stale_s, lease.LOOK_S), set(ours)
     while others := [entry for entry in users.entries() if entry.token not in ours]:
         for entry in others:
             if watch.why_dead(entry):
                 users.remove(entry)
-            elif entry.token not in told:
+            elif entry.token not in named:
                 say(
                     f"waiting: {entry.owner.words} uses {folder.location}, which is to be made anew"
                 )
-                told.add(entry.token)
+                named.add(entry.token)
         time.sleep(lease.LOOK_S)
 
 

@@ -52,7 +52,9 @@ class _RunningAttempt:
         return self.now
 
 
-def launch(session: Session, job: Job, spread: Setup, rows: int, tell: OnTrainEvent) -> Launched:
+def launch(
+    session: Session, job: Job, spread: Setup, rows: int, on_train_event: OnTrainEvent
+) -> Launched:
     """Runs a training to its end, over as many attempts as it takes and may have.
 
     When a rank dies, hangs or raises, the next attempt goes on from the last checkpoint with the
@@ -65,15 +67,15 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: OnTrainEv
         job: what to train.
         spread: how many ranks are wanted.
         rows: of one epoch, for the progress bar.
-        tell: gets each epoch as it ends, each entry of the digest trail, and each attempt: as it
-            begins, and again when it ended before the training did.
+        on_train_event: gets each epoch as it ends, each entry of the digest trail, and each
+            attempt: as it begins, and again when it ended before the training did.
 
     Raises:
         TrainingError: no attempt is left, or another one would end the same way.
         EngineError: too few workers are left, or the cluster is.
         Interrupted: a signal came; the checkpoint is written.
     """
-    tell = _each_epoch_once(tell)
+    report = _each_epoch_once(on_train_event)
     most = session.request.site.engine.max_restarts
     attempts: list[_RunningAttempt] = []
     before: Failure | None = None
@@ -84,18 +86,18 @@ def launch(session: Session, job: Job, spread: Setup, rows: int, tell: OnTrainEv
             ranks = _ranks_left(session, spread) if attempts else spread.world
             attempt = _RunningAttempt(len(attempts) + 1, ranks)
             attempts.append(attempt)
-            tell(attempt.now)
-            result = _attempt(session, job, attempt, tell, show)
+            report(attempt.now)
+            result = _attempt(session, job, attempt, report, show)
             if result.values is not None:
                 return Launched(
                     TrainingResult.from_json(result.values[0]), tuple(one.now for one in attempts)
                 )
             failure = result.failure or _asked_to_stop(_logs(session, job), ranks)
-            # The rank may have raised before it told of a step of this attempt.
+            # The rank may have raised before it spoke of a step of this attempt.
             failure = replace(failure, step=max(failure.step or 0, attempt.now.from_step))
             cause = describe(failure)
             ended = attempt.update(ended_by=cause)
-            tell(ended)
+            report(ended)
             session.screen.say(f"train: attempt {len(attempts)} ended: {cause}")
             newest = ended.saved_step or ended.from_step or job.saved_step
             job = replace(job, saved_step=newest)
@@ -115,7 +117,7 @@ def _attempt(
     session: Session,
     job: Job,
     attempt: _RunningAttempt,
-    tell: OnTrainEvent,
+    report: OnTrainEvent,
     show: Callable[..., None],
 ) -> GangResult:
     """One gang's life; a cluster that loses a worker as it starts is a failure as any other."""
@@ -128,7 +130,7 @@ def _attempt(
         must_be_alike=job.train.determinism == "elastic",
         say=lambda text: session.screen.say(f"train: {text}"),
     )
-    on_event = _listener(session, attempt, ranks, tell, show)
+    on_event = _listener(session, attempt, ranks, report, show)
     try:
         return session.gang(gang_job, attempt.now.world, on_event)
     except EngineError as error:
@@ -170,7 +172,7 @@ def _listener(
     session: Session,
     attempt: _RunningAttempt,
     ranks: Gathering,
-    tell: OnTrainEvent,
+    report: OnTrainEvent,
     show: Callable[..., None],
 ) -> OnGangEvent:
     """What is done with the events of one attempt's ranks: rank 0 speaks for all."""
@@ -195,28 +197,28 @@ def _listener(
             case Resumed():
                 attempt.update(from_step=event.step)
                 session.screen.say(f"train: goes on from step {event.step}")
-                # The driver or a worker may have been killed before a row of these was told.
+                # The driver or a worker may have been killed before a row of these was reported.
                 for row in event.history:
-                    tell(EpochEnded(row))
+                    report(EpochEnded(row))
             case EpochEnded() | DigestMarked():
-                tell(event)
+                report(event)
 
     return on_event
 
 
-def _each_epoch_once(tell: OnTrainEvent) -> OnTrainEvent:
-    """An epoch that a later attempt does again, or goes on from, is not told again."""
-    told: set[int] = set()
+def _each_epoch_once(on_train_event: OnTrainEvent) -> OnTrainEvent:
+    """An epoch that a later attempt does again, or goes on from, is not reported again."""
+    reported: set[int] = set()
 
-    def tell_once(event: TrainEvent) -> None:
+    def report_once(event: TrainEvent) -> None:
         if isinstance(event, EpochEnded):
             epoch = int(event.row["epoch"])
-            if epoch in told:
+            if epoch in reported:
                 return
-            told.add(epoch)
-        tell(event)
+            reported.add(epoch)
+        on_train_event(event)
 
-    return tell_once
+    return report_once
 
 
 def _ranks_left(session: Session, spread: Setup) -> int:

@@ -45,8 +45,8 @@ def log_folds(record: RunRecord, validated: Stage[CrossValidationResult]) -> Non
         record.run.log_metrics(known, step=fold.epochs)
     record.run.log_metrics(_spread("cv_", scores), step=0)
     kept = record.folder / "cross_validation.json"
-    told = {name: to_json(validated.value)[name] for name in ("folds", "scores")}
-    kept.write_text(json.dumps(told, indent=1))
+    values = {name: to_json(validated.value)[name] for name in ("folds", "scores")}
+    kept.write_text(json.dumps(values, indent=1))
     record.run.log_file(kept, "cross_validation")
     plot = _draw_folds(record.folder / "report", folds)
     if plot is not None:
@@ -177,14 +177,14 @@ def log_search(record: RunRecord, searched: Stage[SearchResult]) -> list[Path]:
     record.run.log_tags({"ddlflow.best_trial": best.number, **statuses})
     # A list that grows is no axis of a plot.
     space = {} if spec.method == "forward" else spec.space
-    told = list(map(outcome_of, table))
+    outcomes = list(map(outcome_of, table))
     plots = write_search(
         record.folder / "report" / "search",
         rows=table,
         space=space,
         metric=metric,
         better=value.better,
-        importances=importances(space, told, value.better) if space else {},
+        importances=importances(space, outcomes, value.better) if space else {},
         title=f"{pipeline.name}: {value.trials} trials",
     )
     for plot in plots:

@@ -16,7 +16,7 @@ from ddlflow.runs.trial_members import member_ids, trial_of, trials_of
 from ddlflow.spec.pipeline import Pipeline, Training
 from ddlflow.store import documents
 from ddlflow.store.store import Store, open_store
-from ddlflow.sweep.choose.halving import Better, Group, groups, keep
+from ddlflow.sweep.choose.halving import Better, TrialGroup, groups, keep
 from ddlflow.sweep.choose.sampler import Trial, sampler_of
 from ddlflow.sweep.choose.space import metric_of, settings
 from ddlflow.sweep.choose.table import Outcome, best, rows
@@ -39,7 +39,7 @@ class Searching:
         folder: of the stage.
         where: it trains, a place a repeat of the folds.
         data: the prepared data, as ``where``.
-        tell: gets each trial as it ends.
+        on_trial: gets each trial as it ends.
         outcomes: of the trials that have ended.
         begun: trials with a training that was begun.
         began: when this process began, monotonic.
@@ -52,7 +52,7 @@ class Searching:
     folder: Store
     where: list[Where]
     data: list[Stage[PrepareResult]]
-    tell: OnTrial
+    on_trial: OnTrial
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     begun: set[int] = field(default_factory=set)
     began: float = field(default_factory=time.monotonic)
@@ -112,11 +112,13 @@ class Searching:
             refused = Outcome(trial.number, trial.values, "failed", reason=str(error))
             self.outcomes[trial.number] = refused
             (row,) = rows([refused])
-            self.tell(row)
+            self.on_trial(row)
             return False
         return True
 
-    def _group(self, group: Group, trials: Sequence[Trial], metric: str, better: Better) -> None:
+    def _group(
+        self, group: TrialGroup, trials: Sequence[Trial], metric: str, better: Better
+    ) -> None:
         """Trains a group of trials, rung by rung; those that end become outcomes."""
         pipeline = self.session.request.pipeline
         spec = pipeline.search
@@ -217,7 +219,7 @@ class Searching:
             found = self._outcome(trial, results, metric)
             self.outcomes[trial.number] = found
             (row,) = rows([found])
-            self.tell(row)
+            self.on_trial(row)
 
     def _is_whole(self, trial: Trial, results: dict[Key, Json]) -> bool:
         """Whether all of a trial's trainings have a result."""
@@ -268,7 +270,7 @@ class Searching:
         assert spec is not None
         return range(stage.value.folds) if spec.cv else [None]
 
-    def _alone(self, group: Group, metric: str, better: Better) -> Asynchronous | None:
+    def _alone(self, group: TrialGroup, metric: str, better: Better) -> Asynchronous | None:
         spec = self.session.request.pipeline.search
         assert spec is not None
         if spec.pruning is None or spec.pruning.use != "async_halving":
@@ -276,10 +278,10 @@ class Searching:
         folder = self.folder.at("rungs").location
         return Asynchronous(folder, group.rungs, spec.pruning.factor, metric, better)
 
-    def _folder(self, group: Group) -> Store:
+    def _folder(self, group: TrialGroup) -> Store:
         return self.folder.at(f"trials-{group.first:05d}")
 
-    def _is_begun(self, group: Group) -> bool:
+    def _is_begun(self, group: TrialGroup) -> bool:
         return self._folder(group).exists("repeat-0/plan.json")
 
     def _elapsed(self) -> float:

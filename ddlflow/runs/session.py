@@ -19,7 +19,7 @@ from ddlflow.engines.batched import BatchDone, map_batched
 from ddlflow.engines.resources import Resources, resources
 from ddlflow.errors import InputError
 from ddlflow.report.screen import Screen
-from ddlflow.runs.finished import STAGE_FILE, Stage, Value, damaged, hashed, load, save, told
+from ddlflow.runs.finished import STAGE_FILE, Stage, Value, damaged, hashed, load, results_in, save
 from ddlflow.runs.holds import Uses
 from ddlflow.runs.interrupts import Interrupted, Interrupts
 from ddlflow.runs.workers import close_engine, count_gpus, gpus_of, least_cores
@@ -210,7 +210,9 @@ class Session:
                         folder.remove_all()
                 raise
             seconds = time.monotonic() - began
-            stage = Stage(name, key, folder.location, seconds, False, value, told(folder, results))
+            stage = Stage(
+                name, key, folder.location, seconds, False, value, results_in(folder, results)
+            )
             lease.confirm()
             save(stage)
             self._use(folder)

@@ -197,7 +197,7 @@ def _wait(
     claims: Claims, mine: Entry, what: str, say: Callable[[str], None], stale_s: float
 ) -> None:
     """Returns when the lease is taken."""
-    told = ""
+    named = ""
     watch = Watch(stale_s, LOOK_S)
     while True:
         found = current(claims)
@@ -208,9 +208,9 @@ def _wait(
             if claims.replace(found, mine):
                 say(f"taken over from {found.owner.words}, which {why}: {what}")
                 return
-        elif found.token != told:
+        elif found.token != named:
             say(f"waiting: {found.owner.words} works on {what}")
-            told = found.token
+            named = found.token
         time.sleep(LOOK_S)
 
 

@@ -4,15 +4,52 @@ A lease is one object. It is let go of by writing nothing over the own entry: a 
 bound to that everywhere, and might remove another one's. Users have an object each.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ddlflow.store.entries import Entry, entry_of
 
 Version = dict[str, str | None]
 
-if TYPE_CHECKING:
-    from ddlflow.store.objects import ObjectStore
+
+class VersionedObjects(Protocol):
+    """What claims need of a store of objects (`ddlflow.store.objects.ObjectStore`)."""
+
+    @property
+    def location(self) -> str: ...
+
+    def at(self, prefix: str) -> "VersionedObjects":
+        """The objects below a prefix."""
+        ...
+
+    def list(self) -> Sequence[str]:
+        """Their keys."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """The bytes of an object.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        ...
+
+    def versioned(self, key: str) -> tuple[bytes, Version]:
+        """The bytes of an object and what tells this version of it; raises as ``read``."""
+        ...
+
+    def write_if_absent(self, key: str, data: bytes) -> bool:
+        """Writes an object where there is none; whether it did."""
+        ...
+
+    def swap(self, key: str, data: bytes, version: Version) -> Version | None:
+        """Writes an object over this very version; None where there is another one."""
+        ...
+
+    def remove(self, key: str) -> None:
+        """Removes an object, if it is there."""
+        ...
 
 
 class ObjectClaims:
@@ -23,7 +60,7 @@ class ObjectClaims:
         key: of the object.
     """
 
-    def __init__(self, store: "ObjectStore", key: str) -> None:
+    def __init__(self, store: VersionedObjects, key: str) -> None:
         self._store, self._key = store, key
         self._own: tuple[bytes, Version] | None = None  # what was last written here
 
@@ -87,7 +124,7 @@ class UserObjects:
         key: what their objects' keys begin with.
     """
 
-    def __init__(self, store: "ObjectStore", key: str) -> None:
+    def __init__(self, store: VersionedObjects, key: str) -> None:
         self._store = store.at(key)
         self._known: dict[str, ObjectClaims] = {}
 

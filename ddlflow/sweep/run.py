@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import nn
 
 from ddlflow.sweep.fused.feasible import made_inputs, program_of
-from ddlflow.sweep.fused.plan import Fuse, Group
+from ddlflow.sweep.fused.plan import Fuse, MemberGroup
 from ddlflow.sweep.fused.program import Program
 from ddlflow.sweep.fused.size import choose
 from ddlflow.sweep.fused.stack import Stack
@@ -33,7 +33,9 @@ class Piece:
     why: str
 
 
-def cut(group: Group, prepared: Prepared, *, fuse: Fuse = "auto", at_least: int = 1) -> list[Piece]:
+def cut(
+    group: MemberGroup, prepared: Prepared, *, fuse: Fuse = "auto", at_least: int = 1
+) -> list[Piece]:
     """Cuts a group into the pieces that are fastest, by a short measurement on the device.
 
     Args:

@@ -67,7 +67,7 @@ class Validation:
             dist.all_reduce(counts, group=self.group)
             dist.all_reduce(sums, group=self.group)  # each piece is zero on all ranks but one
         # Rank 0 alone computes and tells the others: torchmetrics takes a second to import.
-        names = self.task.measures.told
+        names = self.task.measures.reported
         values = torch.zeros(len(names), dtype=torch.float64, device=self.device)
         if self.rank == 0:
             scores.load(counts.cpu(), sums.cpu().sum(0))

@@ -19,7 +19,7 @@ from ddlflow.data.shards.shard import map_shard
 from ddlflow.data.shards.statistics import Statistics, of_column
 from ddlflow.models.standardise import Standardise
 from ddlflow.spec.pipeline import Data, Model, Split, Training
-from ddlflow.sweep.fused.plan import Group, plan_stacks
+from ddlflow.sweep.fused.plan import MemberGroup, plan_stacks
 from ddlflow.sweep.member import FoldRows, Member, Prepared, Result, whole
 from ddlflow.sweep.run import Piece, start
 from ddlflow.train.saved import checkpoint
@@ -96,7 +96,7 @@ class Ground:
     def train(self, piece: Piece, **more: Any) -> dict[str, Result]:
         return to_the_end(piece, self.prepared, **more)
 
-    def groups(self, members: Sequence[Member]) -> list[Group]:
+    def groups(self, members: Sequence[Member]) -> list[MemberGroup]:
         return plan_stacks(members, self.prepared)
 
     def fused(self, members: Sequence[Member]) -> dict[str, Result]:

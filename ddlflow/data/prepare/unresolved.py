@@ -43,12 +43,12 @@ def _sentence(name: str, points: Iterable[Number], offset: Number, deviation: fl
         return None
     centre, spread = centre_of(distinct)
     with np.errstate(over="ignore"):
-        told = len({float(np.float32(less(value, offset))) for value in distinct})
+        distinguished = len({float(np.float32(less(value, offset))) for value in distinct})
     # Of a fraction the last bits are no difference that anyone meant.
     pairs = zip(distinct[1:], distinct, strict=False)
     meant = 1 + sum(isinstance(b, int) or b - a > abs(b) * 2.0**-44 for b, a in pairs)
     is_far = offset != 0 and spread < deviation * ALIKE
-    if told >= meant * 0.75 and not is_far:
+    if distinguished >= meant * 0.75 and not is_far:
         return None
     return (
         f"Column {name}: many of its values are about {spread:.3g} apart, around {centre:.10g}, "

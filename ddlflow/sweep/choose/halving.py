@@ -20,7 +20,7 @@ Better = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class TrialGroup:
     """Trials that are asked for at once, and the epochs after which some of them end.
 
     Attributes:
@@ -35,7 +35,7 @@ class Group:
     rungs: tuple[int, ...]
 
 
-def groups(search: Search, num_trials: int, epochs: int) -> list[Group]:
+def groups(search: Search, num_trials: int, epochs: int) -> list[TrialGroup]:
     """The whole plan of a search: known before its first trial, whatever the workers.
 
     Scores steer what tpe and cma_es ask for, so they ask for `together` trials at once. What grid
@@ -57,16 +57,17 @@ def groups(search: Search, num_trials: int, epochs: int) -> list[Group]:
         return list(_shrinking(search, num_trials, epochs))
     size = search.together if search.method in {"tpe", "cma_es"} else num_trials
     return [
-        Group(first, min(size, num_trials - first), steps) for first in range(0, num_trials, size)
+        TrialGroup(first, min(size, num_trials - first), steps)
+        for first in range(0, num_trials, size)
     ]
 
 
-def _shrinking(search: Search, num_trials: int, epochs: int) -> Iterator[Group]:
+def _shrinking(search: Search, num_trials: int, epochs: int) -> Iterator[TrialGroup]:
     """What forward tries in turn: each of the values that are left."""
     first, left = 0, len(next(iter(search.space.values())).values or ())
     while first < num_trials:
         size = min(left, num_trials - first)
-        yield Group(first, size, (epochs,))
+        yield TrialGroup(first, size, (epochs,))
         first, left = first + size, left - 1
 
 
@@ -119,14 +120,16 @@ def brackets(pruning: Pruning, epochs: int) -> list[tuple[int, tuple[int, ...]]]
     ]
 
 
-def _dealt(brackets: Sequence[tuple[int, tuple[int, ...]]], num_trials: int) -> Iterator[Group]:
+def _dealt(
+    brackets: Sequence[tuple[int, tuple[int, ...]]], num_trials: int
+) -> Iterator[TrialGroup]:
     """Brackets in turn, and again, until every trial has its place; the last may be smaller."""
     first = 0
     while first < num_trials:
         for size, steps in brackets:
             left = num_trials - first
             if left:
-                yield Group(first, min(size, left), steps)
+                yield TrialGroup(first, min(size, left), steps)
             first += min(size, left)
 
 

@@ -97,11 +97,11 @@ class Dense:
         rows = step.labels.shape[1]
         losses = []
         for few in self._tiles(step.first, step.last, rows):
-            told: Tensor | None = None
+            total: Tensor | None = None
             for start, piece in self._blocks(_narrow(step, *few), few):
                 part = self._pass(piece).gradients(piece, 1.0 / rows, add=start > 0)
-                told = part if told is None or part is None else told + part
-            losses += [] if told is None else [told]
+                total = part if total is None or part is None else total + part
+            losses += [] if total is None else [total]
         return torch.cat(losses) if losses else None
 
     def outputs(self, inputs: Inputs, out: Tensor) -> None:

@@ -22,7 +22,7 @@ _MODULES_OWN = set(vars(nn.Module()))  # what every module has, ``training`` amo
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class MemberGroup:
     """Members of one kind.
 
     Attributes:
@@ -36,7 +36,7 @@ class Group:
 
 def plan_stacks(
     members: Sequence[Member], prepared: Prepared, *, fuse: Fuse = "auto"
-) -> list[Group]:
+) -> list[MemberGroup]:
     """Groups members by what parts stacks.
 
     That is the shape and kind of the model, the kind of optimizer, the objective and whether its
@@ -68,7 +68,7 @@ def plan_stacks(
                 f"sweep.fuse is always, but {group[0][0].id} has to be trained apart: {apart}. "
                 "Use fuse: auto."
             )
-        planned.append(Group(tuple(member for member, _ in group), apart))
+        planned.append(MemberGroup(tuple(member for member, _ in group), apart))
     return planned
 
 

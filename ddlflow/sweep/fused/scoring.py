@@ -63,4 +63,4 @@ class Scoring:
     def _computed(self, scores: Scores, sums: list[Tensor]) -> dict[str, float]:
         scores.load(scores.counts.cpu(), torch.stack(sums).cpu().sum(0))
         computed = after_epoch(scores)
-        return {name: computed[name] for name in self._task.measures.told}
+        return {name: computed[name] for name in self._task.measures.reported}

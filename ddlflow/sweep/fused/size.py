@@ -35,7 +35,7 @@ MATRICES = 6  # weights, gradients, up to two of the optimizer's state, scratch 
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class StackSize:
     """What was measured.
 
     Attributes:
@@ -49,7 +49,7 @@ class Choice:
     solo_s: float
 
 
-def choose(members: Sequence[Member], prepared: Prepared, *, always: bool = False) -> Choice:
+def choose(members: Sequence[Member], prepared: Prepared, *, always: bool = False) -> StackSize:
     """The size of stack that a member's step is fastest in.
 
     Args:
@@ -66,9 +66,9 @@ def choose(members: Sequence[Member], prepared: Prepared, *, always: bool = Fals
     best_s = min(seconds.values())
     best = max(size for size, own in seconds.items() if own <= best_s * ENOUGH)
     if always or not _solo_matters(members[0], prepared):
-        return Choice(best, best_s, math.inf)
+        return StackSize(best, best_s, math.inf)
     solo_s = _timed(_solo_step(members[0], prepared), prepared.device)
-    return Choice(best if best_s <= solo_s else 0, best_s, solo_s)
+    return StackSize(best if best_s <= solo_s else 0, best_s, solo_s)
 
 
 def _solo_matters(member: Member, prepared: Prepared) -> bool:

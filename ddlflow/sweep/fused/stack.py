@@ -197,9 +197,9 @@ class Stack:
         for k, step in enumerate(steps):
             if has_dropout:
                 step.noise = self._noise(turn, k)
-            told = self._program.gradients(step)
-            if told is not None:
-                known.append(told)
+            loss = self._program.gradients(step)
+            if loss is not None:
+                known.append(loss)
             advance()
         if known:
             losses = torch.stack(known, 1)

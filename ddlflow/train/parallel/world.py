@@ -10,14 +10,14 @@ SHARE_FLOP = 100e6
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class FittingWorld:
     """How many ranks, and a clause that says why."""
 
     world: int
     why: str
 
 
-def fitting_world(*, cores: int, num_parameters: int, batch_rows: int) -> Choice:
+def fitting_world(*, cores: int, num_parameters: int, batch_rows: int) -> FittingWorld:
     """The number of CPU ranks of one thread that a training of this size is fastest with.
 
     Args:
@@ -29,5 +29,5 @@ def fitting_world(*, cores: int, num_parameters: int, batch_rows: int) -> Choice
     world = max(1, min(cores, int(flop / SHARE_FLOP)))
     size = f"{flop / 1e6:,.0f} MFLOP a step"
     if world == cores:
-        return Choice(world, f"{size} keep {cores} cores busy")
-    return Choice(world, f"{size}: more ranks would wait for each other")
+        return FittingWorld(world, f"{size} keep {cores} cores busy")
+    return FittingWorld(world, f"{size}: more ranks would wait for each other")

@@ -9,7 +9,9 @@ from typing import Literal
 from ddlflow.spec.pipeline import ObjectiveName
 
 Better = Literal["higher", "lower"]
-PREDICTED = "predicted_classes"  # told after an epoch beside the metrics, where there are classes
+PREDICTED = (
+    "predicted_classes"  # reported after an epoch beside the metrics, where there are classes
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Measures:
         drawn: of the one that is drawn over the epochs beside the loss.
         judged: of the one by which a model is held against the baseline: what it minimises.
         baseline: what the baseline knows, for a sentence.
-        has_classes: whether it is told how many classes are predicted of any row.
+        has_classes: whether it is reported how many classes are predicted of any row.
     """
 
     metrics: tuple[Metric, ...]
@@ -46,8 +48,8 @@ class Measures:
         return tuple(metric.name for metric in self.metrics)
 
     @property
-    def told(self) -> tuple[str, ...]:
-        """The names of what is told of the validation rows after each epoch."""
+    def reported(self) -> tuple[str, ...]:
+        """The names of what is reported of the validation rows after each epoch."""
         return (*self.names, PREDICTED) if self.has_classes else self.names
 
     def better(self, name: str) -> Better:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ddlflow.spec.pipeline import Pruning, Search
 from ddlflow.sweep.choose.halving import (
-    Group,
+    TrialGroup,
     async_rungs,
     brackets,
     goes_on,
@@ -134,24 +134,24 @@ def search(method: str, pruning: str | None = None, **more: Any) -> Search:
 
 def test_what_is_known_before_is_one_group() -> None:
     for method in ("grid", "random"):
-        assert groups(search(method), 30, 9) == [Group(0, 30, (9,))]
-        assert groups(search(method, "halving"), 30, 9) == [Group(0, 30, (1, 3, 9))]
+        assert groups(search(method), 30, 9) == [TrialGroup(0, 30, (9,))]
+        assert groups(search(method, "halving"), 30, 9) == [TrialGroup(0, 30, (1, 3, 9))]
 
 
 def test_what_learns_from_scores_asks_for_a_few_at_once() -> None:
     found = groups(search("tpe", together=12), 30, 9)
-    assert found == [Group(0, 12, (9,)), Group(12, 12, (9,)), Group(24, 6, (9,))]
-    assert groups(search("cma_es", "async_halving"), 8, 10) == [Group(0, 8, (1, 3, 9, 10))]
+    assert found == [TrialGroup(0, 12, (9,)), TrialGroup(12, 12, (9,)), TrialGroup(24, 6, (9,))]
+    assert groups(search("cma_es", "async_halving"), 8, 10) == [TrialGroup(0, 8, (1, 3, 9, 10))]
 
 
 def test_hyperband_deals_trials_to_its_brackets_in_turn() -> None:
     found = groups(search("random", "hyperband"), 30, 9)
     assert found == [
-        Group(0, 9, (1, 3, 9)),
-        Group(9, 5, (3, 9)),
-        Group(14, 3, (9,)),
-        Group(17, 9, (1, 3, 9)),
-        Group(26, 4, (3, 9)),
+        TrialGroup(0, 9, (1, 3, 9)),
+        TrialGroup(9, 5, (3, 9)),
+        TrialGroup(14, 3, (9,)),
+        TrialGroup(17, 9, (1, 3, 9)),
+        TrialGroup(26, 4, (3, 9)),
     ]
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from ddlflow.sweep import run
 from ddlflow.sweep.fused import size
-from ddlflow.sweep.fused.plan import Group, plan_stacks
-from ddlflow.sweep.fused.size import Choice, choose
+from ddlflow.sweep.fused.plan import MemberGroup, plan_stacks
+from ddlflow.sweep.fused.size import StackSize, choose
 
 SGD = {"use": "sgd", "momentum": 0.9}
 
@@ -73,8 +73,8 @@ def test_stacks_are_cut_evenly_with_a_folds_members_together(
     sizes: list[int],
 ) -> None:
     members = tuple(ground().member(f"{k}", fold=k % 2) for k in range(10))
-    monkeypatch.setattr(run, "choose", lambda *_, **__: Choice(best, 1e-5, 2e-5))
-    pieces = run.cut(Group(members, None), ground().prepared, at_least=at_least)
+    monkeypatch.setattr(run, "choose", lambda *_, **__: StackSize(best, 1e-5, 2e-5))
+    pieces = run.cut(MemberGroup(members, None), ground().prepared, at_least=at_least)
     assert [len(piece.members) for piece in pieces] == sizes
     assert all(piece.fused == (best > 0) for piece in pieces)
     folds = [member.fold for piece in pieces for member in piece.members]
@@ -94,7 +94,7 @@ def test_the_measurement_takes_the_fastest(
     monkeypatch.setattr(size, "_timed", lambda step, _: seconds[step])
     monkeypatch.setattr(size, "_solo_matters", lambda *_: True)
     members = [ground().member(f"{k}") for k in range(12)]
-    assert choose(members, ground().prepared) == Choice(4, 4.0, 9.0)
+    assert choose(members, ground().prepared) == StackSize(4, 4.0, 9.0)
     seconds["solo"] = 3.0
     assert choose(members, ground().prepared).size == 0
     assert choose(members, ground().prepared, always=True).size == 4
