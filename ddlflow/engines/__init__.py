@@ -156,6 +156,12 @@ class Engine(Protocol):
         A gang whose job has them as ``preload`` starts in a fraction of a second then.
         """
 
+    def import_ahead(self, modules: tuple[str, ...]) -> None:
+        """Begin to import what the data work after a gang will need; returns at once.
+
+        Its workers wait while their ranks train, and PyTorch takes seconds to import.
+        """
+
     def ask(self, function: Callable[[], Result]) -> list[Result]:
         """What a top-level function gives on each worker; where all are on this machine, here.
 

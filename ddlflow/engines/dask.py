@@ -85,6 +85,10 @@ class DaskEngine:
         else:
             self._cluster.run(on_worker.warm, self._cluster.workers(), threads, modules)
 
+    def import_ahead(self, modules: tuple[str, ...]) -> None:
+        """See `Engine.import_ahead`."""
+        self._cluster.run(on_worker.import_ahead, self._cluster.workers(), modules)
+
     def ask(self, function: Callable[[], Result]) -> list[Result]:
         """See `Engine.ask`."""
         if self._is_here:

@@ -46,6 +46,9 @@ class LocalEngine:
         self._warmed = modules
         self._servers.offer(rank_environment(threads), modules)
 
+    def import_ahead(self, modules: tuple[str, ...]) -> None:
+        """See `Engine.import_ahead`. New workers come from the fork server, which has PyTorch."""
+
     def ask(self, function: Callable[[], Result]) -> list[Result]:
         """See `Engine.ask`."""
         return [function()] * self.slots

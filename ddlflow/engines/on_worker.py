@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ddlflow.engines import GangJob
 from ddlflow.engines.environment import rank_environment
 from ddlflow.engines.fork_owner import ForkServers, Offer
+from ddlflow.engines.importing import begin_import
 from ddlflow.engines.rank_process import Lines, RankEnd, RankProcess, not_started
 from ddlflow.errors import EngineError
 
@@ -115,6 +116,11 @@ def kill(gang: str) -> None:
 def warm(threads: int, modules: tuple[str, ...]) -> None:
     """Begin to import what ranks on this worker will need."""
     _servers.offer(rank_environment(threads), modules)
+
+
+def import_ahead(modules: tuple[str, ...]) -> None:
+    """Begin to import what this worker's next work will need."""
+    begin_import(modules)
 
 
 def process_id() -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ddlflow.engines import Engine, GangJob, GangResult, OnGangEvent, open_engine
 from ddlflow.engines.batched import BatchDone, map_batched
+from ddlflow.engines.importing import begin_import
 from ddlflow.engines.resources import Resources, resources
 from ddlflow.errors import InputError
 from ddlflow.report.screen import Screen
@@ -122,6 +123,11 @@ class Session:
     def warm_ranks(self) -> None:
         """Has the workers import what a training's ranks need, while other work goes on."""
         self.engine.warm(self.resources.threads, PRELOAD)
+
+    def import_ahead(self) -> None:
+        """Has workers and this process import what scores and draws, while ranks train."""
+        self.engine.import_ahead(("ddlflow.infer.evaluate",))
+        begin_import(("ddlflow.report.plots",))
 
     def map_over(
         self, function: Callable[[Any], Any], items: Sequence[Any], name: str

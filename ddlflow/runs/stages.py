@@ -166,6 +166,7 @@ def train(
         )
         spread = setup(session, spec, folder, rows["train"], num_parameters(job))
         job = replace(job, virtual_ranks=spread.virtual_ranks, threads=spread.threads)
+        session.import_ahead()
         trained = launch(session, job, spread, rows["train"], tell)
         result = trained.result.to_json()
         return TrainResult(

@@ -380,3 +380,13 @@ def test_describe_is_one_line(engine: Engine) -> None:
     assert engine.name in line
     assert str(engine.slots) in line
     assert "\n" not in line
+
+
+def test_what_is_imported_ahead_is_there_and_what_cannot_be_harms_nobody(engine: Engine) -> None:
+    """A local engine's workers have nothing to do: they are forked from what has PyTorch."""
+    engine.import_ahead(("no_such_module_of_ours", "colorsys"))
+    if engine.name == "dask":
+        deadline = time.monotonic() + 30
+        while not all(engine.map(data_work.has_imported, ["colorsys"] * SLOTS)):
+            assert time.monotonic() < deadline
+    assert list(engine.map(data_work.has_imported, ["sys"] * SLOTS)) == [True] * SLOTS
