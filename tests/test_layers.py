@@ -104,6 +104,7 @@ ORDER = {
     "sweep": [
         ("choose/",),
         ("member",),
+        ("member_result",),
         ("standing", "trained", "place"),
         ("fused/",),
         ("held_out", "solo"),

@@ -4,7 +4,6 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.errors import TrainingError
@@ -17,10 +16,9 @@ from ddlflow.store import documents
 from ddlflow.store.store import Store
 from ddlflow.sweep.choose.table import spread
 from ddlflow.sweep.member import Member
+from ddlflow.sweep.member_result import MemberResult
 from ddlflow.train.tasks.table import BUILT_IN
 from ddlflow.train.tasks.target import LabelTarget
-
-Json = dict[str, Any]
 
 
 def train_folds(
@@ -57,18 +55,18 @@ def train_folds(
     return CrossValidationResult(tuple(found), _summary(found), predictions)
 
 
-def _fold_of(repeat: int, result: Json) -> FoldResult:
-    row = pieces.counted_row(result)
+def _fold_of(repeat: int, result: MemberResult) -> FoldResult:
+    row = result.counted_row
     return FoldResult(
         repeat=repeat,
-        fold=int(result["id"]),
-        status=result["status"],
-        reason=result["reason"],
-        epochs=len(result["history"]),
-        best_epoch=result["best_epoch"],
-        seconds=result["seconds"],
-        fused=result["fused"],
-        history=tuple(result["history"]),
+        fold=int(result.id),
+        status=result.status,
+        reason=result.reason,
+        epochs=len(result.history),
+        best_epoch=result.best_epoch,
+        seconds=result.seconds,
+        fused=result.fused,
+        history=tuple(map(dict, result.history)),
         metrics={k.removeprefix("val_"): v for k, v in row.items() if k.startswith("val_")},
     )
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from ddlflow.errors import SpecError, TrainingError
 from ddlflow.runs import spread
@@ -21,11 +20,11 @@ from ddlflow.sweep.choose.sampler import Trial, sampler_of
 from ddlflow.sweep.choose.space import metric_of, settings
 from ddlflow.sweep.choose.table import Outcome, best, rows
 from ddlflow.sweep.member import Member
+from ddlflow.sweep.member_result import MemberResult
 from ddlflow.sweep.place import Where
 from ddlflow.sweep.task import Asynchronous, PieceTask
 from ddlflow.train.auto import resolve
 
-Json = dict[str, Any]
 Key = tuple[int, str]  # (repeat of the folds, member): a training
 CLOCK = "clock.json"  # seconds that earlier commands took
 
@@ -135,7 +134,7 @@ class Searching:
         ]
         self.fused += sum(one.fused for one in cut)
         self.trained += sum(len(task.members) for one in cut for task in one.tasks)
-        results: dict[Key, Json] = {}  # (repeat, member) -> the last rung's
+        results: dict[Key, MemberResult] = {}  # (repeat, member) -> the last rung's
         dropped: set[int] = set()
         self.begun |= {
             number
@@ -146,9 +145,9 @@ class Searching:
         }
         alone = self._alone(group, metric, better)
 
-        def take(repeat: int, found: list[Json]) -> None:
-            sound = (one for one in found if trial_of(one["id"]) not in dropped)
-            results.update({(repeat, one["id"]): one for one in sound})
+        def take(repeat: int, found: list[MemberResult]) -> None:
+            sound = (one for one in found if trial_of(one.id) not in dropped)
+            results.update({(repeat, one.id): one for one in sound})
             self._end_trials(trials, results, dropped, metric)
 
         rungs = group.rungs if alone is None else group.rungs[-1:]
@@ -176,13 +175,13 @@ class Searching:
     ) -> None:
         """One repeat's pieces to the rung: what came of the members that were still going."""
 
-        def heard(results: list[Json]) -> None:
+        def heard(results: list[MemberResult]) -> None:
             documents.save(self.folder, CLOCK, {"seconds": self._elapsed()})
             on_results(results)
 
-        ids = (m["id"] for task in cut.tasks for m in task.members)
+        ids = (m.id for task in cut.tasks for m in task.members)
         gone = frozenset(id_ for id_ in ids if trial_of(id_) in dropped)
-        left = [t for t in cut.tasks if any(m["id"] not in gone for m in t.members)]
+        left = [t for t in cut.tasks if any(m.id not in gone for m in t.members)]
         left.sort(key=lambda task: min(trials_of(task)))  # a trial's folds side by side
         spread.train(
             self.session,
@@ -205,15 +204,15 @@ class Searching:
     def _end_trials(
         self,
         trials: Sequence[Trial],
-        results: dict[Key, Json],
+        results: dict[Key, MemberResult],
         dropped: set[int],
         metric: str,
     ) -> None:
-        """Makes outcomes of the trials that have ended; each is told once."""
+        """Makes outcomes of the trials that have ended; each is reported once."""
         for trial in trials:
             if trial.number in self.outcomes or not self._is_whole(trial, results):
                 continue
-            going = any(results[key]["status"] == "going" for key in self._keys(trial))
+            going = any(results[key].status == "going" for key in self._keys(trial))
             if going and trial.number not in dropped:
                 continue
             found = self._outcome(trial, results, metric)
@@ -221,7 +220,7 @@ class Searching:
             (row,) = rows([found])
             self.on_trial(row)
 
-    def _is_whole(self, trial: Trial, results: dict[Key, Json]) -> bool:
+    def _is_whole(self, trial: Trial, results: dict[Key, MemberResult]) -> bool:
         """Whether all of a trial's trainings have a result."""
         return all(key in results for key in self._keys(trial))
 
@@ -232,18 +231,18 @@ class Searching:
             for member in member_ids(trial.number, self._folds(stage))
         ]
 
-    def _outcome(self, trial: Trial, results: dict[Key, Json], metric: str) -> Outcome:
+    def _outcome(self, trial: Trial, results: dict[Key, MemberResult], metric: str) -> Outcome:
         found = [results[key] for key in self._keys(trial)]
-        failed = [one for one in found if one["status"] == "failed"]
-        is_done = all(one["status"] == "done" for one in found)
+        failed = [one for one in found if one.status == "failed"]
+        is_done = all(one.status == "done" for one in found)
         return Outcome(
             number=trial.number,
             values=trial.values,
             status="failed" if failed else "done" if is_done else "pruned",
             scores=() if failed else tuple(spread.score_of(one, metric) for one in found),
-            seconds=sum(one["seconds"] for one in found),
-            epochs=max(len(one["history"]) for one in found),
-            reason=failed[0]["reason"] if failed else None,
+            seconds=sum(one.seconds for one in found),
+            epochs=max(len(one.history) for one in found),
+            reason=failed[0].reason if failed else None,
             ended_s=self._elapsed(),
             curve=() if failed else spread.curve_of(found, metric),
         )

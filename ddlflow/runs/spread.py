@@ -13,11 +13,11 @@ done is read and not trained again.
 import math
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ddlflow.engines import ItemDone
-from ddlflow.errors import EngineError
+from ddlflow.errors import DdlflowError, EngineError
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.results import PrepareResult
 from ddlflow.runs.session import Session
@@ -25,13 +25,14 @@ from ddlflow.runs.setup import ship
 from ddlflow.spec.search import Sweep
 from ddlflow.store import documents
 from ddlflow.store.store import Store
-from ddlflow.sweep.cutting import CutTask, cut_members
+from ddlflow.sweep.cutting import CutPiece, CutTask, cut_members
 from ddlflow.sweep.member import Member
+from ddlflow.sweep.member_result import MemberResult, from_json
 from ddlflow.sweep.place import Where, plain
 from ddlflow.sweep.task import END, Asynchronous, PieceTask, apart, train_piece
 
-Json = dict[str, Any]
-OnResults = Callable[[list[Json]], None]
+PLAN = "plan.json"  # which members make a piece
+OnResults = Callable[[list[MemberResult]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +82,20 @@ def cut(
     Raises:
         SpecError: ``sweep.fuse`` is always, and a member has to be trained apart.
     """
-    known = documents.load(folder, "plan.json")
-    if not known:
+    known = documents.load(folder, PLAN)
+    if known:
+        cut_into = _planned(known, f"{folder.location}/{PLAN}")
+    else:
         task = CutTask(where, tuple(map(plain, members)), sweep.fuse, session.engine.slots)
         try:
-            (pieces,) = session.engine.map(cut_members, [task])
+            (cut_into,) = session.engine.map(cut_members, [task])
         except EngineError:
             # Trying the models ended its worker each time: the one that does so will fail alone.
             why = "the worker that measured them died"
-            pieces = [{"ids": [member.id], "fused": False, "why": why} for member in members]
-        known = {"pieces": pieces}
-        documents.save(folder, "plan.json", known)
-        for why in dict.fromkeys(p["why"] for p in pieces if not p["fused"]):
-            number = sum(len(p["ids"]) for p in pieces if p["why"] == why)
+            cut_into = [CutPiece((member.id,), False, why) for member in members]
+        documents.save(folder, PLAN, {"pieces": [asdict(piece) for piece in cut_into]})
+        for why in dict.fromkeys(piece.why for piece in cut_into if not piece.fused):
+            number = sum(len(piece.ids) for piece in cut_into if piece.why == why)
             session.screen.say(f"sweep: {number} trainings apart: {why}")
     by_id = {member.id: plain(member) for member in members}
     tasks = [
@@ -101,13 +103,27 @@ def cut(
             where=where,
             folder=folder.at(f"{number:05d}").location,
             number=number,
-            members=tuple(by_id[id_] for id_ in piece["ids"]),
-            fused=piece["fused"],
-            why=piece["why"],
+            members=tuple(by_id[id_] for id_ in piece.ids),
+            fused=piece.fused,
+            why=piece.why,
         )
-        for number, piece in enumerate(known["pieces"])
+        for number, piece in enumerate(cut_into)
     ]
     return Pieces(folder, tuple(tasks))
+
+
+def _planned(values: Any, where: str) -> list[CutPiece]:
+    """How members were cut, of the JSON values of its file.
+
+    Raises:
+        DdlflowError: they are of another form.
+    """
+    try:
+        return [CutPiece(tuple(one["ids"]), one["fused"], one["why"]) for one in values["pieces"]]
+    except (KeyError, TypeError) as error:
+        raise DdlflowError(
+            f"{where} is damaged ({error}). Remove it, or do the work again with --fresh."
+        ) from None
 
 
 def train(
@@ -120,7 +136,7 @@ def train(
     predictions: bool = False,
     alone: Asynchronous | None = None,
     may_begin: Callable[[PieceTask], bool] = lambda task: True,
-) -> dict[str, Json]:
+) -> dict[str, MemberResult]:
     """Trains all pieces to their ends, or to a rung.
 
     Args:
@@ -141,14 +157,14 @@ def train(
         replace(
             task,
             until=until,
-            dropped=tuple(m["id"] for m in task.members if m["id"] in dropped),
+            dropped=tuple(m.id for m in task.members if m.id in dropped),
             predictions=predictions,
             alone=alone,
             driver=uuid.uuid4().hex,
         )
         for task in pieces.tasks
     ]
-    found: dict[str, Json] = {}
+    found: dict[str, MemberResult] = {}
     done = 0
     with session.screen.bar("sweep", sum(len(t.members) for t in tasks), "trainings") as show:
 
@@ -169,10 +185,10 @@ def train(
 
             mapped = session.engine.map(train_piece, items(), on_event=on_event)
             for number, results in enumerate(mapped):
-                left = [r["id"] for r in results if r["status"] == "apart"]
+                left = [r.id for r in results if r.status == "apart"]
                 failed += [apart(begun[number], id_) for id_ in left if id_ not in dropped]
-                whole = [result for result in results if result["status"] != "apart"]
-                found.update({result["id"]: result for result in whole})
+                whole = [result for result in results if result.status != "apart"]
+                found.update({result.id: result for result in whole})
                 on_results(whole)
             return failed
 
@@ -187,29 +203,21 @@ def forget_failed(folder: Store) -> None:
     for key in folder.list():
         if key.rpartition("/")[2] != END:
             continue
-        if any(one["status"] == "failed" for one in documents.load(folder, key)["results"]):
+        ended = from_json(documents.load(folder, key), f"{folder.location}/{key}")
+        if any(one.status == "failed" for one in ended):
             folder.remove(key)
 
 
-def counted_row(result: Json) -> Json:
-    """The epoch that counts: the best with early stopping, else the last."""
-    history = result["history"]
-    if not history:
-        return {}
-    row: Json = history[(result["best_epoch"] or len(history)) - 1]
-    return row
-
-
-def score_of(result: Json, metric: str) -> float:
+def score_of(result: MemberResult, metric: str) -> float:
     """Of the epoch that counts; NaN where there is none."""
-    value = counted_row(result).get(f"val_{metric}")
+    value = result.counted_row.get(f"val_{metric}")
     return math.nan if value is None else float(value)
 
 
-def curve_of(found: Sequence[Json], metric: str) -> tuple[tuple[int, float], ...]:
+def curve_of(found: Sequence[MemberResult], metric: str) -> tuple[tuple[int, float], ...]:
     """After each epoch that all have: the mean over the folds."""
     curve = []
-    for epoch, at in enumerate(zip(*(one["history"] for one in found), strict=False), 1):
+    for epoch, at in enumerate(zip(*(one.history for one in found), strict=False), 1):
         values = [row.get(f"val_{metric}") for row in at]
         known = [math.nan if value is None else value for value in values]
         curve.append((epoch, sum(known) / len(known)))

@@ -24,7 +24,6 @@ from ddlflow.sweep.choose.space import settings
 from ddlflow.sweep.choose.table import TrialRow
 from ddlflow.train.auto import resolve
 
-Json = dict[str, Any]
 VERSION = {"cross_validate": 6, "search": 5}
 
 
@@ -115,7 +114,9 @@ def _repeats(session: Session, prepared: Stage[PrepareResult]) -> list[Stage[Pre
     return [prepared, *(stages.prepare(session, repeat) for repeat in range(1, cv.repeats))]
 
 
-def _depends_on(session: Session, data: Sequence[Stage[PrepareResult]], name: str) -> Json:
+def _depends_on(
+    session: Session, data: Sequence[Stage[PrepareResult]], name: str
+) -> dict[str, Any]:
     """What a sweep's results depend on."""
     pipeline = session.request.pipeline
     return {

@@ -17,4 +17,4 @@ def trial_of(member: str) -> int:
 
 def trials_of(task: PieceTask) -> set[int]:
     """The numbers of the trials that a piece has trainings of."""
-    return {trial_of(values["id"]) for values in task.members}
+    return {trial_of(member.id) for member in task.members}

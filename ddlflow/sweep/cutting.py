@@ -2,17 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ddlflow.sweep.fused.plan import Fuse, plan_stacks
 from ddlflow.sweep.member import Member, Prepared, first_net
-from ddlflow.sweep.place import Where, member_of, prepared_at
+from ddlflow.sweep.place import PlainMember, Where, member_of, prepared_at
 from ddlflow.sweep.run import Piece, cut
 from ddlflow.sweep.task import reason_of
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +24,30 @@ class CutTask:
     """
 
     where: Where
-    members: tuple[Json, ...]
+    members: tuple[PlainMember, ...]
     fuse: Fuse
     at_least: int
 
 
-def cut_members(task: CutTask) -> list[Json]:
+@dataclass(frozen=True, slots=True)
+class CutPiece:
+    """A piece that members were cut into.
+
+    Attributes:
+        ids: of its members.
+        fused: whether they are a stack; else there is one member.
+        why: a clause that says why they are, or are not.
+    """
+
+    ids: tuple[str, ...]
+    fused: bool
+    why: str
+
+
+def cut_members(task: CutTask) -> list[CutPiece]:
     """Cuts members into pieces; measured where they will be trained.
 
     A member whose model cannot be made gets a piece of its own: it will fail there, alone.
-
-    Returns:
-        Of each piece ``ids``, ``fused`` and ``why``.
 
     Raises:
         SpecError: see ``plan_stacks``.
@@ -63,7 +72,7 @@ def cut_members(task: CutTask) -> list[Json]:
             why = f"measuring their stack failed: {reason_of(error)}"
             pieces += [Piece((member,), False, why) for member in group.members]
     return [
-        {"ids": [m.id for m in piece.members], "fused": piece.fused, "why": piece.why}
+        CutPiece(tuple(member.id for member in piece.members), piece.fused, piece.why)
         for piece in pieces
     ]
 

@@ -1,6 +1,6 @@
 """Where an engine's worker trains for a sweep, and members as values that travel there."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ from ddlflow.store.store import Place, open_store
 from ddlflow.sweep.member import FoldRows, Member, Prepared, whole
 from ddlflow.train.split_rows import standardisation_by
 
-Json = dict[str, Any]
 Device = Literal["cpu", "cuda"]
 _MODEL: TypeAdapter[Model] = TypeAdapter(Model)
 
@@ -36,23 +35,36 @@ class Where:
     threads: int
 
 
-def plain(member: Member) -> Json:
-    """A member as JSON values."""
-    return {
-        "id": member.id,
-        "model": member.model.model_dump(mode="json"),
-        "train": member.train.model_dump(mode="json"),
-        "fold": member.fold,
-    }
+@dataclass(frozen=True, slots=True)
+class PlainMember:
+    """A member that travels: ``model`` and ``train`` are the JSON values of their sections.
+
+    The sections' own classes would be imported where a task is only passed on.
+    """
+
+    id: str
+    model: Mapping[str, Any]
+    train: Mapping[str, Any]
+    fold: int | None
 
 
-def member_of(values: Json) -> Member:
+def plain(member: Member) -> PlainMember:
+    """A member as values that travel."""
+    return PlainMember(
+        id=member.id,
+        model=member.model.model_dump(mode="json"),
+        train=member.train.model_dump(mode="json"),
+        fold=member.fold,
+    )
+
+
+def member_of(values: PlainMember) -> Member:
     """The inverse of `plain`."""
     return Member(
-        values["id"],
-        _MODEL.validate_python(values["model"]),
-        Training.model_validate(values["train"]),
-        values["fold"],
+        values.id,
+        _MODEL.validate_python(values.model),
+        Training.model_validate(values.train),
+        values.fold,
     )
 
 

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 import torch
 
@@ -21,13 +20,20 @@ from ddlflow.store import documents
 from ddlflow.store.store import Store, open_store
 from ddlflow.sweep.choose.halving import Better, goes_on
 from ddlflow.sweep.held_out import write_predictions
-from ddlflow.sweep.member import Prepared, Result
-from ddlflow.sweep.place import Where, member_of, prepared_at
+from ddlflow.sweep.member import Prepared
+from ddlflow.sweep.member_result import (
+    MemberResult,
+    from_json,
+    known_rows,
+    of_result,
+    to_json,
+    untrained,
+)
+from ddlflow.sweep.place import PlainMember, Where, member_of, prepared_at
 from ddlflow.sweep.run import Piece, start
 from ddlflow.sweep.trained import Trained
 from ddlflow.train.saved import checkpoint
 
-Json = dict[str, Any]
 # The engine gives a task to four workers, one after the other, where they die of it. The last one
 # only says so: a piece that kills its workers must not end the sweep.
 TRIES = 3
@@ -78,7 +84,7 @@ class PieceTask:
     where: Where
     folder: str
     number: int
-    members: tuple[Json, ...]
+    members: tuple[PlainMember, ...]
     fused: bool
     why: str
     until: int | None = None
@@ -88,37 +94,34 @@ class PieceTask:
     driver: str = ""
 
 
-def train_piece(task: PieceTask) -> list[Json]:
+def train_piece(task: PieceTask) -> list[MemberResult]:
     """Trains a piece to its end, or to a rung; from where it stands, if it was begun.
 
-    Returns:
-        Of each member: ``id``, ``status`` (done, failed, pruned, or going), ``reason``,
-        ``history``, ``best_epoch``, ``steps``, ``seconds`` and ``fused``. The members of a stack
-        that failed as a whole have the status apart: each is to be given as a piece of its own.
-
     Raises:
+        DdlflowError: the file of what came of it is damaged.
         CheckpointError: the storage is full: no fault of the members'.
         DataError: a shard is damaged or gone.
     """
     folder = open_store(task.folder)
     rung = END if task.until is None else f"epoch-{task.until}.json"
     # The rung's own first: a search that goes on decides by what it decided by before.
-    known = documents.load(folder, rung) or documents.load(folder, END)
-    if known:
-        return list(known["results"])
+    for name in (rung, END):
+        known = documents.load(folder, name)
+        if known:
+            return from_json(known, f"{task.folder}/{name}")
     apart = documents.load(folder, APART)
     if apart:
-        return [_failed(values["id"], apart["why"], "apart") for values in task.members]
+        return [untrained(member.id, apart["why"], "apart") for member in task.members]
     tries = f"{rung.removesuffix('.json')}.tries"
     allowed = TRIES if len(task.members) == 1 else STACK_TRIES
     if _count(folder, tries, task.driver) <= allowed:
-        results = _sound(_trained(task))
+        results = _trained(task)
     else:
         reason = f"Its worker died {allowed} times while it was trained: out of memory?"
         results = _all_failed(task, reason)
-    if not any(result["status"] == "apart" for result in results):
-        is_over = all(result["status"] != "going" for result in results)
-        documents.save(folder, END if is_over else rung, {"results": results})
+    if not any(result.status == "apart" for result in results):
+        is_over = all(result.status != "going" for result in results)
+        documents.save(folder, END if is_over else rung, to_json(results))
         if is_over:
             folder.at("checkpoints").remove_all()
     folder.remove(tries)
@@ -137,7 +140,7 @@ def _free() -> None:
         gc.freeze()
 
 
-def _trained(task: PieceTask) -> list[Json]:
+def _trained(task: PieceTask) -> list[MemberResult]:
     torch.set_num_threads(task.where.threads)
     members = tuple(member_of(values) for values in task.members)
     prepared = prepared_at(task.where, members, task.number)
@@ -155,18 +158,20 @@ def _trained(task: PieceTask) -> list[Json]:
         torch.set_flush_denormal(False)
 
 
-def _all_failed(task: PieceTask, reason: str) -> list[Json]:
+def _all_failed(task: PieceTask, reason: str) -> list[MemberResult]:
     """One training has failed; of a stack one member may have spoilt the others.
 
     They may be out of memory together, or one of them has code of the user's that raises.
     """
     if len(task.members) == 1:
-        return [_failed(task.members[0]["id"], reason)]
+        return [untrained(task.members[0].id, reason)]
     documents.save(open_store(task.folder), APART, {"why": reason})
-    return [_failed(values["id"], reason, "apart") for values in task.members]
+    return [untrained(member.id, reason, "apart") for member in task.members]
 
 
-def _to_rung(task: PieceTask, piece: Piece, prepared: Prepared, folder: Store) -> list[Json]:
+def _to_rung(
+    task: PieceTask, piece: Piece, prepared: Prepared, folder: Store
+) -> list[MemberResult]:
     """Trains from the last checkpoint to the rung, or to the end."""
     trained = start(piece, prepared)
     checkpoints = folder.at("checkpoints")
@@ -182,7 +187,7 @@ def _to_rung(task: PieceTask, piece: Piece, prepared: Prepared, folder: Store) -
         if time.monotonic() - last_save >= SAVE_EVERY_S:
             last_save = time.monotonic()
             checkpoint.write(checkpoints, trained.epoch, trained.snapshot())
-    going: list[Json] = []
+    going: list[MemberResult] = []
     if trained.alive:  # at a rung: the next task goes on from here, perhaps elsewhere
         snapshot = trained.snapshot()
         checkpoint.write(checkpoints, trained.epoch, snapshot)
@@ -193,22 +198,22 @@ def _to_rung(task: PieceTask, piece: Piece, prepared: Prepared, folder: Store) -
             result = trained.results[member.id]
             if result.tensors is not None:
                 write_predictions(member, result.tensors, prepared, folder)
-    return [*map(_plain_result, trained.results.values()), *going]
+    return [*map(of_result, trained.results.values()), *going]
 
 
-def _going(trained: Trained, piece: Piece, seconds: dict[str, float]) -> Iterable[Json]:
+def _going(trained: Trained, piece: Piece, seconds: dict[str, float]) -> Iterable[MemberResult]:
     for id_ in trained.alive:
         history = trained.histories[id_]
-        yield {
-            "id": id_,
-            "status": "going",
-            "reason": "",
-            "history": history,
-            "best_epoch": 0,
-            "steps": int(history[-1]["step"]) if history else 0,
-            "seconds": seconds[id_],
-            "fused": len(piece.members) if piece.fused else 1,
-        }
+        yield MemberResult(
+            id=id_,
+            status="going",
+            reason="",
+            history=known_rows(history),
+            best_epoch=0,
+            steps=int(history[-1]["step"]) if history else 0,
+            seconds=seconds[id_],
+            fused=len(piece.members) if piece.fused else 1,
+        )
 
 
 def _decide(trained: Trained, rule: Asynchronous) -> None:
@@ -227,43 +232,10 @@ def _decide(trained: Trained, rule: Asynchronous) -> None:
             trained.drop([id_], f"it was not among the best at epoch {trained.epoch}")
 
 
-def _plain_result(result: Result) -> Json:
-    values = result.to_plain()
-    del values["tensors"]
-    return values
-
-
-def _sound(results: list[Json]) -> list[Json]:
-    """A metric that is none (the AUROC of rows of one class) is null: JSON knows no NaN."""
-    return [
-        result
-        | {
-            "history": [
-                {name: v if math.isfinite(v) else None for name, v in row.items()}
-                for row in result["history"]
-            ]
-        }
-        for result in results
-    ]
-
-
 def reason_of(error: Exception) -> str:
     """Ours are sentences; others' are told by their type, and their place in the user's code."""
     text = str(error) if isinstance(error, DdlflowError) else one_line(error)
     return " ".join(text.split())[:500]
-
-
-def _failed(id_: str, reason: str, status: Literal["failed", "apart"] = "failed") -> Json:
-    return {
-        "id": id_,
-        "status": status,
-        "reason": reason,
-        "history": [],
-        "best_epoch": 0,
-        "steps": 0,
-        "seconds": 0.0,
-        "fused": 1,
-    }
 
 
 def _count(folder: Store, key: str, driver: str) -> int:
@@ -286,7 +258,7 @@ def apart(task: PieceTask, id_: str) -> PieceTask:
     return replace(
         task,
         folder=f"{task.folder}/apart-{_slug(id_)}",
-        members=tuple(values for values in task.members if values["id"] == id_),
+        members=tuple(member for member in task.members if member.id == id_),
         fused=False,
         why="its stack failed",
     )

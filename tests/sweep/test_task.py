@@ -3,17 +3,17 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ddlflow.errors import CheckpointError
-from ddlflow.sweep.place import Where, member_of, plain
+from ddlflow.sweep.member_result import MemberResult
+from ddlflow.sweep.place import PlainMember, Where, member_of, plain
 from ddlflow.sweep.task import Asynchronous, PieceTask, apart, train_piece
 
-Json = dict[str, Any]
 EPOCHS = 4
 
 
@@ -38,14 +38,14 @@ def piece(ground: Callable[..., Any], where: Where, tmp_path: Path) -> Callable[
     return make
 
 
-def but_times(results: list[Json]) -> list[Json]:
-    history = [
-        [{k: v for k, v in row.items() if k != "rows_per_s"} for row in r["history"]]
-        for r in results
-    ]
+def but_times(results: list[MemberResult]) -> list[MemberResult]:
     return [
-        {k: v for k, v in one.items() if k != "seconds"} | {"history": rows}
-        for one, rows in zip(results, history, strict=True)
+        replace(
+            one,
+            seconds=0.0,
+            history=[{k: v for k, v in row.items() if k != "rows_per_s"} for row in one.history],
+        )
+        for one in results
     ]
 
 
@@ -55,7 +55,7 @@ def files(folder: Path) -> dict[str, int]:
 
 def test_members_are_plain_values_and_back(ground: Callable[..., Any]) -> None:
     member = ground().member("3/1", fold=1, epochs=7)
-    assert member_of(json.loads(json.dumps(plain(member)))) == member
+    assert member_of(PlainMember(**json.loads(json.dumps(asdict(plain(member)))))) == member
 
 
 @pytest.mark.parametrize("ids", [("0",), ("0", "1")], ids=["apart", "stack"])
@@ -63,16 +63,16 @@ def test_rung_by_rung_is_as_at_once_and_nothing_is_done_twice(
     piece: Callable[..., PieceTask], tmp_path: Path, ids: tuple[str, ...]
 ) -> None:
     whole = train_piece(replace(piece(*ids), folder=str(tmp_path / "whole")))
-    assert [one["status"] for one in whole] == ["done"] * len(ids)
-    assert [len(one["history"]) for one in whole] == [EPOCHS] * len(ids)
+    assert [one.status for one in whole] == ["done"] * len(ids)
+    assert [len(one.history) for one in whole] == [EPOCHS] * len(ids)
     task, folder = piece(*ids), tmp_path / "piece"
     first = train_piece(replace(task, until=1))
     second = train_piece(replace(task, until=3))
-    assert [(one["status"], len(one["history"])) for one in first + second] == (
+    assert [(one.status, len(one.history)) for one in first + second] == (
         [("going", 1)] * len(ids) + [("going", 3)] * len(ids)
     )
     for early, late in zip(first, second, strict=True):
-        assert 0 < early["seconds"] < late["seconds"]  # of all that it took so far
+        assert 0 < early.seconds < late.seconds  # of all that it took so far
     last = train_piece(task)
     assert but_times(last) == but_times(whole)
     known = files(folder)
@@ -103,10 +103,10 @@ def test_members_that_are_dropped_leave_and_the_others_go_on(
 ) -> None:
     task = piece("0", "1")
     train_piece(replace(task, until=1))
-    one, other = sorted(train_piece(replace(task, dropped=("0",))), key=lambda r: r["id"])
-    assert (one["status"], len(one["history"])) == ("pruned", 1)
-    assert one["reason"] == "it was not among the best of its rung"
-    assert (other["status"], len(other["history"])) == ("done", EPOCHS)
+    one, other = sorted(train_piece(replace(task, dropped=("0",))), key=lambda r: r.id)
+    assert (one.status, len(one.history)) == ("pruned", 1)
+    assert one.reason == "it was not among the best of its rung"
+    assert (other.status, len(other.history)) == ("done", EPOCHS)
 
 
 def test_one_that_ended_before_its_rung_is_not_trained_again(
@@ -114,8 +114,8 @@ def test_one_that_ended_before_its_rung_is_not_trained_again(
 ) -> None:
     task = piece("0", optimizer={"use": "sgd", "lr": 1e38})
     (found,) = train_piece(replace(task, until=2))
-    assert found["status"] == "failed"
-    assert "Lower train.optimizer.lr" in found["reason"]
+    assert found.status == "failed"
+    assert "Lower train.optimizer.lr" in found.reason
     known = files(tmp_path / "piece")
     assert known.keys() == {"end.json"}
     assert train_piece(task) == train_piece(replace(task, until=3)) == [found]
@@ -132,8 +132,8 @@ def test_what_kills_its_worker_three_times_is_failed(
     tries = tmp_path / "piece" / "end.tries"
     tries.write_text('{"driver":"d","tried":3}')
     (found,) = train_piece(piece("0"))
-    assert (found["status"], found["history"]) == ("failed", [])
-    assert found["reason"] == "Its worker died 3 times while it was trained: out of memory?"
+    assert (found.status, found.history) == ("failed", [])
+    assert found.reason == "Its worker died 3 times while it was trained: out of memory?"
     assert not tries.exists()
 
 
@@ -142,7 +142,7 @@ def test_deaths_of_drivers_do_not_count(piece: Callable[..., PieceTask], tmp_pat
     (tmp_path / "piece").mkdir()
     (tmp_path / "piece" / "end.tries").write_text('{"driver":"another","tried":3}')
     (found,) = train_piece(piece("0"))
-    assert found["status"] == "done"
+    assert found.status == "done"
 
 
 def test_members_of_a_stack_that_kills_its_worker_are_given_apart(
@@ -152,12 +152,12 @@ def test_members_of_a_stack_that_kills_its_worker_are_given_apart(
     folder.mkdir()
     (folder / "end.tries").write_text('{"driver":"d","tried":2}')
     found = train_piece(task)
-    assert [(one["id"], one["status"]) for one in found] == [("0", "apart"), ("1", "apart")]
+    assert [(one.id, one.status) for one in found] == [("0", "apart"), ("1", "apart")]
     assert train_piece(replace(task, driver="next")) == found  # it is not tried again
     alone = apart(task, "1")
     assert (alone.fused, alone.folder) == (False, str(folder / "apart-1"))
     (one,) = train_piece(alone)
-    assert (one["id"], one["status"], one["fused"]) == ("1", "done", 1)
+    assert (one.id, one.status, one.fused) == ("1", "done", 1)
 
 
 def test_a_full_disk_fails_no_member(piece: Callable[..., PieceTask], tmp_path: Path) -> None:
@@ -176,14 +176,14 @@ def test_each_decides_by_those_before_it(piece: Callable[..., PieceTask], tmp_pa
     rule = Asynchronous(str(tmp_path / "rungs"), (1, EPOCHS), 2, "loss", "lower")
     task = replace(piece("0"), alone=rule)
     (first,) = train_piece(task)
-    assert first["status"] == "done"  # nobody was before it
+    assert first.status == "done"  # nobody was before it
     rung = tmp_path / "rungs" / "1"
-    assert json.loads((rung / "0.json").read_text()) == {"score": first["history"][0]["val_loss"]}
+    assert json.loads((rung / "0.json").read_text()) == {"score": first.history[0]["val_loss"]}
     (rung / "8.json").write_text('{"score":0.0}')
     (rung / "9.json").write_text('{"score":null}')  # one that had none
     late = replace(piece("1"), alone=rule, folder=str(tmp_path / "late"))
     (second,) = train_piece(late)
-    assert (second["status"], len(second["history"])) == ("pruned", 1)
+    assert (second.status, len(second.history)) == ("pruned", 1)
 
 
 def test_a_score_that_is_none_ends_it(
@@ -200,5 +200,5 @@ def test_a_score_that_is_none_ends_it(
     )
     rule = Asynchronous(str(tmp_path / "rungs"), (1, EPOCHS), 2, "auroc", "higher")
     (found,) = train_piece(replace(piece("0"), alone=rule))
-    assert (found["status"], len(found["history"])) == ("pruned", 1)
-    assert found["history"][0]["val_auroc"] is None
+    assert (found.status, len(found.history)) == ("pruned", 1)
+    assert found.history[0]["val_auroc"] is None
