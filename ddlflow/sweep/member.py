@@ -1,7 +1,7 @@
 """What a sweep trains: members, the rows they train on, and what comes of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from ddlflow.models import build
 from ddlflow.spec.code import resolve
 from ddlflow.spec.pipeline import Model, Training, UserCode
 from ddlflow.store.store import Place
+from ddlflow.train.saved.checkpoint import Plain
 from ddlflow.train.seeding import seed_random
 from ddlflow.train.split_rows import standardisation_of
 from ddlflow.train.tasks.table import LabelTask, resolved_task
@@ -107,7 +108,7 @@ class Result:
     seconds: float
     fused: int
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> Plain:
         """For a checkpoint; ``Result(**plain)`` is the way back."""
         return {name: getattr(self, name) for name in self.__slots__}
 
@@ -167,16 +168,25 @@ def first_nets(members: Sequence[Member], prepared: Prepared) -> list[nn.Module]
     return nets
 
 
-def settings_of(member: Member) -> dict[str, Any]:
-    """What decides a member's numbers, as plain values."""
+@dataclass(frozen=True, slots=True)
+class MemberSettings:
+    """What decides a member's numbers: its sections as plain values, and its fold."""
+
+    model: Mapping[str, Any]
+    train: Mapping[str, Any]
+    fold: int | None
+
+
+def settings_of(member: Member) -> MemberSettings:
+    """Of a member, less what never changes a number."""
     train = resolved(member.train)
     del train["checkpoint_every_s"], train["digest_every"]
-    return {"model": resolved(member.model), "train": train, "fold": member.fold}
+    return MemberSettings(resolved(member.model), train, member.fold)
 
 
-def check_settings(member: Member, saved: dict[str, Any]) -> None:
+def check_settings(member: Member, saved: Plain) -> None:
     """Raises TrainingError where a checkpoint's member had other settings."""
-    now = settings_of(member)
+    now = asdict(settings_of(member))
     changed = [name for name in now if now[name] != saved.get(name)]
     if changed:
         raise TrainingError(

@@ -7,7 +7,7 @@ ledger, no digest trail, no checkpoint but the caller's.
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import asdict
 
 from ddlflow.data.shards.batches import Batches
 from ddlflow.data.shards.order import num_steps
@@ -22,8 +22,8 @@ from ddlflow.sweep.member import (
     settings_of,
     task_of,
 )
-from ddlflow.sweep.standing import ADVICE, Standing
-from ddlflow.sweep.trained import Emit
+from ddlflow.sweep.standing import ADVICE, SavedStanding, Standing
+from ddlflow.sweep.trained import Emit, EpochProgress, MemberEpoch
 from ddlflow.train import precision
 from ddlflow.train.affine_backward import affine_backward
 from ddlflow.train.components import fit_components
@@ -34,6 +34,7 @@ from ddlflow.train.parallel.layout import ALONE
 from ddlflow.train.parallel.replica import read
 from ddlflow.train.parallel.whole import WholeReplica
 from ddlflow.train.penalty import penalty_on
+from ddlflow.train.saved.checkpoint import Plain
 from ddlflow.train.saved.state import Snapshot, State, Tensors, copied
 from ddlflow.train.tasks.task import Loss
 from ddlflow.train.validation import Validation
@@ -108,7 +109,7 @@ class Solo:
             self._step = optimizer_step(
                 self._replica, self._net, optimizer, spec, steps_per_epoch=steps
             )
-        self._told = time.monotonic()
+        self._said_at = time.monotonic()
 
     @property
     def alive(self) -> list[str]:
@@ -141,7 +142,7 @@ class Solo:
         if is_optimum:
             standing.status = "done"
         self.epoch += 1
-        self._emit({"event": "epoch", "id": standing.member.id, **standing.history[-1]})
+        self._emit(MemberEpoch(standing.member.id, standing.history[-1]))
         return self._end(began)
 
     def _full_step(self) -> bool:
@@ -180,22 +181,26 @@ class Solo:
             self._standing.status, self._standing.reason = "pruned", reason
             self._end(time.monotonic())
 
-    def snapshot(self) -> dict[str, Any]:
+    @property
+    def seconds(self) -> dict[str, float]:
+        return dict.fromkeys(self.alive, self._standing.seconds)
+
+    def snapshot(self) -> Plain:
         return {
-            "settings": [settings_of(self._standing.member)],
+            "settings": [asdict(settings_of(self._standing.member))],
             "epoch": self.epoch,
             "results": {id_: result.to_plain() for id_, result in self.results.items()},
-            "standings": [self._standing.to_plain()] if self.alive else [],
+            "standings": [asdict(self._standing.saved())] if self.alive else [],
             "state": self._state.snapshot().to_plain(),
             "best": self._best,
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def restore(self, saved: Plain) -> None:
         check_settings(self._standing.member, saved["settings"][0])
         self._state.restore(Snapshot.from_plain(saved["state"]))
         self.results = {id_: Result(**plain) for id_, plain in saved["results"].items()}
         if saved["standings"]:
-            self._standing.restore(saved["standings"][0])
+            self._standing.restore(SavedStanding(**saved["standings"][0]))
         else:
             self._standing.status = next(iter(self.results.values())).status
         self.epoch, self._best = saved["epoch"], saved["best"]
@@ -210,10 +215,10 @@ class Solo:
                 self._standing.add_losses([total], count)
         unread.clear()
         now = time.monotonic()
-        if now - self._told >= EVENT_EVERY_S and math.isfinite(losses[-1][0]):
-            self._told = now
+        if now - self._said_at >= EVENT_EVERY_S and math.isfinite(losses[-1][0]):
+            self._said_at = now
             done, epoch = self._standing.loss_rows, self.epoch + 1
-            self._emit({"event": "progress", "epoch": epoch, "done": done, "total": self._rows})
+            self._emit(EpochProgress(epoch, done, self._rows))
 
     def _end(self, began: float) -> None:
         """Counts the time; a member that has a status becomes a result."""

@@ -12,6 +12,19 @@ from ddlflow.train.validation import row_of
 ADVICE = "Lower train.optimizer.lr, set train.clip_norm, or look at its rows."
 
 
+@dataclass(frozen=True, slots=True)
+class SavedStanding:
+    """Where a member stood at an epoch's end; the names are those of its `Standing`."""
+
+    id: str
+    epoch: int
+    steps: int
+    seconds: float
+    best_epoch: int
+    best_value: float
+    history: list[dict[str, float]]
+
+
 @dataclass(slots=True)
 class Standing:
     """A member between two epochs.
@@ -106,15 +119,21 @@ class Standing:
             fused=fused,
         )
 
-    def to_plain(self) -> dict[str, Any]:
+    def saved(self) -> SavedStanding:
         """For a checkpoint."""
-        names = ("epoch", "steps", "seconds", "best_epoch", "best_value")
-        plain: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return plain | {"id": self.member.id, "history": [dict(row) for row in self.history]}
+        return SavedStanding(
+            id=self.member.id,
+            epoch=self.epoch,
+            steps=self.steps,
+            seconds=self.seconds,
+            best_epoch=self.best_epoch,
+            best_value=self.best_value,
+            history=[dict(row) for row in self.history],
+        )
 
-    def restore(self, plain: dict[str, Any]) -> None:
-        """Goes back to what ``to_plain`` gave at an epoch's end."""
-        for name in ("epoch", "steps", "seconds", "best_epoch", "best_value"):
-            setattr(self, name, plain[name])
-        self.history = [dict(row) for row in plain["history"]]
+    def restore(self, saved: SavedStanding) -> None:
+        """Goes back to where it stood at an epoch's end."""
+        self.epoch, self.steps, self.seconds = saved.epoch, saved.steps, saved.seconds
+        self.best_epoch, self.best_value = saved.best_epoch, saved.best_value
+        self.history = [dict(row) for row in saved.history]
         self.loss_sum, self.loss_rows = 0.0, 0

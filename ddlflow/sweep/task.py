@@ -189,10 +189,8 @@ def _to_rung(
             checkpoint.write(checkpoints, trained.epoch, trained.snapshot())
     going: list[MemberResult] = []
     if trained.alive:  # at a rung: the next task goes on from here, perhaps elsewhere
-        snapshot = trained.snapshot()
-        checkpoint.write(checkpoints, trained.epoch, snapshot)
-        seconds = {plain["id"]: plain["seconds"] for plain in snapshot["standings"]}
-        going = list(_going(trained, piece, seconds))
+        checkpoint.write(checkpoints, trained.epoch, trained.snapshot())
+        going = list(_going(trained, piece))
     if task.predictions and task.until is None:
         for member in piece.members:
             result = trained.results[member.id]
@@ -201,7 +199,7 @@ def _to_rung(
     return [*map(of_result, trained.results.values()), *going]
 
 
-def _going(trained: Trained, piece: Piece, seconds: dict[str, float]) -> Iterable[MemberResult]:
+def _going(trained: Trained, piece: Piece) -> Iterable[MemberResult]:
     for id_ in trained.alive:
         history = trained.histories[id_]
         yield MemberResult(
@@ -211,7 +209,7 @@ def _going(trained: Trained, piece: Piece, seconds: dict[str, float]) -> Iterabl
             history=known_rows(history),
             best_epoch=0,
             steps=int(history[-1]["step"]) if history else 0,
-            seconds=seconds[id_],
+            seconds=trained.seconds[id_],
             fused=len(piece.members) if piece.fused else 1,
         )
 

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,10 @@ from ddlflow.sweep.member import (
     settings_of,
     task_of,
 )
-from ddlflow.sweep.standing import ADVICE, Standing
-from ddlflow.sweep.trained import Emit
+from ddlflow.sweep.standing import ADVICE, SavedStanding, Standing
+from ddlflow.sweep.trained import Emit, EpochProgress, MemberEpoch
 from ddlflow.train.loop import EVENT_EVERY_S, Stopped
+from ddlflow.train.saved.checkpoint import Plain
 from ddlflow.train.saved.state import copied
 
 
@@ -39,9 +40,7 @@ class Stack:
         prepared: the data set.
         pool: its rows; those of the members' folds at least.
         program_of: makes the program for a first model.
-        emit: told of each member's epochs ({"event": "epoch", "id", ...}), and at most twice a
-            second of the progress ({"event": "progress", "epoch", "done", "total"}: rows of the
-            epoch's, over all members).
+        emit: gets each member's epochs, and the progress.
         must_stop: asked often; where it says so, ``run_epoch`` raises ``Stopped``.
     """
 
@@ -105,7 +104,7 @@ class Stack:
         self._outputs = torch.empty(0, device=self._device)
         outputs = tasks[members[0].fold].num_outputs or 1
         self._more_outputs = [outputs] if outputs > 1 else []
-        self._told = time.monotonic()
+        self._said_at = time.monotonic()
 
     @property
     def alive(self) -> list[str]:
@@ -129,11 +128,9 @@ class Stack:
             self._steps(turn)
             done += (turn.last - turn.first) * turn.steps * turn.rows
             now = time.monotonic()
-            if now - self._told >= EVENT_EVERY_S:
-                self._told = now
-                self._emit(
-                    {"event": "progress", "epoch": self.epoch + 1, "done": done, "total": total}
-                )
+            if now - self._said_at >= EVENT_EVERY_S:
+                self._said_at = now
+                self._emit(EpochProgress(self.epoch + 1, done, total))
             if self._must_stop():
                 raise Stopped
         self._check_weights()
@@ -153,20 +150,25 @@ class Stack:
                 model.standing.status, model.standing.reason = "pruned", reason
         self._leave()
 
-    def snapshot(self) -> dict[str, Any]:
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {m.standing.member.id: m.standing.seconds for m in self._models}
+
+    def snapshot(self) -> Plain:
         return {
-            "settings": [settings_of(model.standing.member) for model in self._models],
+            "settings": [asdict(settings_of(model.standing.member)) for model in self._models],
             "epoch": self.epoch,
             "results": {id_: result.to_plain() for id_, result in self.results.items()},
-            "standings": [model.standing.to_plain() for model in self._models],
+            "standings": [asdict(model.standing.saved()) for model in self._models],
             "weights": self._weights.to("cpu", copy=True),
             "optimizer": {n: v.to("cpu", copy=True) for n, v in self._update.state.items()},
             "best": [None if m.best is None else m.best.to("cpu") for m in self._models],
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def restore(self, saved: Plain) -> None:
         self.results = {id_: Result(**plain) for id_, plain in saved["results"].items()}
-        known = {plain["id"]: at for at, plain in enumerate(saved["standings"])}
+        standings = [SavedStanding(**plain) for plain in saved["standings"]]
+        known = {standing.id: at for at, standing in enumerate(standings)}
         self._keep([k for k, id_ in enumerate(self.alive) if id_ in known])
         order = [known[id_] for id_ in self.alive]
         for model, at in zip(self._models, order, strict=True):
@@ -176,7 +178,7 @@ class Stack:
         for name, value in self._update.state.items():
             value.copy_(saved["optimizer"][name][order])
         for model, at in zip(self._models, order, strict=True):
-            model.standing.restore(saved["standings"][at])
+            model.standing.restore(standings[at])
             best = saved["best"][at]
             model.best = None if best is None else best.to(self._device)
         self._update.steps = [model.standing.steps for model in self._models]
@@ -234,8 +236,7 @@ class Stack:
                 lr = self._update.rate(k, self._update.steps[k] - 1)
                 if model.standing.end_epoch(metrics, lr=lr, rows_per_s=rows_per_s):
                     model.best = self._weights[k].clone()
-                row = {"event": "epoch", "id": model.standing.member.id}
-                self._emit(row | model.standing.history[-1])
+                self._emit(MemberEpoch(model.standing.member.id, model.standing.history[-1]))
             at += len(models)
 
     def _share(self, began: float) -> None:

@@ -10,6 +10,7 @@ import torch
 from ddlflow.errors import TrainingError
 from ddlflow.sweep.member import Member, Result
 from ddlflow.sweep.run import Piece, start
+from ddlflow.sweep.trained import EpochProgress, MemberEpoch
 from ddlflow.train.loop import Stopped
 from ddlflow.train.saved import checkpoint
 
@@ -245,15 +246,14 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_it_stops_when_asked_and_tells_of_epochs(ground: Callable[..., Any], fused: bool) -> None:
-    events: list[dict[str, Any]] = []
+    events: list[MemberEpoch | EpochProgress] = []
     piece = Piece((ground().member("m", epochs=3, batch_rows=4),), fused, "")
     with pytest.raises(Stopped):
         ground().train(
             piece,
             emit=events.append,
-            must_stop=lambda: any(event["event"] == "epoch" for event in events),
+            must_stop=lambda: any(isinstance(event, MemberEpoch) for event in events),
         )
-    (told,) = [event for event in events if event["event"] == "epoch"]
-    assert told["id"] == "m"
-    assert told["epoch"] == 1
-    assert "val_auroc" in told
+    (ended,) = [event for event in events if isinstance(event, MemberEpoch)]
+    assert (ended.id, ended.row["epoch"]) == ("m", 1)
+    assert "val_auroc" in ended.row
