@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -72,6 +72,29 @@ def _one_torch_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def command_here(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs ``ddlflow`` in this process, which has imported all; not what starts a flow of Prefect.
+
+    Gives the exit status, standard output and standard error.
+    """
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        from ddlflow.cli import app
+
+        monkeypatch.setattr(sys, "argv", ["ddlflow", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        status = ended.value.code
+        assert isinstance(status, int)
+        return status, *capfd.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

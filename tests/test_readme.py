@@ -1,8 +1,7 @@
 """What the README shows works as it stands there."""
 
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,28 +44,32 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def ddlflow(project: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "ddlflow", *arguments],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def check(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command_here: Callable[..., tuple[int, str, str]],
+) -> Callable[[str], str]:
+    """What ``ddlflow check`` of a pipeline says, where all is well."""
+    monkeypatch.chdir(project)
+
+    def run(pipeline: str) -> str:
+        status, out, err = command_here("check", pipeline)
+        assert status == 0, out + err
+        return out
+
+    return run
 
 
-def test_the_first_pipeline_is_right(project: Path) -> None:
+def test_the_first_pipeline_is_right(project: Path, check: Callable[[str], str]) -> None:
     (project / "pipelines/flights.yaml").write_text(block("yaml", "name: flights"))
-    said = ddlflow(project, "check", "flights")
+    said = check("flights")
     assert "All is well" in said
     assert "2 numeric and 1 categorical" in said
     assert "No features, as label late is computed from the same columns: arr_delay" in said
 
 
-def test_a_model_of_ones_own_is_found_and_tried(project: Path) -> None:
+def test_a_model_of_ones_own_is_found_and_tried(project: Path, check: Callable[[str], str]) -> None:
     folder = project / "pipelines/wide"
     folder.mkdir()
     pipeline = block("yaml", "name: flights").replace("name: flights", "name: wide")
@@ -74,13 +77,13 @@ def test_a_model_of_ones_own_is_found_and_tried(project: Path) -> None:
     pipeline = pipeline.replace("exclude: [flight_id]", "exclude: [flight_id, carrier]")
     (folder / "pipeline.yaml").write_text(pipeline)
     (folder / "net.py").write_text(block("python", "class Wide"))
-    assert "net:Wide: tried" in ddlflow(project, "check", "wide")
+    assert "net:Wide: tried" in check("wide")
 
 
-def test_every_command_of_the_table_is_there() -> None:
-    said = subprocess.run(
-        [sys.executable, "-m", "ddlflow", "--help"], capture_output=True, text=True, check=True
-    ).stdout
+def test_every_command_of_the_table_is_there(
+    command_here: Callable[..., tuple[int, str, str]],
+) -> None:
+    _, said, _ = command_here("--help")
     commands = set(re.findall(r"^\| `ddlflow ([\w-]+)", README, re.MULTILINE))
     shown = set(re.findall(r"^  ([\w-]+) ", said.partition("Commands:")[2], re.MULTILINE))
     assert commands == shown

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -154,8 +154,15 @@ def signed_url() -> Iterator[str]:
         server.shutdown()
 
 
+# Of MLflow, where a command runs in this process.
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
 def test_a_run_of_a_signed_url_leaves_its_signature_nowhere(
-    tmp_path: Path, signed_url: str
+    tmp_path: Path,
+    signed_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    command_here: Callable[..., tuple[int, str, str]],
 ) -> None:
     """Storage, MLflow's database and artifacts, Prefect's database and the screen are searched."""
     (tmp_path / "pipelines").mkdir()
@@ -176,32 +183,30 @@ def test_a_run_of_a_signed_url_leaves_its_signature_nowhere(
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
     environment.pop("PREFECT_API_URL", None)
 
-    def ddlflow(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "ddlflow", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-
-    checked = ddlflow("check", "signed", "--set", f"data.source={signed_url}")
-    assert checked.returncode == 0, checked.stdout
-    told = ddlflow("check", "signed", "--set", f"data.source={signed_url}", "--json")
-    done = ddlflow("run", "signed", "--set", f"data.source={signed_url}", "--json")
+    monkeypatch.chdir(tmp_path)
+    given = ("--set", f"data.source={signed_url}")
+    status, *checked = command_here("check", "signed", *given)
+    assert status == 0, checked
+    _, *as_json = command_here("check", "signed", *given, "--json")
+    done = subprocess.run(
+        [sys.executable, "-m", "ddlflow", "run", "signed", *given, "--json"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert sum(1 for _ in Path(result["predictions"]).glob("*.parquet")) == 1
-    refused = ddlflow("reproduce", result["run_id"])
-    assert refused.returncode == 2
-    assert "recorded without the secrets in data.source" in refused.stderr
-    again = ddlflow("reproduce", result["run_id"], "--set", f"data.source={signed_url}")
-    assert again.returncode == 0, again.stderr
+    status, *refused = command_here("reproduce", result["run_id"])
+    assert status == 2
+    assert "recorded without the secrets in data.source" in refused[1]
+    status, *again = command_here("reproduce", result["run_id"], *given)
+    assert status == 0, again
 
-    said = checked.stdout + checked.stderr + told.stdout + told.stderr
-    said += done.stdout + done.stderr + refused.stderr + again.stdout + again.stderr
+    said = "".join([*checked, *as_json, done.stdout, done.stderr, *refused, *again])
     assert SECRET not in said
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.name == "prefect.db" for path in files)

@@ -5,15 +5,17 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from object_server import KEY, SECRET, ObjectServer
+from object_server import KEY, SECRET
 
 from ddlflow.store.entries import entry_of
+from ddlflow.store.object_client import forget_clients
 from ddlflow.store.store import open_store
 from ddlflow.train.saved import checkpoint
 
@@ -146,12 +148,17 @@ def test_a_search_over_folds_in_a_bucket_is_that_in_a_folder(
 
 
 def test_what_is_wrong_with_a_bucket_is_told_in_one_line_before_anything_is_written(
-    project: Path, bucket: str, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+    project: Path,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    command_here: Callable[..., tuple[int, str, str]],
 ) -> None:
-    def said(command: str, *more: str) -> str:
-        process = start(project, command, "small", *more)
-        out, wrong = process.communicate(timeout=300)
-        assert process.returncode == 2, out + wrong
+    monkeypatch.chdir(project)
+
+    def said(command: str, *more: str, expected: int = 2) -> str:
+        forget_clients()  # they have the keys of their first use
+        status, out, wrong = command_here(command, "small", *more)
+        assert status == expected, out + wrong
         return " ".join((out + wrong).split())
 
     for command in ("check", "run"):
@@ -167,10 +174,7 @@ def test_what_is_wrong_with_a_bucket_is_told_in_one_line_before_anything_is_writ
     assert "wrong-secret" not in text
     assert "Traceback" not in text
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    done = start(project, "check", "small")
-    out, wrong = done.communicate(timeout=300)
-    assert done.returncode == 0, out + wrong
-    assert f"{bucket}: four requests took " in " ".join((out + wrong).split())
+    assert f"{bucket}: four requests took " in said("check", expected=0)
     assert open_store(bucket).list() == []
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,11 @@ def client_of(project: Path) -> mlflow.MlflowClient:
     return mlflow.MlflowClient(f"sqlite:///{project}/.ddlflow/mlflow.db")
 
 
-def test_a_run_leaves_all_that_it_promises_and_is_cached_the_second_time(project: Path) -> None:
+def test_a_run_leaves_all_that_it_promises_and_is_cached_the_second_time(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command_here: Callable[..., tuple[int, str, str]],
+) -> None:
     first = run_json(project)
     assert [stage["name"] for stage in first["stages"]] == ["prepare", "train", "evaluate", "infer"]
     assert not any(stage["cached"] for stage in first["stages"])
@@ -126,20 +131,12 @@ def test_a_run_leaves_all_that_it_promises_and_is_cached_the_second_time(project
 
     # A model by its URI over another source; and again with nothing to do.
     source = next((project / ".ddlflow/source").glob("*/*.parquet"))
+    monkeypatch.chdir(project)
+    options = ("--out", "scored", "--key", "m_bb", "--json")
     for _ in range(2):
-        done = ddlflow(
-            project,
-            "infer",
-            first["model_uri"],
-            str(source),
-            "--out",
-            "scored",
-            "--key",
-            "m_bb",
-            "--json",
-        )
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["rows"] == 6_000
+        status, out, wrong = command_here("infer", first["model_uri"], str(source), *options)
+        assert status == 0, wrong
+        assert json.loads(out)["rows"] == 6_000
     table = pq.read_table(project / "scored")
     assert table.column_names == ["m_bb", "prediction", "probability"]
     assert table["m_bb"].to_pylist() == pq.read_table(source)["m_bb"].to_pylist()

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ddlflow.cli import app
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
 from ddlflow.runs.record import recorded
@@ -65,20 +64,9 @@ class Wide(torch.nn.Sequential):
 class Project:
     """A project with a folder pipeline; commands run in this process, as from its folder."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
-        self.folder, self._monkeypatch, self._capfd = folder, monkeypatch, capfd
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, command_here: Any) -> None:
+        self.folder, self.ddlflow = folder, command_here
         monkeypatch.chdir(folder)
-
-    def ddlflow(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit status, standard output, standard error."""
-        self._monkeypatch.setattr(sys, "argv", ["ddlflow", *arguments])
-        self._capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        said = self._capfd.readouterr()
-        status = ended.value.code
-        assert isinstance(status, int)
-        return status, said.out, said.err
 
     def reproduce(self, run_id: str, *more: str) -> tuple[int, dict[str, Any]]:
         status, out, err = self.ddlflow("reproduce", run_id, "--json", *more)
@@ -137,10 +125,8 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.fixture
-def project(
-    first: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Project:
-    return Project(first[0], monkeypatch, capfd)
+def project(first: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, command_here: Any) -> Project:
+    return Project(first[0], monkeypatch, command_here)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +298,7 @@ def test_micro_batches_on_another_world(project: Project, changed: dict[str, str
 
 @pytest.mark.usefixtures("prefect_server")
 def test_after_a_whole_run_of_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_here: Any
 ) -> None:
     """Prefect, MLflow and all: run, lose the storage, reproduce, compare."""
     lay_out(tmp_path)
@@ -328,7 +314,7 @@ def test_after_a_whole_run_of_the_command(
     result = json.loads(done.stdout)
     for stage in ("train", "prepare"):
         (tmp_path / ".ddlflow" / stage).rename(tmp_path / stage)
-    project = Project(tmp_path, monkeypatch, capfd)
+    project = Project(tmp_path, monkeypatch, command_here)
     status, verdict = project.reproduce(result["run_id"], *ONE)
     assert (status, verdict["differences"]) == (0, [])
     assert verdict["model_digest"] == result["model_digest"]
