@@ -4,11 +4,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ddlflow.redact import redacted
 from ddlflow.tracking import uris
 from ddlflow.tracking.pending import send_spool
+from ddlflow.tracking.records import EndStatus, MetricsLogged, ParamsLogged, RunBegan, RunEnded
 from ddlflow.tracking.spool import Spool, now_ms
 
 
@@ -32,7 +33,7 @@ class Child:
     tags: Mapping[str, Any]
     params: Mapping[str, Any]
     metrics: Sequence[tuple[int, Mapping[str, float]]]
-    status: Literal["FINISHED", "FAILED", "KILLED"]
+    status: EndStatus
     seconds: float
 
 
@@ -69,24 +70,22 @@ def log_child(
         if str(child.number) not in _lines(written):
             if next(spool.all_records(), None) is None:  # else a process was killed just here
                 spool.append(
-                    {
-                        "op": "run",
-                        "t": began,
-                        "id": id_,
-                        "uri": redacted(uris.absolute(uri)),
-                        "experiment": experiment,
-                        "name": child.name,
-                        "tags": {key: str(value) for key, value in child.tags.items()},
-                        "parent": parent,
-                        "resume": None,
-                    }
+                    RunBegan(
+                        t=began,
+                        id=id_,
+                        uri=redacted(uris.absolute(uri)),
+                        experiment=experiment,
+                        name=child.name,
+                        tags={key: str(value) for key, value in child.tags.items()},
+                        parent=parent,
+                    )
                 )
             params = {key: str(value) for key, value in child.params.items()}
-            spool.append({"op": "params", "t": began, "values": params})
+            spool.append(ParamsLogged(began, params))
             for step, values in child.metrics:
                 numbers = {key: float(value) for key, value in values.items()}
-                spool.append({"op": "metrics", "t": now_ms(), "step": step, "values": numbers})
-            spool.append({"op": "end", "t": now_ms(), "status": child.status})
+                spool.append(MetricsLogged(now_ms(), step, numbers))
+            spool.append(RunEnded(now_ms(), child.status))
             with written.open("a") as file:
                 file.write(f"{child.number}\n")
     finally:

@@ -3,14 +3,16 @@
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas
 from mlflow.models import ModelSignature, infer_signature
 
 from ddlflow.errors import TrackingError
+from ddlflow.tracking.records import ModelLogged
 from ddlflow.tracking.run import Run
+from ddlflow.tracking.spool import now_ms
 from ddlflow.tracking.uris import MODEL_DIGEST_TAG, RUN_TAG
 
 
@@ -55,30 +57,26 @@ def log_model(
     """
     if not (folder / "model.json").is_file():
         raise TrackingError(f"{folder} is no ddlflow model folder: it has no model.json.")
-    return run.log_record(
-        "model",
-        wait_s=wait_s,
+    record = ModelLogged(
+        t=now_ms(),
         folder=str(folder.absolute()),
         name=name,
-        **_described(example, predictions),
-        wheel=str(wheel.absolute()),
+        signature=None,
+        example=None,
+        dtypes={},
         requirements=list(pip_requirements),
         register_as=register_as,
         tags={**(tags or {}), RUN_TAG: run.local_id, MODEL_DIGEST_TAG: digest},
+        wheel=str(wheel.absolute()),
     )
-
-
-def _described(
-    example: pandas.DataFrame | None, predictions: pandas.DataFrame | None
-) -> dict[str, Any]:
-    """Signature and example as the spool keeps them."""
-    if example is None or predictions is None:
-        return {"signature": None, "example": None, "dtypes": {}}
-    return {
-        "signature": _signature(example, predictions).to_dict(),
-        "example": json.loads(example.to_json(orient="split", double_precision=15)),
-        "dtypes": {column: str(kind) for column, kind in example.dtypes.items()},
-    }
+    if example is not None and predictions is not None:
+        record = replace(
+            record,
+            signature=_signature(example, predictions).to_dict(),
+            example=json.loads(example.to_json(orient="split", double_precision=15)),
+            dtypes={str(column): str(kind) for column, kind in example.dtypes.items()},
+        )
+    return run.log_model(record, wait_s=wait_s)
 
 
 def _signature(example: pandas.DataFrame, predictions: pandas.DataFrame) -> ModelSignature:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ddlflow.errors import TrackingError
 from ddlflow.redact import redacted
-from ddlflow.tracking.spool import Spool, SpoolRecord, unfinished
+from ddlflow.tracking.records import RunBegan, RunEnded, RunResumed, SpoolRecord
+from ddlflow.tracking.spool import Spool, unfinished
 from ddlflow.tracking.uris import absolute
 
 
@@ -65,19 +66,19 @@ def _send_open_spool(spool: Spool, uri: str | None, away: dict[str, str]) -> str
     from ddlflow.tracking.send import Outage, Sender
 
     records = list(spool.all_records())
-    if not records or records[0]["op"] != "run":
+    first = next(iter(records), None)
+    if not isinstance(first, RunBegan):
         return None
-    first = records[0]
     if _last_status(records) is None:
-        spool.append({"op": "end", "t": max(record["t"] for record in records), "status": "KILLED"})
+        spool.append(RunEnded(max(record.t for record in records), "KILLED"))
     num_waiting = spool.num_waiting()
-    waits = f"{num_waiting} tracking records of the run {first['name']} wait in {spool.folder}: "
-    if uri is not None and redacted(absolute(uri)) == first["uri"]:
+    waits = f"{num_waiting} tracking records of the run {first.name} wait in {spool.folder}: "
+    if uri is not None and redacted(absolute(uri)) == first.uri:
         target = absolute(uri)
-    elif "***" in first["uri"]:
-        return f"{waits}they are for {first['uri']}; use a site with that tracking.uri."
+    elif "***" in first.uri:
+        return f"{waits}they are for {first.uri}; use a site with that tracking.uri."
     else:
-        target = first["uri"]
+        target = first.uri
     if target in away:
         return waits + away[target]
     said: list[str] = []
@@ -85,10 +86,10 @@ def _send_open_spool(spool: Spool, uri: str | None, away: dict[str, str]) -> str
         Sender(target, spool, said.append).deliver()
     except (Outage, TrackingError) as reason:
         if isinstance(reason, Outage):
-            away[target] = f"{first['uri']} does not answer: {reason}"
+            away[target] = f"{first.uri} does not answer: {reason}"
             return waits + away[target]
         return waits + str(reason)
-    sent = f"{num_waiting} tracking records of the earlier run {first['name']} were sent."
+    sent = f"{num_waiting} tracking records of the earlier run {first.name} were sent."
     if _last_status(records) == "FINISHED" and not spool.has_refused:
         spool.remove()
     return " ".join([sent, *said])
@@ -96,5 +97,5 @@ def _send_open_spool(spool: Spool, uri: str | None, away: dict[str, str]) -> str
 
 def _last_status(records: list[SpoolRecord]) -> str | None:
     """How the run ended, or None if it did not say so."""
-    last = next(r for r in reversed(records) if r["op"] in ("run", "resume", "end"))
-    return last["status"] if last["op"] == "end" else None
+    last = next(r for r in reversed(records) if isinstance(r, RunBegan | RunResumed | RunEnded))
+    return last.status if isinstance(last, RunEnded) else None

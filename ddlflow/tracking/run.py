@@ -11,19 +11,32 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ddlflow.errors import TrackingError
 from ddlflow.redact import redacted
 from ddlflow.tracking import uris
-from ddlflow.tracking.spool import Spool, SpoolRecord, now_ms
+from ddlflow.tracking.records import (
+    DatasetLogged,
+    EndStatus,
+    FileLogged,
+    MetricsLogged,
+    ModelLogged,
+    ParamsLogged,
+    RunBegan,
+    RunEnded,
+    RunResumed,
+    SpoolRecord,
+    TagsLogged,
+    TextLogged,
+)
+from ddlflow.tracking.spool import Spool, now_ms
 
 if TYPE_CHECKING:
     from ddlflow.tracking.delivery import Delivery
 
 _REFUSED = re.compile(r"[^/\w.\- :]")  # what MLflow allows in no name of a setting
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 Say = Callable[[str], None]
 ID_WAIT_S = 60.0  # for a slow server (a busy machine, a new database); one that is away: no time
 
@@ -70,25 +83,29 @@ def open_run(
     is_new = first is None
     try:
         if first is None:
-            first = {
-                "op": "run",
-                "t": now_ms(),
-                "id": uuid.uuid4().hex,
-                "uri": redacted(uri),
-                "experiment": experiment,
-                "name": name,
-                "tags": {key: str(value) for key, value in tags.items()},
-                "parent": parent,
-                "resume": resume,
-            }
+            first = RunBegan(
+                t=now_ms(),
+                id=uuid.uuid4().hex,
+                uri=redacted(uri),
+                experiment=experiment,
+                name=name,
+                tags={key: str(value) for key, value in tags.items()},
+                parent=parent,
+                resume=resume,
+            )
             opened.append(first)
         else:
-            if first["uri"] != redacted(uri):
+            if not isinstance(first, RunBegan):
                 raise TrackingError(
-                    f"The run in {opened.folder} is kept in {first['uri']}, not in "
+                    f"The tracking records in {opened.folder} are of another version of ddlflow. "
+                    "Go on with that version, or start anew."
+                )
+            if first.uri != redacted(uri):
+                raise TrackingError(
+                    f"The run in {opened.folder} is kept in {first.uri}, not in "
                     f"{redacted(uri)}. Go on with the store it began in, or start anew."
                 )
-            opened.append({"op": "resume", "t": now_ms()})
+            opened.append(RunResumed(now_ms()))
         delivery = Delivery(uri, opened, say)
         run = Run(opened, delivery, first, say)
         delivery.start(wait_s)
@@ -108,18 +125,18 @@ class Run:
         started_ms: when it was first opened, in milliseconds since 1970.
     """
 
-    def __init__(self, spool: Spool, delivery: "Delivery", first: SpoolRecord, say: Say) -> None:
+    def __init__(self, spool: Spool, delivery: "Delivery", first: RunBegan, say: Say) -> None:
         """Use ``open_run``."""
-        self.local_id: str = first["id"]
-        self.started_ms: int = first["t"]
+        self.local_id = first.id
+        self.started_ms = first.t
         self._spool, self._delivery, self._say = spool, delivery, say
         self._logged = {
-            (key, record["step"])
+            (key, record.step)
             for record in spool.all_records()
-            if record["op"] == "metrics"
-            for key in record["values"]
+            if isinstance(record, MetricsLogged)
+            for key in record.values
         }
-        self._status: tuple[Status, int] | None = None
+        self._status: tuple[EndStatus, int] | None = None
         self._is_closed = self._is_lost = False
 
     # ---- what is known -----------------------------------------------------------------------
@@ -151,11 +168,11 @@ class Run:
         A user names some (``data.derive.delay (min)``): what MLflow allows in no name becomes _.
         """
         values = {_REFUSED.sub("_", key): str(value) for key, value in params.items()}
-        self._append("params", values=values)
+        self._append(ParamsLogged(now_ms(), values))
 
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Tags; a later value replaces an earlier one."""
-        self._append("tags", values={key: str(value) for key, value in tags.items()})
+        self._append(TagsLogged(now_ms(), {key: str(value) for key, value in tags.items()}))
 
     def log_metrics(
         self, metrics: Mapping[str, float], step: int, timestamp_ms: int | None = None
@@ -165,15 +182,16 @@ class Run:
             metrics = {key: v for key, v in metrics.items() if (key, step) not in self._logged}
         if metrics:
             values = {key: float(value) for key, value in metrics.items()}
-            self._append("metrics", timestamp_ms, step=int(step), values=values)
+            at = now_ms() if timestamp_ms is None else timestamp_ms
+            self._append(MetricsLogged(at, int(step), values))
 
     def log_text(self, text: str, path: str) -> None:
         """A text artifact at ``path`` of the run's artifacts."""
-        self._append("text", path=path, text=text)
+        self._append(TextLogged(now_ms(), path, text))
 
     def log_file(self, path: Path, artifact_folder: str | None = None) -> None:
         """A file, or a folder's contents, as artifacts. It has to stay where it is until sent."""
-        self._append("file", path=str(Path(path).absolute()), folder=artifact_folder)
+        self._append(FileLogged(now_ms(), str(Path(path).absolute()), artifact_folder))
 
     def log_dataset(
         self,
@@ -196,27 +214,29 @@ class Run:
             context: what it was read for: ``training``, ``evaluation``.
         """
         self._append(
-            "dataset",
-            name=name,
-            digest=digest,
-            source=redacted(source),
-            schema=dict(schema),
-            profile=dict(profile),
-            context=context,
+            DatasetLogged(
+                t=now_ms(),
+                name=name,
+                digest=digest,
+                source=redacted(source),
+                schema=dict(schema),
+                profile=dict(profile),
+                context=context,
+            )
         )
 
-    def log_record(self, op: str, *, wait_s: float, **fields: Any) -> str | None:
-        """A record with an answer, waited for as long as the server answers (see ``log_model.py``).
+    def log_model(self, record: ModelLogged, *, wait_s: float) -> str | None:
+        """A model's URI, waited for as long as the server answers (see ``log_model.py``).
 
         Raises:
             TrackingError: MLflow will never take the record.
         """
-        offset = self._append(op, **fields)
+        offset = self._append(record)
         return self._delivery.answer(offset, wait_s)
 
     # ---- how it ends -------------------------------------------------------------------------
 
-    def set_terminated(self, status: Status) -> None:
+    def set_terminated(self, status: EndStatus) -> None:
         """How the run ended; written by ``close``, with the time of this call."""
         self._status = (status, now_ms())
 
@@ -229,7 +249,7 @@ class Run:
             return
         self._is_closed = True
         status, time_ms = self._status or ("KILLED", now_ms())
-        self._append("end", time_ms, status=status)
+        self._append(RunEnded(time_ms, status))
         # A run that failed or was stopped may go on, and needs its records for that.
         self._delivery.close(timeout_s, keep=status != "FINISHED" or self._is_lost)
 
@@ -249,11 +269,10 @@ class Run:
                 self.set_terminated("FAILED" if issubclass(kind, Exception) else "KILLED")
         self.close()
 
-    def _append(self, op: str, time_ms: int | None = None, **fields: Any) -> int:
+    def _append(self, record: SpoolRecord) -> int:
         """Write a record to the spool and wake the thread; returns the offset behind it."""
         if self._is_lost:
             return 0
-        record = {"op": op, "t": now_ms() if time_ms is None else time_ms, **fields}
         try:
             offset = self._spool.append(record)
         except (OSError, ValueError) as error:  # a full disk, or a call after close

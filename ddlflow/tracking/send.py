@@ -15,7 +15,21 @@ from typing import Any
 
 from ddlflow.errors import TrackingError
 from ddlflow.tracking.connect import REFUSALS, connect, experiment_of, one_sentence
-from ddlflow.tracking.spool import Sent, Spool, SpoolRecord
+from ddlflow.tracking.records import (
+    DatasetLogged,
+    FileLogged,
+    MetricsLogged,
+    ModelLogged,
+    ParamsLogged,
+    RunBegan,
+    RunEnded,
+    RunResumed,
+    SpoolRecord,
+    TagsLogged,
+    TextLogged,
+    UnknownRecord,
+)
+from ddlflow.tracking.spool import Sent, Spool
 from ddlflow.tracking.uris import RUN_TAG
 
 from mlflow import MlflowClient, entities  # isort: skip - after connect, which prepares it
@@ -24,7 +38,7 @@ from mlflow.exceptions import MlflowException  # isort: skip
 # MLflow's limits for one request, and for one value of its oldest supported servers.
 _MAX_METRICS, _MAX_PARAMS, _MAX_TAGS = 1000, 100, 100
 _MAX_PARAM_LENGTH, _MAX_TAG_LENGTH, _MAX_DIGEST_LENGTH = 6000, 5000, 36
-_BATCHED = ("metrics", "params", "tags")
+_BATCHED = (MetricsLogged, ParamsLogged, TagsLogged)
 
 
 class Outage(Exception):  # noqa: N818 - a state of the server, not an error of anybody's
@@ -79,12 +93,13 @@ class Sender:
         try:
             if self._client is None:
                 self._client = connect(self.uri)
-            if records[0]["op"] == "run":
-                self.spool.save(self._created(records[0]))
-            elif records[0]["op"] in _BATCHED:
+            first = records[0]
+            if isinstance(first, RunBegan):
+                self.spool.save(self._created(first))
+            elif isinstance(first, _BATCHED):
                 _send_batch(self._client, self._run_id, records)
             else:
-                answer = _send_one(self._client, self.spool.sent, records[0], self.say)
+                answer = _send_one(self._client, self.spool.sent, first, self.say)
                 if answer is not None:
                     self.answers[offset] = answer
         except (TrackingError, Refused, Outage):
@@ -106,30 +121,30 @@ class Sender:
             raise Refused("The run that it belongs to was refused.")
         return run_id
 
-    def _created(self, record: SpoolRecord) -> Sent:
+    def _created(self, record: RunBegan) -> Sent:
         """The run of this spool in MLflow: resumed, found, or made with its own start time."""
         client, sent = self._client, self.spool.sent
-        experiment_id = experiment_of(client, self.uri, record["experiment"])
-        if record["resume"] is not None:
-            run = _find(client, experiment_id, record["resume"])
+        experiment_id = experiment_of(client, self.uri, record.experiment)
+        if record.resume is not None:
+            run = _find(client, experiment_id, record.resume)
             if run is None:
                 raise TrackingError(
-                    f"Run {record['resume']} is not in the tracking store, so it cannot go on "
+                    f"Run {record.resume} is not in the tracking store, so it cannot go on "
                     "there. Start the run anew, or name the store that has it."
                 )
             client.update_run(run.info.run_id, status="RUNNING")
         else:
-            run = _find(client, experiment_id, record["id"]) if sent.creating else None
+            run = _find(client, experiment_id, record.id) if sent.creating else None
         if run is None:
-            tags = {"mlflow.user": _user(), **record["tags"], RUN_TAG: record["id"]}
-            if record["parent"] is not None:
-                parent = _find(client, experiment_id, record["parent"])
+            tags = {"mlflow.user": _user(), **record.tags, RUN_TAG: record.id}
+            if record.parent is not None:
+                parent = _find(client, experiment_id, record.parent)
                 if parent is None:
                     raise Outage("its parent run has not arrived yet.")
                 tags["mlflow.parentRunId"] = parent.info.run_id
             self.spool.save(replace(sent, creating=True))
             run = client.create_run(
-                experiment_id, start_time=record["t"], tags=_cut(tags), run_name=record["name"]
+                experiment_id, start_time=record.t, tags=_cut(tags), run_name=record.name
             )
         return replace(sent, run_id=run.info.run_id, experiment_id=run.info.experiment_id)
 
@@ -152,9 +167,10 @@ def _groups(records: list[tuple[SpoolRecord, int]]) -> Iterator[list[tuple[Spool
     group: list[tuple[SpoolRecord, int]] = []
     num_values = 0
     for record, offset in records:
-        kind, size = record["op"], len(record.get("values", ()))
-        fits = group and kind == group[0][0]["op"] and num_values + size <= _MAX_METRICS
-        if group and not (kind in _BATCHED and fits):
+        is_batched = isinstance(record, _BATCHED)
+        size = len(record.values) if isinstance(record, _BATCHED) else 0
+        fits = group and type(record) is type(group[0][0]) and num_values + size <= _MAX_METRICS
+        if group and not (is_batched and fits):
             yield group
             group, num_values = [], 0
         group.append((record, offset))
@@ -164,20 +180,21 @@ def _groups(records: list[tuple[SpoolRecord, int]]) -> Iterator[list[tuple[Spool
 
 
 def _send_batch(client: MlflowClient, run_id: str, records: list[SpoolRecord]) -> None:
-    kind = records[0]["op"]
-    if kind == "metrics":
+    if isinstance(records[0], MetricsLogged):
         metrics = (
-            entities.Metric(key, float(value), record["t"], record["step"])
+            entities.Metric(key, float(value), record.t, record.step)
             for record in records
-            for key, value in record["values"].items()
+            if isinstance(record, MetricsLogged)  # as they all are
+            for key, value in record.values.items()
         )
         for part in _parts(metrics, _MAX_METRICS):
             client.log_batch(run_id, metrics=part)
         return
     values: dict[str, str] = {}
     for record in records:
-        values |= record["values"]
-    if kind == "params":
+        if isinstance(record, ParamsLogged | TagsLogged):
+            values |= record.values
+    if isinstance(records[0], ParamsLogged):
         params = (entities.Param(k, v[:_MAX_PARAM_LENGTH]) for k, v in values.items())
         for part in _parts(params, _MAX_PARAMS):
             client.log_batch(run_id, params=part)
@@ -193,41 +210,41 @@ def _send_one(
     run_id = sent.run_id
     if run_id is None:
         raise Refused("The run that it belongs to was refused.")
-    match record["op"]:
-        case "text":
-            client.log_text(run_id, record["text"], record["path"])
-        case "file":
-            path = Path(record["path"])
+    match record:
+        case TextLogged():
+            client.log_text(run_id, record.text, record.path)
+        case FileLogged():
+            path = Path(record.path)
             if not path.exists():
                 raise Refused(f"{path} is gone.")
             send = client.log_artifacts if path.is_dir() else client.log_artifact
-            send(run_id, str(path), record["folder"])
-        case "dataset":
+            send(run_id, str(path), record.folder)
+        case DatasetLogged():
             client.log_inputs(run_id, datasets=[_dataset(record)])
-        case "model":
+        case ModelLogged():
             from ddlflow.tracking.send_model import send_model
 
             return send_model(client, sent, record, say)
-        case "resume":
+        case RunResumed():
             client.update_run(run_id, status="RUNNING")
-        case "end":
-            client.set_terminated(run_id, status=record["status"], end_time=record["t"])
-        case other:
-            raise Refused(f"This version of ddlflow knows no record {other!r}.")
+        case RunEnded():
+            client.set_terminated(run_id, status=record.status, end_time=record.t)
+        case UnknownRecord():
+            raise Refused(f"This version of ddlflow knows no record {record.op!r}.")
     return None
 
 
-def _dataset(record: SpoolRecord) -> Any:
-    columns = [{"name": name, "type": kind} for name, kind in record["schema"].items()]
+def _dataset(record: DatasetLogged) -> Any:
+    columns = [{"name": name, "type": kind} for name, kind in record.schema.items()]
     dataset = entities.Dataset(
-        name=record["name"][:500],
-        digest=record["digest"][:_MAX_DIGEST_LENGTH],
-        source_type="local" if "://" not in record["source"] else "uri",
-        source=json.dumps({"uri": record["source"]}),
+        name=record.name[:500],
+        digest=record.digest[:_MAX_DIGEST_LENGTH],
+        source_type="local" if "://" not in record.source else "uri",
+        source=json.dumps({"uri": record.source}),
         schema=json.dumps({"mlflow_colspec": columns}),
-        profile=json.dumps(record["profile"]),
+        profile=json.dumps(record.profile),
     )
-    context = entities.InputTag("mlflow.data.context", record["context"])
+    context = entities.InputTag("mlflow.data.context", record.context)
     return entities.DatasetInput(dataset, [context])
 
 

@@ -5,6 +5,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 
-from ddlflow.tracking.spool import Sent, SpoolRecord
+from ddlflow.tracking.records import ModelLogged
+from ddlflow.tracking.spool import Sent
 from ddlflow.tracking.uris import MODEL_DIGEST_TAG
 
 with warnings.catch_warnings():
@@ -25,7 +27,7 @@ with warnings.catch_warnings():
 
 
 def send_model(
-    client: MlflowClient, sent: Sent, record: SpoolRecord, say: Callable[[str], None]
+    client: MlflowClient, sent: Sent, record: ModelLogged, say: Callable[[str], None]
 ) -> str:
     """Make the MLflow model of a record that ``log_model`` wrote; returns its URI.
 
@@ -33,19 +35,19 @@ def send_model(
     deleted.
     """
     model = _model_sent(client, sent, record) or _create(client, sent, record, say)
-    if record["register_as"] is None:
-        return f"runs:/{sent.run_id}/{record['name']}"
+    if record.register_as is None:
+        return f"runs:/{sent.run_id}/{record.name}"
     return _register(client, sent, record, model)
 
 
-def _model_sent(client: MlflowClient, sent: Sent, record: SpoolRecord) -> Any | None:
+def _model_sent(client: MlflowClient, sent: Sent, record: ModelLogged) -> Any | None:
     """The model of this record, if an earlier attempt got it through."""
-    digest = record["tags"][MODEL_DIGEST_TAG]
+    digest = record.tags[MODEL_DIGEST_TAG]
     models = client.search_logged_models([sent.experiment_id], f"source_run_id = '{sent.run_id}'")
     outputs = client.get_run(sent.run_id).outputs
     known = {output.model_id for output in outputs.model_outputs} if outputs else set()
     for model in models:
-        if model.name != record["name"] or model.tags.get(MODEL_DIGEST_TAG) != digest:
+        if model.name != record.name or model.tags.get(MODEL_DIGEST_TAG) != digest:
             continue
         if str(model.status) == "READY" and model.model_id in known:
             return model
@@ -54,14 +56,14 @@ def _model_sent(client: MlflowClient, sent: Sent, record: SpoolRecord) -> Any | 
 
 
 def _create(
-    client: MlflowClient, sent: Sent, record: SpoolRecord, say: Callable[[str], None]
+    client: MlflowClient, sent: Sent, record: ModelLogged, say: Callable[[str], None]
 ) -> Any:
     """A logged model: made, filled, linked to its run, and last marked ready.
 
     One that cannot be filled is taken away again: its URI would lead to nothing.
     """
     model = client.create_logged_model(
-        sent.experiment_id, record["name"], source_run_id=sent.run_id, tags=record["tags"]
+        sent.experiment_id, record.name, source_run_id=sent.run_id, tags=record.tags
     )
     parent = Path(tempfile.mkdtemp(prefix="ddlflow-model-"))
     try:
@@ -71,7 +73,7 @@ def _create(
             # MLflow tries the example against the signature, and there are column names that it
             # cannot read back (an empty one). The model itself is as good without them.
             shutil.rmtree(parent / "model", ignore_errors=True)
-            _save(parent / "model", model, {**record, "example": None, "signature": None})
+            _save(parent / "model", model, replace(record, example=None, signature=None))
             said = str(error.message).splitlines()[0][:200].rstrip(". ")
             say(f"note: the model is logged without signature and example: {said}.")
         client.log_model_artifacts(model.model_id, str(parent / "model"))
@@ -86,19 +88,19 @@ def _create(
     return model
 
 
-def _save(path: Path, model: Any, record: SpoolRecord) -> None:
+def _save(path: Path, model: Any, record: ModelLogged) -> None:
     """Write MLflow's model format: its description, this package's served.py, and the folder."""
     example, signature = None, None
-    if record["example"] is not None:
-        example = pandas.DataFrame(**record["example"]).astype(record["dtypes"])
-        signature = ModelSignature.from_dict(record["signature"])
+    if record.example is not None and record.signature is not None:
+        example = pandas.DataFrame(**record.example).astype(record.dtypes)
+        signature = ModelSignature.from_dict(record.signature)
     mlflow.pyfunc.save_model(
         path=str(path),
         python_model=str(Path(__file__).with_name("served.py")),
-        artifacts={"model": record["folder"]},
+        artifacts={"model": record.folder},
         signature=signature,
         input_example=example,
-        pip_requirements=record["requirements"],
+        pip_requirements=list(record.requirements),
         mlflow_model=Model(
             artifact_path=model.artifact_location,
             run_id=model.source_run_id,
@@ -106,8 +108,8 @@ def _save(path: Path, model: Any, record: SpoolRecord) -> None:
             model_id=model.model_id,
         ),
     )
-    if "wheel" in record:  # spools of earlier versions have none
-        _carry(path, Path(record["wheel"]))
+    if record.wheel is not None:  # spools of earlier versions have none
+        _carry(path, Path(record.wheel))
 
 
 def _carry(path: Path, wheel: Path) -> None:
@@ -127,15 +129,15 @@ def _carry(path: Path, wheel: Path) -> None:
     described.write_text(yaml.safe_dump(environment, sort_keys=False))
 
 
-def _register(client: MlflowClient, sent: Sent, record: SpoolRecord, model: Any) -> str:
-    name = record["register_as"]
+def _register(client: MlflowClient, sent: Sent, record: ModelLogged, model: Any) -> str:
+    name = record.register_as
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{sent.run_id}'")
-    digest = record["tags"][MODEL_DIGEST_TAG]
+    digest = record.tags[MODEL_DIGEST_TAG]
     version = next(
         (v for v in versions if v.tags.get(MODEL_DIGEST_TAG) == digest),
         None,
@@ -146,7 +148,7 @@ def _register(client: MlflowClient, sent: Sent, record: SpoolRecord, model: Any)
             name,
             model.artifact_location,
             run_id=sent.run_id,
-            tags=record["tags"],
+            tags=record.tags,
             model_id=model.model_id,
         )
     return f"models:/{name}/{version.version}"

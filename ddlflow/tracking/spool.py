@@ -18,13 +18,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ddlflow.errors import DdlflowError, TrackingError
 from ddlflow.store.lease import Lease, held_now, holder
 from ddlflow.store.owner import BEAT_S
-
-SpoolRecord = dict[str, Any]
+from ddlflow.tracking.records import SpoolRecord, from_json, to_json
 
 
 def now_ms() -> int:
@@ -83,7 +81,9 @@ class Spool:
         """
         if self._lost:
             raise OSError(self._lost)
-        line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        line = (
+            json.dumps(to_json(record), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        )
         with self._mutex:
             self._file.write(line)
             self._file.flush()
@@ -133,7 +133,8 @@ class Spool:
     def refuse(self, record: SpoolRecord, reason: str) -> None:
         """Set a record aside that MLflow will not take, so that those behind it go on."""
         with (self.folder / "refused.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"reason": reason, "record": record}, ensure_ascii=False) + "\n")
+            refused = {"reason": reason, "record": to_json(record)}
+            file.write(json.dumps(refused, ensure_ascii=False) + "\n")
 
     @property
     def has_refused(self) -> bool:
@@ -178,7 +179,7 @@ def _has_ended(records: Path) -> bool:
 
 def _first_time(records: Path) -> int:
     for record, _ in _read(records, 0):
-        return int(record["t"])
+        return record.t
     return 0
 
 
@@ -221,4 +222,4 @@ def _read(path: Path, offset: int) -> Iterator[tuple[SpoolRecord, int]]:
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            yield json.loads(line), offset
+            yield from_json(json.loads(line)), offset

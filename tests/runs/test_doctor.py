@@ -16,6 +16,7 @@ from ddlflow.runs import doctor
 from ddlflow.runs.check.finding import Finding
 from ddlflow.runs.running import VARIABLE, folder_of
 from ddlflow.store.owner import Owner, owner_of, this_owner
+from ddlflow.tracking.records import RunBegan
 from ddlflow.tracking.spool import Spool
 
 
@@ -139,7 +140,7 @@ def test_tracking_records_that_cannot_be_sent_are_an_error(
 ) -> None:
     spool = Spool(Path("kept/tracking/one").absolute())
     uri = "http://127.0.0.1:9"
-    spool.append({"op": "run", "t": 1, "uri": uri, "name": "n", "experiment": "e", "tags": {}})
+    spool.append(RunBegan(t=1, id="ab", uri=uri, experiment="e", name="n", tags={}))
     spool.close()
     monkeypatch.setattr(sys, "argv", ["ddlflow", "doctor", "--json"])
     with pytest.raises(SystemExit) as exited:

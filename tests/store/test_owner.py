@@ -19,6 +19,7 @@ from ddlflow.store import owner
 from ddlflow.store.owner import Owner, owner_of, state_of, this_owner
 from ddlflow.tracking import spool as spool_module
 from ddlflow.tracking.read import Reader
+from ddlflow.tracking.records import MetricsLogged, RunBegan
 from ddlflow.tracking.spool import Spool
 
 # argv: the storage, MLflow's URI. A command at work: a record, a scratch folder, a run of MLflow.
@@ -182,7 +183,7 @@ def test_a_run_that_slept_too_long_does_not_write_into_what_another_has_closed(
 ) -> None:
     monkeypatch.setattr(spool_module, "BEAT_S", 5.0)
     spool = Spool(project / "kept/tracking/it")
-    spool.append({"op": "run", "t": 1, "uri": "x", "name": "n", "experiment": "e", "tags": {}})
+    spool.append(RunBegan(t=1, id="ab", uri="x", experiment="e", name="n", tags={}))
     then = time.time() - owner.SILENT_S - 60
     os.utime(project / "kept/tracking/.it.lease", (then, then))
     closing = (
@@ -197,7 +198,7 @@ def test_a_run_that_slept_too_long_does_not_write_into_what_another_has_closed(
     while not spool.is_lost and time.monotonic() < until:
         time.sleep(0.01)
     with pytest.raises(OSError, match=r"is gone|taken over"):
-        spool.append({"op": "metrics", "t": 2})
+        spool.append(MetricsLogged(2, 1, {}))
     spool.close()
 
 

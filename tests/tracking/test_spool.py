@@ -4,15 +4,20 @@ import sys
 import pytest
 
 from ddlflow.errors import TrackingError
+from ddlflow.tracking.records import RunBegan, RunEnded, TextLogged
 from ddlflow.tracking.spool import Sent, Spool, read_sent, unfinished
+
+
+def began(time):
+    return RunBegan(time, "ab", "sqlite:///x", "ddlflow", "one", {})
 
 
 def test_records_come_back_in_order_with_their_offsets(tmp_path):
     spool = Spool(tmp_path / "a")
-    ends = [spool.append({"op": "text", "t": n, "text": "grün\n" * n}) for n in range(5)]
-    assert [(record["t"], end) for record, end in spool.waiting()] == list(enumerate(ends))
+    ends = [spool.append(TextLogged(n, "a.txt", "grün\n" * n)) for n in range(5)]
+    assert [(record.t, end) for record, end in spool.waiting()] == list(enumerate(ends))
     spool.save(Sent(offset=ends[2]))
-    assert [record["t"] for record, _ in spool.waiting()] == [3, 4]
+    assert [record.t for record, _ in spool.waiting()] == [3, 4]
     assert spool.num_waiting() == 2
     assert not spool.is_sent
     spool.save(Sent(offset=ends[-1]))
@@ -23,16 +28,16 @@ def test_records_come_back_in_order_with_their_offsets(tmp_path):
 @pytest.mark.parametrize("cut", [1, 5, 40])
 def test_a_line_that_a_crash_cut_off_is_dropped(tmp_path, cut):
     spool = Spool(tmp_path / "a")
-    kept = spool.append({"op": "run", "t": 1})
-    spool.append({"op": "text", "t": 2, "text": "x" * 200_000})
+    kept = spool.append(began(1))
+    spool.append(TextLogged(2, "a.txt", "x" * 200_000))
     spool.close()
     records = tmp_path / "a" / "ops.jsonl"
     records.write_bytes(records.read_bytes()[:-cut])
 
     again = Spool(tmp_path / "a")
-    assert [record["t"] for record, _ in again.waiting()] == [1]
-    assert again.append({"op": "text", "t": 3}) > kept
-    assert [record["t"] for record, _ in again.waiting()] == [1, 3]
+    assert [record.t for record, _ in again.waiting()] == [1]
+    assert again.append(TextLogged(3, "a.txt", "")) > kept
+    assert [record.t for record, _ in again.waiting()] == [1, 3]
     again.close()
 
 
@@ -40,9 +45,10 @@ def test_a_spool_belongs_to_one_process_and_is_free_when_that_dies(tmp_path):
     folder = tmp_path / "a"
     code = f"""
 import sys, pathlib
+from ddlflow.tracking.records import RunResumed
 from ddlflow.tracking.spool import Spool
 spool = Spool(pathlib.Path({str(folder)!r}))
-spool.append({{"op": "run", "t": 1}})
+spool.append(RunResumed(1))
 print("open", flush=True)
 sys.stdin.read()
 """
@@ -64,9 +70,9 @@ def test_a_lost_position_makes_the_run_be_looked_up(tmp_path):
 def test_unfinished_spools_are_those_with_records_left_or_without_an_end(tmp_path):
     def spool(name, time, *, end, sent):
         opened = Spool(tmp_path / name)
-        offset = opened.append({"op": "run", "t": time})
+        offset = opened.append(began(time))
         if end:
-            offset = opened.append({"op": "end", "t": time, "status": "FAILED"})
+            offset = opened.append(RunEnded(time, "FAILED"))
         opened.save(Sent(offset=offset if sent else 0))
         opened.close()
 
