@@ -147,9 +147,9 @@ _KINDS: dict[str, type[RankEvent]] = {
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
-def line_of(told: RankStart | StoreAddress) -> str:
+def line_of(message: RankStart | StoreAddress) -> str:
     """A line for a rank's standard input, without its end."""
-    return json.dumps(asdict(told))
+    return json.dumps(asdict(message))
 
 
 def event_line(event: RankEvent) -> str:

@@ -157,10 +157,10 @@ class DaskRanks:
 
     def kill(self) -> None:
         """Kill every rank, and wait until their workers are free again."""
-        told = self._tell(self._addresses, on_worker.kill)
+        reached = self._tell(self._addresses, on_worker.kill)
         with suppress(EngineError):
             give_up = time.monotonic() + _REPLY_S
-            while self._busy(told) and time.monotonic() < give_up:
+            while self._busy(reached) and time.monotonic() < give_up:
                 time.sleep(0.02)
         self._cluster.forget(self._futures)
 
@@ -187,10 +187,10 @@ class DaskRanks:
             return set(self._cluster.run(order, there, self._gang, *args))
         return set()
 
-    def _busy(self, told: set[str]) -> bool:
+    def _busy(self, addresses: set[str]) -> bool:
         present = self._cluster.workers()
         return any(
-            future.status == "pending" and address in told and address in present
+            future.status == "pending" and address in addresses and address in present
             for address, future in zip(self._addresses, self._futures, strict=True)
         )
 

@@ -253,8 +253,8 @@ class RankProcess:
                 emit([(now, line.decode(errors="replace")) for line in lines])
                 time.sleep(_BATCH_S)
 
-    def _say(self, told: RankStart | StoreAddress) -> None:
-        self._input.put(line_of(told).encode() + b"\n")
+    def _say(self, message: RankStart | StoreAddress) -> None:
+        self._input.put(line_of(message).encode() + b"\n")
 
     def _feed(self, pipe: BinaryIO) -> None:
         """Write what was said to standard input; in a thread, as a rank may be slow to read."""

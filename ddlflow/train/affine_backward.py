@@ -153,7 +153,7 @@ class AffineBackward:
     @staticmethod
     def _blocks(rows: int, widest: int) -> Iterator[tuple[int, int]]:
         """Even blocks, whose number depends on rows, widths and threads alone: so do the bits."""
-        most = max(LEAST_ROWS, BLOCK_NUMBERS // widest) * torch.get_num_threads()
-        count = -(-rows // most)
+        limit = max(LEAST_ROWS, BLOCK_NUMBERS // widest) * torch.get_num_threads()
+        count = -(-rows // limit)
         for k in range(count):
             yield rows * k // count, rows * (k + 1) // count

@@ -73,8 +73,8 @@ def batch_rows_for(spec: Train, rows: int) -> int:
 
     Slices that the pipeline asks for have a row at least, and no more than they may have.
     """
-    least, most = BATCH_ROWS
-    found = min(most, max(least, 1 << (max(rows // EPOCH_STEPS, 1).bit_length() - 1)))
+    low, high = BATCH_ROWS
+    found = min(high, max(low, 1 << (max(rows // EPOCH_STEPS, 1).bit_length() - 1)))
     if spec.virtual_ranks != "auto":
         found = max(found, spec.virtual_ranks)
         if spec.micro_batch_rows is not None:

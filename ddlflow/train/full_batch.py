@@ -130,7 +130,7 @@ class FullBatch:
             for first, last in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
         ]
         self._num_slices = len(starts)
-        self._mine = {k: s for k, s in enumerate(starts) if k % world == rank}
+        self._own = {k: s for k, s in enumerate(starts) if k % world == rank}
         self.loss, self.count = math.nan, 0
         self.at = time.monotonic()
         self.rows_here, self.mark_here = self._counted()
@@ -143,7 +143,7 @@ class FullBatch:
         sums = torch.zeros(
             self._num_slices, HEAD + flat.numel(), dtype=torch.float64, device=flat.device
         )
-        for number, starts in self._mine.items():
+        for number, starts in self._own.items():
             for start in starts:
                 self._add_piece(start, sums[number])
         if self._world > 1:
@@ -196,7 +196,7 @@ class FullBatch:
 
     def _counted(self) -> tuple[int, int]:
         rows = total = 0
-        for start in (start for starts in self._mine.values() for start in starts):
+        for start in (start for starts in self._own.values() for start in starts):
             stop = min(start + self._step, self._rows.rows)
             ids = np.empty(stop - start, np.int64)
             self._rows.read(start, stop, {"row": ids}, 0)
@@ -278,6 +278,6 @@ def descend(state: State, spec: Training, around: Surroundings, batch: FullBatch
 
 def _chunk(epoch: int, rows: int, batch: FullBatch) -> Chunk:
     """What the ledger writes of a step: this rank's rows, and their mark."""
-    mine = {"features": torch.empty(batch.rows_here, 0)}
+    own = {"features": torch.empty(batch.rows_here, 0)}
     marks = np.array([batch.mark_here], dtype=np.uint64)
-    return Chunk(epoch, 0, rows, [mine], marks, ends_epoch=True)
+    return Chunk(epoch, 0, rows, [own], marks, ends_epoch=True)

@@ -52,7 +52,7 @@ class Surroundings:
     settings: TrainingSettings  # of this one: a checkpoint is good for the same ones alone
     rows: int
     sharing: Callable[[int], int]  # by its rows, among how many a batch's gradient is shared
-    mine: int  # virtual ranks of this rank
+    num_slices: int  # of this rank in a batch: one a virtual rank of its own
 
 
 def train(  # noqa: PLR0915 - one story, read from top to bottom (design section 10)
@@ -68,17 +68,17 @@ def train(  # noqa: PLR0915 - one story, read from top to bottom (design section
     net, steps = state.net, num_steps(around.rows, spec.batch_rows)
     step = optimizer_step(around.replica, net, state.optimizer, spec, steps_per_epoch=steps)
     clock = time.monotonic
-    now = read = told = saved = clock()
+    now = read = reported = saved = clock()
     began = now - state.seconds
     epoch_began, epoch_from = now, min(state.step * spec.batch_rows, around.rows)
 
     net.train()
     ahead = around.batches.stream(epoch=state.epoch, step=state.step, epochs=spec.epochs)
     for chunk in () if state.ended else ahead:
-        around.ledger.begin(chunk, around.mine)
+        around.ledger.begin(chunk, around.num_slices)
         sharing = around.sharing(chunk.batch_rows)
-        for at in range(0, len(chunk.slices), around.mine):
-            slices = chunk.slices[at : at + around.mine]
+        for at in range(0, len(chunk.slices), around.num_slices):
+            slices = chunk.slices[at : at + around.num_slices]
             around.ledger.count()
             loss = around.replica.gradient(slices, step=state.steps, sharing=sharing)
             step(state.steps)
@@ -96,8 +96,8 @@ def train(  # noqa: PLR0915 - one story, read from top to bottom (design section
             read, state.seconds = now, now - began
             if marked:
                 mark_digest(state, around)
-            if now - told >= EVENT_EVERY_S:
-                told = now
+            if now - reported >= EVENT_EVERY_S:
+                reported = now
                 around.tell(progress(state, around.rows, spec))
             stopping = around.must_stop()
             if stopping or now - saved >= spec.checkpoint_every_s:

@@ -128,7 +128,7 @@ def run(
         settings=job.settings,
         rows=rows.rows,
         sharing=layout.sharing,
-        mine=len(layout.mine),
+        num_slices=len(layout.mine),
     )
     try:
         if isinstance(optimizer, FullBatchOptimizer):

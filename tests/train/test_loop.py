@@ -104,7 +104,7 @@ def around(state: State, **values: Any) -> Surroundings:
         "settings": SETTINGS,
         "rows": ROWS,
         "sharing": lambda batch_rows: 1,
-        "mine": 1,
+        "num_slices": 1,
     }
     return Surroundings(**(standard | values))
 

@@ -71,9 +71,9 @@ class Rank:
     def meet(self, host: str, port: int, timeout_s: float = 60.0) -> None:
         self._say(StoreAddress(host, port, timeout_s))
 
-    def _say(self, told: RankStart | StoreAddress) -> None:
+    def _say(self, message: RankStart | StoreAddress) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(line_of(told) + "\n")
+        self.process.stdin.write(line_of(message) + "\n")
         self.process.stdin.flush()
 
     def hear(self, name: str) -> dict[str, Any]:

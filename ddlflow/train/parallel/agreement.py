@@ -52,9 +52,9 @@ class Ranks:
         """What each rank gave, by rank; all give equally many."""
         if self.world == 1:
             return [list(numbers)]
-        mine = torch.tensor(numbers, dtype=torch.int64, device=self._device)
-        everyone = mine.new_empty(self.world * len(numbers))
-        self._all_gather(everyone, mine, group=self._group)
+        own = torch.tensor(numbers, dtype=torch.int64, device=self._device)
+        everyone = own.new_empty(self.world * len(numbers))
+        self._all_gather(everyone, own, group=self._group)
         rows: list[list[int]] = everyone.view(self.world, -1).tolist()
         return rows
 
@@ -76,14 +76,18 @@ def resumed(
     """
     folder = store_of(place)
     saved: Plain | None = None
-    told = [NONE, 0, *_numbers("")]
+    choice = [NONE, 0, *_numbers("")]
     if ranks.rank == 0:
         _wait_for(folder, at_least, say, patience_s)
         found = checkpoint.newest(folder, say)
         if found is not None:
             saved, name = found.state, found.name
-            told = [checkpoint.attempt_of(name), checkpoint.step_of(name), *_numbers(found.sha256)]
-    attempt, step, *digest = ranks.gathered(told)[0]
+            choice = [
+                checkpoint.attempt_of(name),
+                checkpoint.step_of(name),
+                *_numbers(found.sha256),
+            ]
+    attempt, step, *digest = ranks.gathered(choice)[0]
     if ranks.rank == 0 or attempt == NONE:
         return saved
     name = checkpoint.file_name(attempt, step)

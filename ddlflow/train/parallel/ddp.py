@@ -82,9 +82,9 @@ class DdpReplica:
         self._spread: DistributedDataParallel | None = None
 
     def gradient(self, slices: Sequence[Batch], *, step: int, sharing: int) -> Loss:
-        mine = slices[0] if len(slices) == 1 else _joined(slices)
+        own = slices[0] if len(slices) == 1 else _joined(slices)
         if self._group is not None and self._spread is None:
-            self._spread = self._warmed(mine)
+            self._spread = self._warmed(own)
             seed_random(self._device, self._seed, step, self._rank)
         if self._seeds_steps:
             seed_random(self._device, self._seed, step, self._rank)
@@ -92,26 +92,26 @@ class DdpReplica:
         for parameter in trained:
             parameter.grad = None
         everywhere = sharing == self._world  # else some rank has no row to go forward with
-        if num_rows(mine):
-            self._backward(mine, sends=everywhere)
+        if num_rows(own):
+            self._backward(own, sends=everywhere)
         if self._group is not None and not everywhere:
             self._add_up([_grad(parameter) for parameter in trained])
         *gradients, carried = [_grad(parameter) for parameter in trained]  # none stays None
         total, count = carried.clone()  # its memory is a bucket's
         divide(gradients, count)
         if self._group is not None and self._buffers:
-            self._mean_buffers(num_rows(mine), sharing)
+            self._mean_buffers(num_rows(own), sharing)
         return Loss(total, count)
 
     def clip(self, max_norm: float) -> None:
         clip_whole(self._net, max_norm)
 
-    def _backward(self, mine: Batch, *, sends: bool) -> None:
+    def _backward(self, own: Batch, *, sends: bool) -> None:
         """Adds the gradients of this rank's rows, piece by piece; the last one sends them."""
         module = self._spread or self._module
-        size = self._micro_batch_rows or num_rows(mine)
-        cuts = zip(*(torch.split(column, size) for column in mine.values()), strict=True)
-        pieces = [dict(zip(mine, parts, strict=True)) for parts in cuts]
+        size = self._micro_batch_rows or num_rows(own)
+        cuts = zip(*(torch.split(column, size) for column in own.values()), strict=True)
+        pieces = [dict(zip(own, parts, strict=True)) for parts in cuts]
         for number, piece in enumerate(pieces, 1):
             waits: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
             if self._spread is not None and not (sends and number == len(pieces)):
@@ -119,14 +119,14 @@ class DdpReplica:
             with waits:
                 module(piece).backward()
 
-    def _warmed(self, mine: Batch) -> DistributedDataParallel:
+    def _warmed(self, own: Batch) -> DistributedDataParallel:
         """The model spread over the ranks, with its buckets in their last order.
 
         DistributedDataParallel orders its buckets anew after its first backward pass, and an order
         of its own for the first step would give a resumed training other bits. So the first pass is
         over made rows; it changes nothing.
         """
-        made = {n: c.new_zeros((WARM_ROWS, *c.shape[1:])) for n, c in mine.items()}
+        made = {n: c.new_zeros((WARM_ROWS, *c.shape[1:])) for n, c in own.items()}
         before = [buffer.clone() for buffer in self._buffers]
         self._module(made).backward()
         unused = any(parameter.grad is None for parameter in self._parameters)

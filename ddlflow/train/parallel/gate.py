@@ -155,13 +155,13 @@ async def ask(reader: Reader, writer: Writer, secret: bytes) -> None:
     Raises:
         PermissionError: it does not.
     """
-    mine = secrets.token_bytes(_NONCE_BYTES)
-    writer.write(mine)
-    theirs = await reader.readexactly(_NONCE_BYTES)
+    own = secrets.token_bytes(_NONCE_BYTES)
+    writer.write(own)
+    peer = await reader.readexactly(_NONCE_BYTES)
     proof = await reader.readexactly(_PROOF_BYTES)
-    if not hmac.compare_digest(proof, _proof(secret, b"rank", mine, theirs)):
+    if not hmac.compare_digest(proof, _proof(secret, b"rank", own, peer)):
         raise PermissionError
-    writer.write(_proof(secret, b"store", theirs, mine))
+    writer.write(_proof(secret, b"store", peer, own))
     await writer.drain()
 
 
@@ -171,11 +171,11 @@ async def prove(reader: Reader, writer: Writer, secret: bytes) -> None:
     Raises:
         PermissionError: it is not.
     """
-    mine = secrets.token_bytes(_NONCE_BYTES)
-    theirs = await reader.readexactly(_NONCE_BYTES)
-    writer.write(mine + _proof(secret, b"rank", theirs, mine))
+    own = secrets.token_bytes(_NONCE_BYTES)
+    peer = await reader.readexactly(_NONCE_BYTES)
+    writer.write(own + _proof(secret, b"rank", peer, own))
     proof = await reader.readexactly(_PROOF_BYTES)
-    if not hmac.compare_digest(proof, _proof(secret, b"store", mine, theirs)):
+    if not hmac.compare_digest(proof, _proof(secret, b"store", own, peer)):
         raise PermissionError
 
 

@@ -137,15 +137,15 @@ class Gathered:
     ) -> None:
         passes = -(-virtual_ranks // world)
         self._at_once = min(passes, max(1, CUT_FROM // max(size, 1)))
-        self._mine = like.new_zeros(self._at_once, size)
+        self._own = like.new_zeros(self._at_once, size)
         self._everyone = like.new_zeros(world, self._at_once, size)
         self._world, self._virtual_ranks, self._group = world, virtual_ranks, group
         self._tree = TreeSum(lent=True)
-        self._done = self._ready = 0  # passes of this step: added up; in ``_mine``
+        self._done = self._ready = 0  # passes of this step: added up; in ``_own``
 
     def put(self, parts: Sequence[Tensor]) -> None:
         if parts:
-            torch.cat(list(parts), out=self._mine[self._ready])
+            torch.cat(list(parts), out=self._own[self._ready])
         self._ready += 1
         if self._ready == self._at_once:
             self._send()
@@ -157,7 +157,7 @@ class Gathered:
         return self._tree.total()[0]
 
     def _send(self) -> None:
-        all_gather(self._everyone.view(-1), self._mine.view(-1), self._group)
+        all_gather(self._everyone.view(-1), self._own.view(-1), self._group)
         for ready in range(self._ready):
             first = (self._done + ready) * self._world
             for rank in range(min(self._world, self._virtual_ranks - first)):
@@ -177,7 +177,7 @@ class InPieces:
         group: dist.ProcessGroup | None,
     ) -> None:
         self._size, self._piece = size, -(-size // world)
-        self._mine = like.new_zeros(world, self._piece)  # by whose piece it is
+        self._own = like.new_zeros(world, self._piece)  # by whose piece it is
         self._theirs = like.new_zeros(world, self._piece)  # by whose vector it is of
         self._world, self._virtual_ranks, self._group = world, virtual_ranks, group
         self._tree = TreeSum(lent=True)
@@ -185,8 +185,8 @@ class InPieces:
 
     def put(self, parts: Sequence[Tensor]) -> None:
         if parts:
-            torch.cat(list(parts), out=self._mine.view(-1)[: self._size])
-        dist.all_to_all_single(self._theirs, self._mine, group=self._group)
+            torch.cat(list(parts), out=self._own.view(-1)[: self._size])
+        dist.all_to_all_single(self._theirs, self._own, group=self._group)
         for rank in range(min(self._world, self._virtual_ranks - self._first)):
             self._tree.add([self._theirs[rank]])
         self._first += self._world
@@ -199,10 +199,10 @@ class InPieces:
         return everyone[: self._size]
 
 
-def all_gather(everyone: Tensor, mine: Tensor, group: dist.ProcessGroup | None) -> None:
+def all_gather(everyone: Tensor, own: Tensor, group: dist.ProcessGroup | None) -> None:
     """Puts the flat tensors of all ranks into one, by rank."""
     # Torch 2.13 renamed it.
     gather: Callable[..., object] = (
         getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     )
-    gather(everyone, mine, group=group)
+    gather(everyone, own, group=group)

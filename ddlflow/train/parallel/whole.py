@@ -97,6 +97,6 @@ class WholeReplica:
 
     def _zeros(self) -> Vector:
         """A virtual rank without rows: it adds nothing."""
-        told = [torch.zeros((), device=self._device) for _ in range(2)]
-        like: list[Tensor] = [*self._parameters, *told, *self._buffers]
+        loss = [torch.zeros((), device=self._device) for _ in range(2)]
+        like: list[Tensor] = [*self._parameters, *loss, *self._buffers]
         return [torch.zeros_like(tensor) for tensor in like]

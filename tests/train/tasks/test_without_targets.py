@@ -157,7 +157,7 @@ def trained(here: Any, rank: int, group: Any, world: int) -> tuple[State, dict[s
         settings={},
         rows=rows.rows,
         sharing=layout.sharing,
-        mine=len(layout.mine),
+        num_slices=len(layout.mine),
     )
     train(state, spec, around)
     net.eval()
