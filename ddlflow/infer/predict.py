@@ -5,9 +5,9 @@ is written last; without it the predictions are not complete. Row order is the s
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from ddlflow.errors import DataError, InputError, SpecError
 from ddlflow.infer import unfamiliar
 from ddlflow.infer.as_written import as_written
 from ddlflow.infer.model import TrainedModel, load_model
+from ddlflow.infer.predictions import PredictedRange, PredictionJob, Predictions
 from ddlflow.redact import redacted
 from ddlflow.spec.explain import nearest
 from ddlflow.store.files import remove_leftovers
@@ -90,8 +91,8 @@ def infer(
     fresh: bool = False,
     trust_code: bool = False,
     prepared: PreparedSource | None = None,
-) -> dict[str, Any]:
-    """Predicts every row of a source into ``out``, and returns what ``_SUCCESS`` holds.
+) -> Predictions:
+    """Predicts every row of a source into ``out``.
 
     Args:
         model_folder: of the model.
@@ -128,13 +129,13 @@ def infer(
     splits: Sequence[RowSplits | None] = [None] * len(parts)
     if prepared is not None and SPLIT not in keys:  # a key of that name says it already
         splits = row_splits(prepared.dataset, len(parts), is_test=prepared.is_test)
-    job = {
-        "format": FORMAT,
-        "model": model.identity,
-        "source": [redacted(source.address), source.fingerprint],
-        "keys": keys,
-        "split": next((split.digest for split in splits if split is not None), None),
-    }
+    job = PredictionJob(
+        format=FORMAT,
+        model=model.identity,
+        source=[redacted(source.address), source.fingerprint],
+        keys=keys,
+        split=next((split.digest for split in splits if split is not None), None),
+    )
     out = store_of(out)
     is_new = _claim(out, job, fresh)
     tasks = [
@@ -151,25 +152,25 @@ def infer(
         for part, split in zip(parts, splits, strict=True)
     ]
     try:
-        files = list(map_over(predict_range, tasks, "infer"))
+        files: list[PredictedRange] = list(map_over(predict_range, tasks, "infer"))
     except InputError:
         if is_new:  # else it holds what an earlier command finished
             with suppress(OSError):
                 out.remove_all()
         raise
-    rows = sum(file["rows"] for file in files)
-    counts = unfamiliar.total(file.pop("counts") for file in files)
-    done = {
-        **job,
-        "model_digest": model.digest,
-        "location": redacted(source.location),
-        "rows": rows,
-        **model.task.described(),
-        "columns": counts,
-        "notes": unfamiliar.notes(counts, rows, model.usual),
-        "files": files,
-    }
-    _write(out, SUCCESS, done)
+    rows = sum(file.rows for file in files)
+    counts = unfamiliar.total(file.counts for file in files)
+    done = Predictions(
+        job=job,
+        model_digest=model.digest,
+        location=redacted(source.location),
+        rows=rows,
+        described=model.task.described(),
+        columns=counts,
+        notes=unfamiliar.notes(counts, rows, model.usual),
+        files=files,
+    )
+    _write(out, SUCCESS, done.to_json())
     return done
 
 
@@ -182,17 +183,17 @@ def _check_keys(model: TrainedModel, keys: Sequence[str]) -> None:
             )
 
 
-def predict_range(task: RangeToPredict) -> dict[str, Any]:
-    """Predicts one range, unless its file is there; returns its name, rows and counts."""
+def predict_range(task: RangeToPredict) -> PredictedRange:
+    """Predicts one range, unless its file is there."""
     out, name = open_store(task.out), f"part-{task.part.index:06d}.parquet"
     if not out.exists(name):
         return _write_range(task, out, name)
     written = pq.read_metadata(out.local(name))
     counts = json.loads(written.metadata[COUNTS])
-    return {"file": name, "rows": written.num_rows, "counts": counts}
+    return PredictedRange(name, written.num_rows, counts)
 
 
-def _write_range(task: RangeToPredict, out: Store, name: str) -> dict[str, Any]:
+def _write_range(task: RangeToPredict, out: Store, name: str) -> PredictedRange:
     """Writes a range's file, its counts among the file's own facts; of no rows there is none."""
     model = _loaded(task.model, task.identity, task.threads)
     counts: unfamiliar.Counts = {}
@@ -222,9 +223,9 @@ def _write_range(task: RangeToPredict, out: Store, name: str) -> dict[str, Any]:
         if task.splits is not None:
             task.splits.check(rows)
         if writer is None:
-            return {"file": None, "rows": 0, "counts": {}}
+            return PredictedRange(None, 0, {})
         writer.add_key_value_metadata({COUNTS: json.dumps(counts)})
-    return {"file": name, "rows": rows, "counts": counts}
+    return PredictedRange(name, rows, counts)
 
 
 @lru_cache(maxsize=2)
@@ -236,7 +237,7 @@ def _loaded(folder: str, identity: str, threads: int) -> TrainedModel:
     return load_model(folder, trust_code=True)  # `infer` has asked
 
 
-def _claim(out: Store, job: dict[str, Any], fresh: bool) -> bool:
+def _claim(out: Store, job: PredictionJob, fresh: bool) -> bool:
     """Makes ``out`` this job's place: what another job left there is refused, or cleared.
 
     Returns:
@@ -255,7 +256,7 @@ def _claim(out: Store, job: dict[str, Any], fresh: bool) -> bool:
             ) from None
     except ValueError:  # damaged: nobody knows whose
         theirs = {}
-    if theirs is not None and (fresh or theirs != job):
+    if theirs is not None and (fresh or theirs != asdict(job)):
         if not fresh:
             raise SpecError(
                 f"--out {where} holds the predictions of another model, source or keys. Name "
@@ -267,9 +268,9 @@ def _claim(out: Store, job: dict[str, Any], fresh: bool) -> bool:
     out.remove(SUCCESS)
     if isinstance(out, FolderStore):
         remove_leftovers(out.root)
-    _write(out, JOB, job)
+    _write(out, JOB, asdict(job))
     return is_new
 
 
-def _write(out: Store, name: str, values: dict[str, Any]) -> None:
+def _write(out: Store, name: str, values: Mapping[str, Any]) -> None:
     out.write(name, json.dumps(values, indent=1).encode())

@@ -118,9 +118,9 @@ def predict(
                 fresh=fresh,
                 trust_code=trust_code or request.site.trust_code,
             )
-        for note in done["notes"]:
+        for note in done.notes:
             session.screen.say(f"note: {note}")
-    return {"predictions": str(out), **done}
+    return {"predictions": str(out), **done.to_json()}
 
 
 def _place_of(model: AnyModel) -> str:

@@ -4,9 +4,10 @@ Each is a frozen dataclass; ``ddlflow.runs.result_json`` makes JSON of it and br
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ddlflow.data.coefficient_table import CoefficientTable
+from ddlflow.sweep.choose.space import Point
 from ddlflow.sweep.choose.table import Better, TrialRow
 from ddlflow.train.facts import Facts
 
@@ -258,7 +259,7 @@ class SearchSummary:
     better: Better
     score: float | None
     best_trial: int
-    best: dict[str, Any]
+    best: Point
     statuses: dict[str, int]
     trials: tuple[TrialRow, ...]
 

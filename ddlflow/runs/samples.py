@@ -38,6 +38,7 @@ def make_sample(session: Session, wanted: Made) -> Stage[SampleResult]:
 
 def fetch_higgs(folder: Path) -> list[Path]:
     """Fetches UCI's HIGGS.csv.gz, checks it, and turns it into ``train`` and ``test``."""
+    from ddlflow.data.samples.download import DownloadRetried, WorkProgressed
     from ddlflow.data.samples.higgs import fetch, to_parquet
 
     screen = Screen()
@@ -46,11 +47,11 @@ def fetch_higgs(folder: Path) -> list[Path]:
     def step(name: str, unit: str, work: Any) -> Any:
         with screen.bar(name, 1.0, unit) as show:
 
-            def on_event(event: dict[str, Any]) -> None:
-                if event["event"] == "progress":
-                    show(event["done"] / max(event["total"], 1))
+            def on_event(event: WorkProgressed | DownloadRetried) -> None:
+                if isinstance(event, WorkProgressed):
+                    show(event.done / max(event.total, 1))
                 else:
-                    screen.say(f"{name}: {event['reason']}; again in {event['wait_s']:.0f} s")
+                    screen.say(f"{name}: {event.reason}; again in {event.wait_s:.0f} s")
 
             return work(on_event)
 

@@ -5,7 +5,7 @@ runs them in turn; so can a script.
 """
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from ddlflow.errors import DataError, SpecError
 from ddlflow.redact import redacted, redacted_values
@@ -229,12 +229,15 @@ def evaluate(
         from ddlflow.infer.evaluate import evaluate as score
 
         where = trained.value.model, prepared.folder
-        how: dict[str, Any] = {"spec": spec, "threads": session.resources.threads}
-        how["map_over"] = session.map_over
-        scored = score(*where, split, feature=pipeline.report.histogram, **how)
+        threads, map_over = session.resources.threads, session.map_over
+        feature = pipeline.report.histogram
+        scored = score(
+            *where, split, spec=spec, feature=feature, threads=threads, map_over=map_over
+        )
         save_scores(folder, scored)
         if has_coefficients(pipeline.model, of_tensors=bool(prepared.value.tensors)):
-            save_coefficients(folder, coefficients(*where, **how))
+            table = coefficients(*where, spec=spec, threads=threads, map_over=map_over)
+            save_coefficients(folder, table)
         said = notes(measures_of(pipeline.labels), spec, split, scored)
         return EvaluateResult(
             split=split,
@@ -291,9 +294,9 @@ def infer(
         return InferResult(
             predictions=predictions.location,
             location=redacted(location),
-            rows=done["rows"],
-            columns=done["columns"],
-            notes=tuple(done["notes"]),
+            rows=done.rows,
+            columns=done.columns,
+            notes=tuple(done.notes),
         )
 
     inferred = session.stage(

@@ -81,7 +81,7 @@ def test_every_row_in_the_sources_order_beside_its_keys(
     trained: Callable[..., Any], tmp_path: Path, labels: str
 ) -> None:
     made = trained(labels)
-    done = predicted(made, "t.parquet", tmp_path / "out", keys=["id", "town"])
+    done = predicted(made, "t.parquet", tmp_path / "out", keys=["id", "town"]).to_json()
     assert rows(tmp_path / "out").equals(expected(made, ["id", "town"]))
     assert [path.name for path in parts(tmp_path / "out")] == [
         f"part-{k:06d}.parquet" for k in range(5)
@@ -210,7 +210,7 @@ def test_the_folder_of_another_job_is_refused_and_left_as_it_is(
     assert files_of(out) == before
 
     done = predicted(made, "less.parquet", out, fresh=True)
-    assert done["rows"] == rows(out).num_rows == 300
+    assert done.rows == rows(out).num_rows == 300
     assert len(parts(out)) == 2
 
 

@@ -8,12 +8,29 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ddlflow.errors import DataError
 
-OnEvent = Callable[[dict[str, Any]], None]
+
+@dataclass(frozen=True, slots=True)
+class WorkProgressed:
+    """So much of a work is done, in its unit: bytes or rows."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadRetried:
+    """A download failed and is tried again in some seconds."""
+
+    reason: str
+    wait_s: float
+
+
+OnEvent = Callable[[WorkProgressed | DownloadRetried], None]
 
 CHUNK_BYTES = 1 << 20
 READ_TIMEOUT_S = 60.0
@@ -31,11 +48,11 @@ class Progress:
         self._on_event, self._total, self._next_s, self._said = on_event, total, 0.0, -1
 
     def show(self, done: int) -> None:
-        """Emits ``{"event": "progress", "done": done, "total": total}`` when it is time."""
+        """Emits it when it is time."""
         now_s = time.monotonic()
         if done != self._said and (now_s >= self._next_s or done == self._total):
             self._next_s, self._said = now_s + 0.5, done
-            self._on_event({"event": "progress", "done": done, "total": self._total})
+            self._on_event(WorkProgressed(done, self._total))
 
 
 def download(
@@ -46,8 +63,7 @@ def download(
     Bytes go to ``target.part``, where a later call goes on (from the start, if the server cannot
     send ranges). The file gets its name once size and hash are right.
 
-    Emits progress in bytes (``Progress``), and before another try
-    ``{"event": "retry", "reason": text, "wait_s": seconds}``.
+    Emits progress in bytes (``Progress``), and a `DownloadRetried` before another try.
 
     Args:
         size: of the whole file, bytes.
@@ -104,7 +120,7 @@ def _fill(part: Path, url: str, size: int, on_event: OnEvent, backoff_s: float) 
                     f"{_size(part):,} of {size:,} bytes are kept; the same command goes on there."
                 ) from error
             wait_s = backoff_s * 2 ** max(fruitless - 1, 0)
-            on_event({"event": "retry", "reason": str(error), "wait_s": wait_s})
+            on_event(DownloadRetried(str(error), wait_s))
             time.sleep(wait_s)
     progress.show(size)
 

@@ -42,8 +42,7 @@ def fetch(
 ) -> Path:
     """Downloads HIGGS.csv.gz into folder ``out``, going on where it was stopped.
 
-    Emits ``{"event": "progress", "done": bytes, "total": bytes}`` and ``retry`` events; see
-    ``ddlflow.data.samples.download``, also for the errors.
+    See ``ddlflow.data.samples.download`` for the events and the errors.
     """
     target = Path(out) / "HIGGS.csv.gz"
     return download(url, target, size=size, sha256=sha256, on_event=on_event, backoff_s=backoff_s)
@@ -67,7 +66,7 @@ def to_parquet(
     """Turns HIGGS.csv.gz into ``out/train/*.parquet`` and ``out/test/*.parquet`` (``SCHEMA``).
 
     The last ``test_rows`` rows go to test. One pass, in the memory of some blocks; parts that stand
-    are not written again. Emits ``{"event": "progress", "done": rows, "total": rows}``.
+    are not written again. Emits progress in rows.
 
     Returns:
         The files, in the order of their rows.

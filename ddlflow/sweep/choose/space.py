@@ -17,7 +17,7 @@ from ddlflow.spec.pipeline import Pipeline, Search, SearchRange
 from ddlflow.spec.search import allowed, same
 from ddlflow.train.tasks.measures import measures_of
 
-Point = dict[str, Any]
+Point = dict[str, Any]  # open: a setting may be any of the pipeline's, with any value it takes
 Space = Mapping[str, SearchRange]
 MOST_POINTS = 10_000  # of a grid: each is checked before the start
 # Settings of `train` that no search may vary, and why.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ddlflow.sweep.choose.space import Point
 
@@ -91,7 +91,7 @@ class TrialRow:
     """
 
     number: int
-    values: dict[str, Any]
+    values: Point
     status: Status
     score: float | None
     std: float | None

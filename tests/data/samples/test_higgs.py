@@ -13,6 +13,7 @@ import pytest
 from hosts import half_written
 
 from ddlflow.data.samples import higgs
+from ddlflow.data.samples.download import DownloadRetried, WorkProgressed
 from ddlflow.data.samples.higgs import SCHEMA, fetch, to_parquet
 from ddlflow.errors import DataError
 
@@ -89,13 +90,13 @@ def names(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("tell_length", [True, False])
 def test_a_download(tmp_path, tell_length):
-    events: list[dict] = []
+    events: list[WorkProgressed | DownloadRetried] = []
     with serve(Site(tell_length=tell_length)) as site:
         path = get(site, tmp_path / "new" / "folder", events)
     assert path.read_bytes() == BODY
     assert names(path.parent) == {"HIGGS.csv.gz"}
-    assert events[-1] == {"event": "progress", "done": len(BODY), "total": len(BODY)}
-    done = [event["done"] for event in events]
+    assert events[-1] == WorkProgressed(len(BODY), len(BODY))
+    done = [event.done for event in events]
     assert done == sorted(set(done))
 
 
@@ -115,14 +116,14 @@ def test_a_stopped_download_goes_on(tmp_path):
 
 
 def test_a_connection_that_dies_is_taken_up_where_it_ended(tmp_path):
-    events: list[dict] = []
+    events: list[WorkProgressed | DownloadRetried] = []
     with serve(Site(die_after=[1_200_000, 0, 700_000, None])) as site:
         path = get(site, tmp_path, events)
     assert path.read_bytes() == BODY
     assert site.asked == [None, "bytes=1200000-", "bytes=1200000-", "bytes=1900000-"]
-    retries = [event for event in events if event["event"] == "retry"]
+    retries = [event for event in events if isinstance(event, DownloadRetried)]
     assert len(retries) == 3
-    assert "ended after 1,200,000 of 3,000,000 bytes" in retries[0]["reason"]
+    assert "ended after 1,200,000 of 3,000,000 bytes" in retries[0].reason
 
 
 def test_a_server_without_ranges_starts_again(tmp_path):
@@ -248,7 +249,7 @@ def convert(source: Path, out: Path, events: list | None = None, rows: int = 1_0
 
 def test_rows_keep_their_order_and_the_last_ones_are_the_test(tmp_path, parts_of_400):
     values = table_of(1_000)
-    events: list[dict] = []
+    events: list[WorkProgressed | DownloadRetried] = []
     paths = convert(csv_gz(tmp_path / "h.csv.gz", values), tmp_path / "out", events)
     assert [str(path.relative_to(tmp_path / "out")) for path in paths] == [
         "train/part-000000.parquet",
@@ -261,7 +262,7 @@ def test_rows_keep_their_order_and_the_last_ones_are_the_test(tmp_path, parts_of
         assert table.schema.names == SCHEMA.names
         assert table.schema.types == SCHEMA.types
         np.testing.assert_array_equal(table.to_pandas().to_numpy(), expected)
-    assert events[-1] == {"event": "progress", "done": 1_000, "total": 1_000}
+    assert events[-1] == WorkProgressed(1_000, 1_000)
     assert pq.ParquetFile(paths[0]).metadata.num_row_groups == 3
 
 
