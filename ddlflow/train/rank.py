@@ -105,6 +105,7 @@ def _run(start: RankStart, emit: Emit, stop: threading.Event) -> None:
     from ddlflow.train.events import FactsFound, to_said
     from ddlflow.train.facts import facts_here
     from ddlflow.train.loop import Stopped
+    from ddlflow.train.parallel.same_host import meet
     from ddlflow.train.training import run
 
     job = job.here()
@@ -125,6 +126,8 @@ def _run(start: RankStart, emit: Emit, stop: threading.Event) -> None:
     lines = _watch_worker()
     emit(to_said(FactsFound(facts_here())))
     group = _join(start, device, emit, lines) if world > 1 else None
+    # On GPUs gradients do not come to the processor at all.
+    near = meet(rank, world, group) if world > 1 and device.type == "cpu" else None
     try:
         result = run(
             job,
@@ -135,6 +138,7 @@ def _run(start: RankStart, emit: Emit, stop: threading.Event) -> None:
             tell=lambda event: emit(to_said(event)),
             must_stop=stop.is_set,
             pulse=pulse,
+            gather=None if near is None else near.all_gather,
         )
     except Stopped:
         emit(RankStopped())

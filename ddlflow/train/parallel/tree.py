@@ -14,6 +14,7 @@ bits are the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -21,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 CUT_FROM = 1 << 18  # numbers; below, one message costs more than the bytes that two save
+Gather = Callable[[Tensor, Tensor], object]  # as `all_gather`, within one group
 Vector = list[Tensor]  # one virtual rank's gradients and whatever else is summed with them
 
 
@@ -74,13 +76,20 @@ class Reduction:
         world: how many ranks there are.
         virtual_ranks: V, at least ``world``.
         group: the process group; None where the world is 1.
+        gather: a faster way for what is small; None: the group's.
     """
 
     def __init__(
-        self, rank: int, world: int, virtual_ranks: int, group: dist.ProcessGroup | None
+        self,
+        rank: int,
+        world: int,
+        virtual_ranks: int,
+        group: dist.ProcessGroup | None,
+        gather: Gather | None = None,
     ) -> None:
         self._rank, self._world, self._virtual_ranks = rank, world, virtual_ranks
         self._group = group
+        self._gather = gather or partial(all_gather, group=group)
         self._exchanges: dict[tuple[torch.dtype, int], Exchange] = {}
 
     def __call__(self, vector_of: Callable[[int], Vector]) -> Vector:
@@ -117,9 +126,9 @@ class Reduction:
             size = sum(vector[p].numel() for p in positions)
             if (dtype, size) not in self._exchanges:
                 is_cut = size >= CUT_FROM and self._virtual_ranks > 2
-                kind = InPieces if is_cut else Gathered
-                self._exchanges[dtype, size] = kind(
-                    like, size, self._world, self._virtual_ranks, self._group
+                shape = (like, size, self._world, self._virtual_ranks)
+                self._exchanges[dtype, size] = (
+                    InPieces(*shape, self._group) if is_cut else Gathered(*shape, self._gather)
                 )
             yield positions, self._exchanges[dtype, size]
 
@@ -133,13 +142,13 @@ class Gathered:
         size: int,
         world: int,
         virtual_ranks: int,
-        group: dist.ProcessGroup | None,
+        gather: Gather,
     ) -> None:
         passes = -(-virtual_ranks // world)
         self._at_once = min(passes, max(1, CUT_FROM // max(size, 1)))
         self._own = like.new_zeros(self._at_once, size)
         self._everyone = like.new_zeros(world, self._at_once, size)
-        self._world, self._virtual_ranks, self._group = world, virtual_ranks, group
+        self._world, self._virtual_ranks, self._gather = world, virtual_ranks, gather
         self._tree = TreeSum(lent=True)
         self._done = self._ready = 0  # passes of this step: added up; in ``_own``
 
@@ -157,7 +166,7 @@ class Gathered:
         return self._tree.total()[0]
 
     def _send(self) -> None:
-        all_gather(self._everyone.view(-1), self._own.view(-1), self._group)
+        self._gather(self._everyone.view(-1), self._own.view(-1))
         for ready in range(self._ready):
             first = (self._done + ready) * self._world
             for rank in range(min(self._world, self._virtual_ranks - first)):

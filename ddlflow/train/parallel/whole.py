@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ddlflow.models.call import Batch, num_rows
 from ddlflow.train.parallel.layout import RankLayout
 from ddlflow.train.parallel.replica import clip_whole, counted, divide
-from ddlflow.train.parallel.tree import Reduction, Vector
+from ddlflow.train.parallel.tree import Gather, Reduction, Vector
 from ddlflow.train.precision import LossOf
 from ddlflow.train.seeding import seed_random
 from ddlflow.train.tasks.task import Loss
@@ -31,6 +31,7 @@ class WholeReplica:
         loss_of: its loss.
         layout: which virtual ranks are this rank's.
         group: the process group; None where the world is 1.
+        gather: see ``Reduction``.
         seed: of the random numbers of dropout and the like.
         backward: sets the gradients to those of a batch's total loss; None: autograd does.
     """
@@ -42,13 +43,14 @@ class WholeReplica:
         layout: RankLayout,
         group: dist.ProcessGroup | None = None,
         *,
+        gather: Gather | None = None,
         seed: int,
         backward: Callable[[Batch], Loss] | None = None,
     ) -> None:
         self._net, self._loss_of, self._seed = net, loss_of, seed
         self._backward = backward or self._by_autograd
         self._places = {v: place for place, v in enumerate(layout.mine)}
-        self._reduce = Reduction(layout.rank, layout.world, layout.virtual_ranks, group)
+        self._reduce = Reduction(layout.rank, layout.world, layout.virtual_ranks, group, gather)
         self._parameters = [p for p in net.parameters() if p.requires_grad]
         self._device = self._parameters[0].device
         self._buffers = [b for b in net.buffers() if b.dtype != torch.bool]

@@ -18,6 +18,8 @@ from ddlflow.models import build
 from ddlflow.spec.pipeline import MlpSection
 from ddlflow.train.parallel import tree
 from ddlflow.train.parallel.layout import RankLayout
+from ddlflow.train.parallel.same_host import meet
+from ddlflow.train.parallel.tree import Gather
 from ddlflow.train.parallel.whole import WholeReplica
 from ddlflow.train.precision import loss_of
 from ddlflow.train.tasks.table import task_for
@@ -27,7 +29,9 @@ PRECISIONS = ("float32", "bf16")
 CUTS = (0, tree.CUT_FROM)  # vectors in pieces, and at once
 
 
-def hashes(rank: int, world: int, virtual_ranks: int, group: Any) -> list[str]:
+def hashes(
+    rank: int, world: int, virtual_ranks: int, group: Any, gather: Gather | None
+) -> list[str]:
     """Of loss, gradients and buffers after two steps, in each way of computing and sending."""
     found = []
     for precision in PRECISIONS:
@@ -37,7 +41,7 @@ def hashes(rank: int, world: int, virtual_ranks: int, group: Any) -> list[str]:
             net = build(spec, num_features=3, category_sizes=[], num_outputs=1).train()
             layout = RankLayout(rank, world, virtual_ranks)
             loss = loss_of(net, task_for("binary"), precision, "cpu", inputs=["features"])
-            replica = WholeReplica(net, loss, layout, group, seed=3)
+            replica = WholeReplica(net, loss, layout, group, gather=gather, seed=3)
             random = torch.Generator().manual_seed(5)
             features = torch.randn(ROWS, 3, generator=random)
             labels = torch.rand(ROWS, generator=random).round()
@@ -63,11 +67,16 @@ def main(virtual_ranks: int, processes: int, rank: int, folder: Path, worlds: li
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), processes)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
-    found = {}
+    found: dict[str, list[str]] = {}
     for world in worlds:
         group = dist.new_group(list(range(world)))
         if rank < world:
-            found[world] = hashes(rank, world, virtual_ranks, group)
+            near = meet(rank, world, group) if world > 1 else None
+            found[str(world)] = hashes(rank, world, virtual_ranks, group, None)
+            if near is not None:
+                ways = hashes(rank, world, virtual_ranks, group, near.all_gather)
+                found[f"{world} near"] = ways
+                near.close()
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
