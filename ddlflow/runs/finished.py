@@ -23,6 +23,18 @@ Value_co = TypeVar("Value_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
+class ResultFile:
+    """A file that a stage made: its bytes, and their SHA-256 unless they are many."""
+
+    size: int
+    sha256: str | None = None
+
+    def to_json(self) -> list[int | str]:
+        """``[size]``, or ``[size, sha256]``."""
+        return [self.size] if self.sha256 is None else [self.size, self.sha256]
+
+
+@dataclass(frozen=True, slots=True)
 class Stage(Generic[Value_co]):
     """A finished stage: a small manifest of what it made.
 
@@ -33,7 +45,7 @@ class Stage(Generic[Value_co]):
         seconds: that its work took (when it was done).
         cached: whether this run found it done.
         value: what later stages and the user get (``ddlflow.runs.results``).
-        results: its files that others read, each with its size and, unless it is large, SHA-256.
+        results: its files that others read, by their path in the folder.
     """
 
     name: str
@@ -42,7 +54,7 @@ class Stage(Generic[Value_co]):
     seconds: float
     cached: bool
     value: Value_co
-    results: dict[str, list[Any]] = field(default_factory=dict)
+    results: dict[str, ResultFile] = field(default_factory=dict)
 
 
 def hashed(value: Any) -> str:
@@ -51,16 +63,16 @@ def hashed(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _facts(folder: Store, key: str, size: int) -> list[Any]:
-    """A result's size and, unless it is large, SHA-256: an object is whole by itself."""
+def _result_file(folder: Store, key: str, size: int) -> ResultFile:
+    """A result as it is now, without a hash in a bucket: an object is whole by itself."""
     if size > HASHED_BYTES or is_url(folder.location):
-        return [size]
-    return [size, hashlib.sha256(folder.read(key)).hexdigest()]
+        return ResultFile(size)
+    return ResultFile(size, hashlib.sha256(folder.read(key)).hexdigest())
 
 
-def results_in(folder: Store, patterns: Sequence[str]) -> dict[str, list[Any]]:
+def results_in(folder: Store, patterns: Sequence[str]) -> dict[str, ResultFile]:
     """What ``results`` of a stage holds: the files in its folder that fit some patterns."""
-    found: dict[str, list[Any]] = {}
+    found: dict[str, ResultFile] = {}
     for pattern in patterns:
         if not any(sign in pattern for sign in "*?["):
             sizes = {pattern: folder.size(pattern)} if folder.exists(pattern) else {}
@@ -69,7 +81,7 @@ def results_in(folder: Store, patterns: Sequence[str]) -> dict[str, list[Any]]:
             fixed = pattern.rpartition("/")[0].partition("*")[0].strip("/")
             sizes = {key: size for key, size in folder.sizes(fixed).items() if fits(key)}
         found |= {
-            key: _facts(folder, key, size)
+            key: _result_file(folder, key, size)
             for key, size in sizes.items()
             if "__pycache__" not in key.split("/")
         }
@@ -80,6 +92,7 @@ def save(stage: Stage[Any]) -> None:
     """Writes a stage's file: from now on the stage is done."""
     known = {name: getattr(stage, name) for name in stage.__slots__}
     known["value"] = to_json(stage.value)
+    known["results"] = {key: file.to_json() for key, file in stage.results.items()}
     documents.save(open_store(stage.folder), STAGE_FILE, known | {DIGEST: hashed(known)}, indent=1)
 
 
@@ -96,7 +109,9 @@ def load(folder: Store, kind: type[Value]) -> Stage[Value]:
     known = json.loads(folder.read(STAGE_FILE))
     known.pop(DIGEST, None)
     value = from_json(kind, known.pop("value"), f"{folder.location}/{STAGE_FILE}")
-    return Stage(**{**known, "cached": True, "folder": folder.location, "value": value})
+    results = {key: ResultFile(*facts) for key, facts in known.pop("results", {}).items()}
+    now = {"cached": True, "folder": folder.location, "value": value, "results": results}
+    return Stage(**{**known, **now})
 
 
 def damaged(folder: Store) -> list[str]:
@@ -109,12 +124,13 @@ def damaged(folder: Store) -> list[str]:
     rest = {name: value for name, value in known.items() if name != DIGEST}
     if known.get(DIGEST) != hashed(rest):
         return [STAGE_FILE]
-    return [key for key, facts in known["results"].items() if not _is_as(folder, key, facts)]
+    files = {key: ResultFile(*facts) for key, facts in known["results"].items()}
+    return [key for key, file in files.items() if not _is_as(folder, key, file)]
 
 
-def _is_as(folder: Store, key: str, facts: list[Any]) -> bool:
+def _is_as(folder: Store, key: str, file: ResultFile) -> bool:
     try:
         size = folder.size(key)
-        return size == facts[0] and _facts(folder, key, size) == facts
+        return size == file.size and _result_file(folder, key, size) == file
     except FileNotFoundError:
         return False
