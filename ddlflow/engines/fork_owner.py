@@ -23,8 +23,6 @@ from ddlflow.engines.fork_server import CALM, READY
 SWITCH = "DDLFLOW_FORK_SERVER"  # 0: each rank is a fresh interpreter
 # Read by nothing that a server imports, so a fork can be given its own. Any other variable may be.
 _LATE = ("AWS_", "AZURE_", "DDLFLOW_", "GOOGLE_", "MLFLOW_", "PREFECT_", "PYTEST_")
-# The system shows a process's variables as they were at its start: by this one it is found.
-_EARLY = ("DDLFLOW_COMMAND",)
 _CLOSE_S = 5.0
 _LONGEST_FOLDER = 80  # an address of AF_UNIX has 107 bytes
 
@@ -49,11 +47,7 @@ class Offer:
 
 def key_of(environment: Mapping[str, str], modules: Sequence[str]) -> str:
     """What a process that is forked has to have in common with its server, as a hash."""
-    counted = {
-        name: value
-        for name, value in environment.items()
-        if name in _EARLY or not name.startswith(_LATE)
-    }
+    counted = {name: value for name, value in environment.items() if not name.startswith(_LATE)}
     folders = environment.get("PYTHONPATH", "").split(os.pathsep)
     is_relative = folders != [""] and not all(map(os.path.isabs, folders))
     common = [
