@@ -67,6 +67,8 @@ ORDER = {
         ("session",),
         ("samples", "setup"),
         ("launch",),
+        ("versions",),
+        ("inference",),
         ("stages",),
         ("spread",),
         ("search", "folds"),

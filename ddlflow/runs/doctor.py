@@ -19,7 +19,7 @@ from ddlflow.runs.check.finding import Finding, counted
 from ddlflow.runs.check.site import existing
 from ddlflow.runs.finished import STAGE_FILE
 from ddlflow.runs.running import VARIABLE, CommandRecord, records, running
-from ddlflow.runs.stages import VERSION
+from ddlflow.runs.versions import VERSION
 from ddlflow.spec.given import Given, called
 from ddlflow.spec.load import load_site
 from ddlflow.store.owner import SILENT_S, Owner, State, owner_of, state_of

@@ -4,7 +4,7 @@ from ddlflow.runs.evaluated import coefficients_of, scores_of
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.results import EvaluateResult, PrepareResult, ReportResult, TrainResult
 from ddlflow.runs.session import Session
-from ddlflow.runs.stages import VERSION
+from ddlflow.runs.versions import VERSION
 from ddlflow.store.store import Store
 
 FOLDER = "report"  # in the stage's own

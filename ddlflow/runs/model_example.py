@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ddlflow.infer.reading import Reading
 from ddlflow.redact import redacted
 from ddlflow.runs.finished import Stage
+from ddlflow.runs.inference import inferred_source
 from ddlflow.runs.results import ExampleResult, PrepareResult, TrainResult
 from ddlflow.runs.session import Session
-from ddlflow.runs.stages import VERSION, inferred_source
+from ddlflow.runs.versions import VERSION
 from ddlflow.store.store import Store, open_store
 
 if TYPE_CHECKING:

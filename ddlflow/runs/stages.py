@@ -12,30 +12,17 @@ from ddlflow.redact import redacted, redacted_values
 from ddlflow.runs.evaluated import SCORES, save_coefficients, save_scores
 from ddlflow.runs.events import OnTrainEvent, ignore
 from ddlflow.runs.finished import Stage, hashed
+from ddlflow.runs.inference import infer as infer  # noqa: PLC0414 - a stage as these
 from ddlflow.runs.launch import launch
-from ddlflow.runs.results import (
-    EvaluateResult,
-    InferResult,
-    PrepareResult,
-    TrainResult,
-)
-from ddlflow.runs.samples import SAMPLE_VERSION, source_of
+from ddlflow.runs.results import EvaluateResult, PrepareResult, TrainResult
+from ddlflow.runs.samples import source_of
 from ddlflow.runs.session import Session
 from ddlflow.runs.setup import settled, setup, ship
+from ddlflow.runs.versions import VERSION
 from ddlflow.spec import code
 from ddlflow.store.store import Store
 from ddlflow.train.events import EpochEnded
 
-# A stage's own version: raised when its result changes for the same settings.
-VERSION = {
-    "source": SAMPLE_VERSION,
-    "prepare": 5,
-    "train": 5,
-    "evaluate": 5,
-    "report": 1,
-    "infer": 3,
-    "example": 1,
-}
 # What of the data section decides the shards alone, and so the digest of the prepared data.
 SHARDS_ALONE = {"source", "test_source", "split", "seed"}
 
@@ -251,67 +238,6 @@ def evaluate(
     for note in evaluated.value.notes:
         session.screen.say(f"note: {note}")
     return evaluated
-
-
-def infer(
-    session: Session, prepared: Stage[PrepareResult], trained: Stage[TrainResult]
-) -> Stage[InferResult]:
-    """The model over the pipeline's inference source (by default its test or whole source)."""
-    from ddlflow.infer.reading import Reading
-
-    spec = session.request.pipeline
-    location = inferred_source(session, prepared)
-    is_test = location == spec.data.test_source
-    is_own = is_test or redacted(location) == prepared.value.location
-    found = Reading.of(trained.value.model).open(location, session.data_root)
-    settings = {
-        "version": VERSION["infer"],
-        "model": trained.value.model_digest,
-        "trained": trained.key,
-        "source": [redacted(found.address), found.fingerprint],
-        "location": redacted(location),
-        "keys": spec.infer.keys,
-        "splits": prepared.value.digest if is_own else None,
-    }
-
-    def work(folder: Store) -> InferResult:
-        # Here: predictions that stand need no PyTorch.
-        from ddlflow.infer.predict import PreparedSource
-        from ddlflow.infer.predict import infer as predict
-
-        predictions = folder.at("predictions")
-        done = predict(
-            trained.value.model,
-            location,
-            predictions,
-            keys=spec.infer.keys,
-            data_root=session.data_root,
-            threads=session.resources.threads,
-            map_over=session.map_over,
-            trust_code=True,
-            prepared=PreparedSource(prepared.folder, is_test) if is_own else None,
-        )
-        return InferResult(
-            predictions=predictions.location,
-            location=redacted(location),
-            rows=done.rows,
-            columns=done.columns,
-            notes=tuple(done.notes),
-        )
-
-    inferred = session.stage(
-        "infer", settings, work, InferResult, results=["predictions/*.parquet"]
-    )
-    for note in inferred.value.notes:
-        session.screen.say(f"note: {note}")
-    return inferred
-
-
-def inferred_source(session: Session, prepared: Stage[PrepareResult]) -> str:
-    """Where the rows of the infer stage are: what a stage's value says of it has no secrets."""
-    spec = session.request.pipeline
-    own = spec.data.source if isinstance(spec.data.source, str) else prepared.value.location
-    return spec.infer.source or spec.data.test_source or own
 
 
 def key_of(session: Session, prepared: Stage[PrepareResult]) -> str:

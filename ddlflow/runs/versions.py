@@ -1,0 +1,14 @@
+"""The versions of the stages: what an earlier one made is not taken for a later one's."""
+
+from ddlflow.runs.samples import SAMPLE_VERSION
+
+# A stage's own version: raised when its result changes for the same settings.
+VERSION = {
+    "source": SAMPLE_VERSION,
+    "prepare": 5,
+    "train": 5,
+    "evaluate": 5,
+    "report": 1,
+    "infer": 3,
+    "example": 1,
+}
