@@ -325,8 +325,8 @@ def test_a_fork_in_another_folder_imports_what_a_fresh_interpreter_would(
     def look(offer: Offer, folder: Path) -> str:
         asked = Asked(offer, name, folder)
         told = asked.hear()
-        assert told["pid"] == asked.process.pid
         assert asked.end() == 0
+        assert told["pid"] == asked.process.pid
         return str(told["file"])
 
     monkeypatch.chdir(began)
