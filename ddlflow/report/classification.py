@@ -61,7 +61,7 @@ def draw_calibration(reliability: Reliability, classes: list[str]) -> Figure:
     """The observed share of positives over the predicted probability, in groups of equal size."""
     predicted, observed = np.array(reliability.predicted), np.array(reliability.observed)
     rows = np.array(reliability.rows)
-    drawn = figure(5.8, 5.8)
+    drawn = figure(5.8, 6.5)
     axes = drawn.subplots()
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="perfect")
     # Wilson's interval of one standard deviation: it has a length at 0 and 1 too.
@@ -87,12 +87,13 @@ def draw_calibration(reliability: Reliability, classes: list[str]) -> Figure:
     greatest = max([0.0, *predicted, *(middle + reach)])
     if 0 < greatest < 0.6:  # rare positives: the whole square would be an empty one
         axes.set(xlim=(-0.01 * greatest, 1.3 * greatest), ylim=(-0.01 * greatest, 1.3 * greatest))
-    axes.legend(loc="upper left", title=_group_sizes(rows), title_fontsize=9.5)
+    # Below the axes: a model that is too sure or too unsure has points in any corner of them.
+    drawn.legend(loc="outside lower center", ncols=2, title=_group_sizes(rows), title_fontsize=9.5)
     return drawn
 
 
 def draw_scores(scores: ClassHistogram, classes: list[str]) -> Figure:
-    """The model's output, signal filled and background outlined."""
+    """The model's output for each class: the second is filled, the first outlined."""
     drawn = figure()
     axes = drawn.subplots()
     edges, counts = np.array(scores.edges), np.array(scores.counts)
@@ -172,15 +173,13 @@ def draw_confusion(confusion: Matrix, classes: list[str]) -> Figure:
 def _draw_classes(
     axes: Axes, edges: np.ndarray, counts: np.ndarray, classes: list[str], total: np.ndarray
 ) -> None:
-    """Densities with their statistical errors; of two classes the second is the filled signal."""
+    """Densities with their statistical errors; of two classes the second is filled."""
     width, middle = np.diff(edges), (edges[1:] + edges[:-1]) / 2
     two = len(counts) == 2
     for i, row in enumerate(counts):
         scale = max(1, total[i]) * width
         density, error = row / scale, np.sqrt(row) / scale
         colour = (ORANGE, BLUE)[i] if two else CLASS_COLOURS[i % len(CLASS_COLOURS)]
-        role = ("background", "signal")[i] if two else classes[i]
-        name = role if role == classes[i] else f"{role}: {_short(classes[i])}"
         filled = i == 1 if two else len(counts) == 1
         axes.stairs(
             density,
@@ -190,7 +189,7 @@ def _draw_classes(
             alpha=0.45 if filled else 1,
             linewidth=1.8,
             linestyle="-" if i < len(CLASS_COLOURS) else "--",
-            label=f"{_short(name, 26)} ({int(total[i]):,})",
+            label=f"{_short(classes[i], 26)} ({int(total[i]):,})",
             zorder=2 if filled else 3,
         )
         if filled:

@@ -5,7 +5,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from ddlflow.data.scored import RegressionCurves
-from ddlflow.report.style import BLUE, GREY, RED, SEQUENTIAL, figure
+from ddlflow.report.style import BLUE, COUNTS, GREY, RED, figure
+
+_PLAIN = 1000  # the largest count whose colour bar has plain numbers, not powers of ten
 
 
 def draw_residuals(curves: RegressionCurves, label: str) -> Figure:
@@ -25,13 +27,18 @@ def draw_residuals(curves: RegressionCurves, label: str) -> Figure:
         left.set_title(f"not shown: {share:.2g} % beyond", fontsize=9.5, color=GREY, loc="right")
     edges, counts = np.array(plane.edges), np.array(plane.counts)
     shown = np.ma.masked_equal(counts.T, 0)  # an empty cell stays white
-    norm = LogNorm(1, max(2, counts.max()))
-    mesh = right.pcolormesh(edges, edges, shown, cmap=SEQUENTIAL, norm=norm)
+    largest = max(2, int(counts.max()))
+    norm = LogNorm(1, largest)
+    mesh = right.pcolormesh(edges, edges, shown, cmap=COUNTS, norm=norm)
     ends = (edges[0], edges[-1])
     right.plot(ends, ends, color=RED, linestyle="--", linewidth=1.4)
     right.set(xlabel=f"true {label}", ylabel=f"predicted {label}", xlim=ends, ylim=ends)
     right.set_aspect("equal")
     bar = drawn.colorbar(mesh, ax=right, shrink=0.85)
+    if largest <= _PLAIN:
+        ticks = [count for count in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if count <= largest]
+        bar.set_ticks(ticks, labels=[str(count) for count in ticks])
+        bar.minorticks_off()
     bar.set_label("rows")
     if plane.outside:
         share = 100 * plane.outside / max(1, plane.outside + counts.sum())

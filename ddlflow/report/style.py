@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart with any kind of colour vision.
@@ -20,6 +23,8 @@ BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW, GREY = "#CC79A7", "#56B4E9", "#F0E442", "#666666"
 CLASS_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY)
 SEQUENTIAL = "Blues"  # light is few; prints well in grey
+# The same for counts of which 0 is not drawn: 1 has to be seen on white.
+COUNTS = ListedColormap(matplotlib.colormaps[SEQUENTIAL](np.linspace(0.4, 1, 256)))
 
 STYLE: dict[str, Any] = {
     "figure.dpi": 120,

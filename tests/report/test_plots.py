@@ -13,7 +13,14 @@ from matplotlib.image import imread
 
 from ddlflow.data.scored import RocCurve
 from ddlflow.report import plots
-from ddlflow.report.classification import draw_confusion, draw_feature, draw_roc
+from ddlflow.report.classification import (
+    draw_calibration,
+    draw_confusion,
+    draw_feature,
+    draw_roc,
+    draw_scores,
+)
+from ddlflow.report.regression import draw_residuals
 from ddlflow.train.tasks.histogram import FeatureHistogram, histogram_edges
 from ddlflow.train.tasks.measures import measures_of
 from ddlflow.train.tasks.table import task_for
@@ -163,7 +170,7 @@ def test_feature_tells_signal_from_background_and_what_is_beyond():
     histogram = FeatureHistogram("m_bb", histogram_edges(0, 1, 4), 2)
     histogram.update(torch.tensor([0.1, 0.2, 0.9, 5.0]), torch.tensor([0, 0, 1, 1]))
     drawn = draw_feature(histogram.curves(), ["background", "higgs"])
-    assert labels_of(drawn) == "background (2) signal: higgs (1)"
+    assert labels_of(drawn) == "background (2) higgs (1)"
     assert drawn.axes[0].get_title(loc="right") == "not shown: 25 % above"
     background, signal = drawn.axes[0].patches[:2]
     assert signal.get_fill()
@@ -171,6 +178,39 @@ def test_feature_tells_signal_from_background_and_what_is_beyond():
     for steps in (background, signal):
         density, edges, _ = steps.get_data()
         assert np.sum(density * np.diff(edges)) == pytest.approx(1)
+
+
+def test_scores_are_named_by_their_classes_alone():
+    drawn = draw_scores(given("binary")["curves"].scores, ["no", "yes"])
+    assert labels_of(drawn) == "no (200) yes (200)"
+
+
+def test_the_legend_of_the_calibration_is_beside_the_points():
+    scores = scores_for("binary")
+    logits = torch.linspace(-3, 3, 4000)
+    scores.update(logits, (torch.arange(4000) % 10 < 10 * torch.sigmoid(4 * logits)).float(), 0.0)
+    drawn = draw_calibration(scores.curves().reliability, ["no", "yes"])
+    drawn.set_layout_engine("constrained")
+    drawn.draw_without_rendering()
+    (legend,) = drawn.legends
+    assert legend.get_window_extent().y1 < drawn.axes[0].get_window_extent().y0
+    assert drawn.axes[0].get_legend() is None
+
+
+@pytest.mark.parametrize("rows", [80, 100_000])
+def test_a_cell_of_one_row_is_seen_and_counts_are_plain_numbers(rows):
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.rand(rows, generator=generator)
+    scores = scores_for("regression")
+    scores.update(labels + torch.randn(rows, generator=generator) / 5, labels, 1.0)
+    drawn = draw_residuals(scores.curves(), "price")
+    (mesh,) = drawn.axes[1].collections
+    *colour, _ = mesh.to_rgba(1)
+    assert min(colour) < 0.7
+    drawn.draw_without_rendering()
+    ticks = [tick.get_text() for tick in drawn.axes[2].get_yticklabels()]
+    assert ticks[:2] == ["1", "2"]
+    assert all(tick.isdigit() for tick in ticks)
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 25, 40, 120])
