@@ -25,6 +25,8 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType", UserWarning)
     import mlflow.pyfunc
 
+_SHOWN = 300  # characters of a reason
+
 
 def send_model(
     client: MlflowClient, sent: Sent, record: ModelLogged, say: Callable[[str], None]
@@ -74,7 +76,7 @@ def _create(
             # cannot read back (an empty one). The model itself is as good without them.
             shutil.rmtree(parent / "model", ignore_errors=True)
             _save(parent / "model", model, replace(record, example=None, signature=None))
-            said = str(error.message).splitlines()[0][:200].rstrip(". ")
+            said = _reason(str(error.message))
             say(f"note: the model is logged without signature and example: {said}.")
         client.log_model_artifacts(model.model_id, str(parent / "model"))
     except BaseException:
@@ -86,6 +88,12 @@ def _create(
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(sent.run_id, [LoggedModelOutput(model.model_id, step=0)])
     return model
+
+
+def _reason(said: str) -> str:
+    """Why MLflow does not take an example, in one line: it puts the whole example before that."""
+    *_, reason = " ".join(said.split()).rpartition(" Error: ")
+    return (reason if len(reason) <= _SHOWN else f"... {reason[-_SHOWN:]}").rstrip(". ")
 
 
 def _save(path: Path, model: Any, record: ModelLogged) -> None:

@@ -184,14 +184,17 @@ def test_a_model_whose_example_mlflow_cannot_check_is_logged_without_it(
 ):
     """MLflow cannot read a column without a name back from an example."""
     said = []
-    nameless = pandas.DataFrame({"pt": [1.5, 2.5], "": [1.0, 2.0]})
+    nameless = pandas.DataFrame({"new\nline": [1.5, 2.5], "": [1.0, 2.0]})
     with begin(uri, tmp_path / "spool", say=said.append) as run:
         model_uri = log(run, folder, example=nameless)
     assert model_uri == f"runs:/{run.run_id}/model"
     found = fetch_model(model_uri, uri, tmp_path / "to")
     assert (found / "weights.pt").read_bytes() == b"weights"
     (note,) = said
-    assert note.startswith("note: the model is logged without signature and example: ")
+    assert note == (
+        "note: the model is logged without signature and example: Model is missing inputs [1]. "
+        "Note that there were extra inputs: ['']."
+    )
     (model,) = client.search_logged_models([client.get_run(run.run_id).info.experiment_id])[:1]
     assert str(model.status) == "READY"
 
