@@ -1,12 +1,16 @@
-"""What a user should read of the rows, in words: of no use, dropped, replaced."""
+"""What a user should read of the rows, in words: absent, of no use, dropped, replaced."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from ddlflow.data.fields import LENGTH
+from ddlflow.data.numbers import EXACT
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.data.shards.statistics import Statistics
+from ddlflow.data.shards.tensor_statistics import TensorStatistics
+from ddlflow.errors import DataError
 
 _SHOWN = 10  # columns that a sentence names
 _WHY = {
@@ -17,15 +21,47 @@ _WHY = {
 }
 
 
+def check_present(
+    numeric: Sequence[str], train: Statistics, of_tensors: Mapping[str, TensorStatistics]
+) -> None:
+    """Each column has a number in the training rows.
+
+    Args:
+        numeric: the names of the numeric features.
+        train: their statistics.
+        of_tensors: those of each tensor and sequence.
+
+    Raises:
+        DataError: columns that have none.
+    """
+    nowhere = [numeric[i] for i in np.flatnonzero(train.count == 0)]
+    without = {name: one for name, one in of_tensors.items() if not one.elements.count.any()}
+    empty = [name for name, one in without.items() if one.empty and not one.longest]
+    nowhere += [name for name in without if name not in empty]
+    said = [f"Missing in every training row: {', '.join(nowhere)}."] if nowhere else []
+    said += [f"Empty in every training row: {', '.join(empty)}."] if empty else []
+    if said:
+        raise DataError(f"{' '.join(said)} List it in data.exclude.")
+
+
 def warnings_of(
     manifest: Manifest, constant: list[str], rare: list[str], train: Statistics
 ) -> list[str]:
     """What a user should read, though the data can be used."""
     found = []
-    if constant:
+    blurred = _blurred(manifest, constant, train)
+    alike = [name for name in constant if name not in blurred]
+    if alike:
         found.append(
-            f"Constant in every training row, so of no use: {', '.join(constant)}. "
+            f"Constant in every training row, so of no use: {', '.join(alike)}. "
             "List it in data.exclude."
+        )
+    if blurred:
+        found.append(
+            f"Constant as float64 in every training row: {', '.join(blurred)}. Whole numbers from "
+            "2^53 on may differ and be one number in float64. data.text, and below 2^63 "
+            "data.categorical, takes those of a text file as they are; else list it in "
+            "data.exclude."
         )
     if rare:
         found.append(
@@ -51,6 +87,19 @@ def warnings_of(
             )
     found += left_out_notes(manifest)
     return found
+
+
+def _blurred(manifest: Manifest, constant: list[str], train: Statistics) -> list[str]:
+    """The constant columns whose values may differ in the source: too large for float64."""
+    columns = manifest.columns
+    offsets, types = dict(columns.offsets), columns.known
+    values = dict(zip(columns.numeric, train.minimum.tolist(), strict=True))
+    return [
+        name
+        for name in constant
+        if abs(values.get(name, 0) + offsets.get(name, 0)) >= EXACT
+        and not (name in types and pa.types.is_integer(types[name]))
+    ]
 
 
 def left_out_notes(manifest: Manifest) -> list[str]:

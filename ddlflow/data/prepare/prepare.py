@@ -20,7 +20,7 @@ from ddlflow.data.columns import Columns
 from ddlflow.data.prepare.converted_sources import convert_sources
 from ddlflow.data.prepare.fold_keys import read_fold_keys
 from ddlflow.data.prepare.folds import check_folds, decide_folds
-from ddlflow.data.prepare.left_out import warnings_of
+from ddlflow.data.prepare.left_out import check_present, warnings_of
 from ddlflow.data.prepare.range_plan import learn, range_tasks
 from ddlflow.data.prepare.row_filter import LeftOut
 from ddlflow.data.prepare.scan import scan_ranges
@@ -210,13 +210,8 @@ def _manifest(
             "another column."
         )
     train = manifest.statistics("train")
-    nowhere = [columns.numeric[i] for i in np.flatnonzero(train.count == 0)]
     of_tensors = manifest.tensor_statistics()
-    nowhere += [name for name, one in of_tensors.items() if not one.elements.count.any()]
-    if nowhere:
-        raise DataError(
-            f"Missing in every training row: {', '.join(nowhere)}. List it in data.exclude."
-        )
+    check_present(columns.numeric, train, of_tensors)
     notes = list(dict.fromkeys(note for source in sources for note in source.notes))
     constant = [columns.numeric[i] for i in np.flatnonzero(train.minimum == train.maximum)]
     constant += [name for name, one in of_tensors.items() if one.is_constant]

@@ -373,6 +373,28 @@ def test_constant_features_are_kept_and_told(tmp_path: Path) -> None:
     assert "of no use: key. Lower data.rare_below, or list it in data.exclude." in rare
 
 
+@pytest.mark.parametrize("start", [2**60, 2**63])
+def test_large_whole_numbers_of_json_may_differ_though_constant(tmp_path: Path, start: int) -> None:
+    lines = [f'{{"k": {start + i % 20}, "c": 5, "a": {i}, "y": {i % 2}}}' for i in range(400)]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    manifest = made(tmp_path, data(source="t.jsonl"))
+    assert manifest.constant == ("k", "c")
+    constant, blurred = manifest.warnings
+    assert constant == ("Constant in every training row, so of no use: c. List it in data.exclude.")
+    assert blurred.startswith("Constant as float64 in every training row: k. Whole numbers from 2^")
+    taken = [made(tmp_path, data(source="t.jsonl", exclude=["c"], text=["k"]))]
+    if start < 2**63:
+        taken.append(made(tmp_path, data(source="t.jsonl", exclude=["c"], categorical=["k"])))
+    assert all(len(one.columns.categories[0].values) == 20 for one in taken)
+
+
+def test_large_whole_numbers_of_parquet_are_told_apart(tmp_path: Path) -> None:
+    rows = {"y": [0, 1] * 50, "k": [2**60] * 100, "near": range(2**60, 2**60 + 100)}
+    pq.write_table(pa.table(rows), tmp_path / "t.parquet")
+    (constant,) = made(tmp_path, data()).warnings
+    assert constant.startswith("Constant in every training row, so of no use: k. ")
+
+
 # ---- what is wrong: one sentence, nothing left ----------------------------------------------
 
 

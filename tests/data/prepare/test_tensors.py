@@ -151,6 +151,33 @@ def test_what_is_constant(tmp_path: Path) -> None:
     assert made(tmp_path, alike).constant == ("image",)  # a sequence has its length
 
 
+def test_a_sequence_without_any_step_is_empty_not_missing(tmp_path: Path) -> None:
+    said = r"^Empty in every training row: steps, counts\. List it in data\.exclude\."
+    with pytest.raises(DataError, match=said):
+        made(tmp_path, table(steps=[[]] * ROWS, counts=[[]] * ROWS))
+
+
+def test_lists_of_one_length_become_tensors(tmp_path: Path) -> None:
+    """As the README and the built-in models say it."""
+    given = pa.table(
+        {
+            "v": [[k, 1.0, 2.0] for k in range(60)],
+            "rows": [[[k, 1.0], [2.0, 3.0], [4.0, k]] for k in range(60)],
+            "steps": pa.array([[[k, 1.0]] * 3 for k in range(60)], TYPES["steps"]),
+            "y": [0, 1, 2] * 20,
+        }
+    )
+    derive = {"w": "v::DOUBLE[3]", "picture": "rows::FLOAT[2][3]", "s": "steps::FLOAT[2][3]"}
+    manifest = made(tmp_path, given, derive=derive, exclude=["v", "rows", "steps"])
+    assert [(field.name, field.shape, field.encoding) for field in manifest.tensors] == [
+        ("w", (3,), "tensor"),
+        ("picture", (3, 2), "tensor"),
+        ("s", (3, 2), "tensor"),
+    ]
+    pictures = samples(tmp_path, manifest, "picture")
+    assert all(pictures[k].tolist() == [[k, 1], [2, 3], [4, k]] for k in range(60))
+
+
 @pytest.mark.parametrize("name", ["image", "vector", "steps", "counts"])
 def test_a_null_is_refused_or_dropped(tmp_path: Path, name: str) -> None:
     rows: dict[str, Any] = {"image": IMAGES, "vector": VECTORS, "steps": STEPS, "counts": COUNTS}
