@@ -45,8 +45,12 @@ def check_flat(use: str, tensors: Sequence[Field]) -> None:
     """
     for field in tensors:
         if field.is_sequence:
+            number = "FLOAT" if field.dtype == "float32" else "DOUBLE"
+            step = "".join(f"[{size}]" for size in reversed(field.shape))
             raise SpecError(
                 f"model {use} takes no sequences, and {field.shown} is one. Name a model of your "
                 f"own whose forward has the parameters {field.name} and {field.name}_length, or "
-                "list the column in data.exclude."
+                "list the column in data.exclude. Lists of one length (here 3) become a tensor by "
+                f'data.derive: {{w: "{field.name}::{number}{step}[3]"}} with data.exclude: '
+                f"[{field.name}]."
             )

@@ -78,7 +78,8 @@ def test_a_sequence_needs_a_model_of_the_users(spec: Any) -> None:
     assert str(told.value) == (
         f"model {spec.use} takes no sequences, and steps (float32 [steps, 5]) is one. Name a model "
         "of your own whose forward has the parameters steps and steps_length, or list the column "
-        "in data.exclude."
+        "in data.exclude. Lists of one length (here 3) become a tensor by data.derive: "
+        '{w: "steps::FLOAT[5][3]"} with data.exclude: [steps].'
     )
 
 
