@@ -90,7 +90,7 @@ def final(session: Session, prepared: Stage, record: RunRecord, swept: list[Stag
     record.trained(trained)
     evaluated = run_stage(flow_api.evaluate, session, prepared, trained)
     record.evaluated(prepared, trained, evaluated)
-    inferred = run_stage(flow_api.infer, session, prepared, trained)
     model_uri = record.model(prepared, trained)
+    inferred = run_stage(flow_api.infer, session, prepared, trained)
     done = [prepared, *swept, trained, evaluated, inferred]
     return flow_api.summary(record, done, model_uri)

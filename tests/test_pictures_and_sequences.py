@@ -16,6 +16,7 @@ from torch import nn
 from ddlflow.errors import DataError
 from ddlflow.history.compare import compare
 from ddlflow.infer.model import TrainedModel, load_model
+from ddlflow.infer.predict import infer
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages, sweeps
 from ddlflow.runs.check import check
@@ -192,8 +193,47 @@ def test_tables_of_any_package_get_the_predictions_of_the_file(done: dict[str, A
         model.predict_frame(source.drop_columns(["steps"]))
     with pytest.raises(DataError, match=r"image holds lists of 5, where image \(uint8 \[4, 3\]\)"):
         model.predict_frame(frame.assign(image=[np.arange(5.0)] * ROWS))
-    with pytest.raises(DataError, match=r"steps is null in 1 of 411 rows"):
-        model.predict_frame(frame.assign(steps=[None, *frame["steps"][1:]]))
+    # Of a row without its sequence nothing can be said; the others are as before.
+    gap = model.predict_frame(frame.assign(steps=[None, *frame["steps"][1:]]))
+    assert gap.iloc[0].isna().all()
+    assert gap["prediction"].tolist()[1:] == of_file["prediction"].tolist()[1:]
+
+
+def test_a_file_of_another_writer_and_with_gaps(done: dict[str, Any], tmp_path: Path) -> None:
+    """Arrow's own arrays of pictures have a permutation; a row without its sequence gets nulls."""
+    model, source = model_of(done), table(40)
+    stacked = source["image"].combine_chunks().to_numpy_ndarray()
+    turned = pa.FixedShapeTensorArray.from_numpy_ndarray(
+        np.ascontiguousarray(stacked.transpose(0, 2, 1)).transpose(0, 2, 1)
+    )
+    assert turned.type.permutation is not None
+    steps = source["steps"].to_pylist()
+    steps[7] = None
+    source = source.set_column(1, "image", turned).set_column(
+        2, "steps", pa.array(steps, source.schema.field("steps").type)
+    )
+    pq.write_table(source, tmp_path / "other.parquet")
+    out = tmp_path / "out"
+    how: dict[str, Any] = {
+        "keys": [],
+        "threads": 1,
+        "map_over": lambda f, items, name: map(f, items),
+    }
+    infer(
+        done["trained"].value.model,
+        "other.parquet",
+        out,
+        data_root=tmp_path,
+        trust_code=True,
+        **how,
+    )
+    (file,) = out.glob("*.parquet")
+    found = pd.read_parquet(file)
+    assert found.isna().all(axis=1).tolist() == [row == 7 for row in range(40)]
+    wanted = model.predict_frame(table(40))
+    assert found["prediction"].drop(7).tolist() == wanted["prediction"].drop(7).tolist()
+    high = found["probability_high"].drop(7).to_numpy()
+    assert high == pytest.approx(wanted["probability_high"].drop(7).to_numpy(), abs=1e-6)
 
 
 def test_mlflow_serves_it_without_an_example(done: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from ddlflow.data.roles import Labels
 from ddlflow.data.sources.derive import read_by
 from ddlflow.data.sources.schema import meant
 from ddlflow.data.sources.trained_types import as_parsed, read_back
-from ddlflow.data.tensors import Tensors, present
+from ddlflow.data.tensors import Tensors, read_tensors
 from ddlflow.errors import DataError
 
 Value = bool | int | float | str
@@ -70,6 +70,7 @@ class Encoded:
             tensors, how many have such a number.
         unseen: by category, how many values are not in its vocabulary.
         tensors: by field, those of the rows.
+        absent: bool [n], rows without one of the tensors, of which nothing can be said; None: none.
     """
 
     features: Float32
@@ -79,6 +80,7 @@ class Encoded:
     infinite: dict[str, int]
     unseen: dict[str, int]
     tensors: dict[str, Tensors] = field(default_factory=dict)
+    absent: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +172,7 @@ class Columns:
             DataError: a column of a type that says nothing of what the model was trained on.
         """
         names = [name for name in self.features if name in schema]
-        arrays = [pa.array([], schema[name]) for name in names]
-        self.encode(pa.RecordBatch.from_arrays(arrays, names=names))
+        self.encode(without_rows({name: schema[name] for name in names}))
 
     def encode(self, batch: pa.RecordBatch, *, with_label: bool = False) -> Encoded:
         """Turns a batch into numbers, as in training. Other columns and their order do not matter.
@@ -210,11 +211,26 @@ class Columns:
                 unknown = rows - int(np.count_nonzero(codes[:, index]))
                 unseen[category.name] = unknown - missing[category.name]
         tensors: dict[str, Tensors] = {}
+        absent: npt.NDArray[np.bool_] | None = None
         for one in self.tensors:
-            found = tensors[one.name] = present(_column(batch, one.name), one)
+            found = tensors[one.name] = read_tensors(_column(batch, one.name), one)
             missing[one.name], infinite[one.name] = found.num_missing, found.num_infinite
+            if found.absent is not None:
+                absent = found.absent if absent is None else absent | found.absent
         label = label_values(_column(batch, self.label.name), self.label) if with_label else None
-        return Encoded(features, codes, label, missing, infinite, unseen, tensors)
+        return Encoded(features, codes, label, missing, infinite, unseen, tensors, absent)
+
+
+def without_rows(schema: Mapping[str, pa.DataType]) -> pa.RecordBatch:
+    """An empty table of these columns."""
+
+    def empty(kind: pa.DataType) -> pa.Array:
+        # Arrow itself makes no array of tensors whose type has a permutation.
+        if isinstance(kind, pa.BaseExtensionType):
+            return pa.ExtensionArray.from_storage(kind, empty(kind.storage_type))
+        return pa.array([], kind)
+
+    return pa.RecordBatch.from_arrays(list(map(empty, schema.values())), names=list(schema))
 
 
 def category_codes(array: pa.Array, category: Category) -> npt.NDArray[np.int32]:

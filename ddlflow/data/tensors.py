@@ -38,12 +38,13 @@ class Tensors:
 
     @property
     def num_missing(self) -> int:
-        """Samples that have numbers, and each of them is NaN."""
+        """Samples that are absent, or have numbers and each of them is NaN."""
+        absent = np.zeros((), dtype=bool) if self.absent is None else self.absent
         if self.values.dtype.kind != "f":
-            return 0
+            return int(np.count_nonzero(absent))
         has_number = self.by_sample(~np.isnan(self.values))
         has_nan = self.by_sample(np.isnan(self.values))
-        return int(np.count_nonzero(has_nan & ~has_number))
+        return int(np.count_nonzero((has_nan & ~has_number) | absent))
 
     @property
     def num_infinite(self) -> int:
@@ -62,21 +63,6 @@ class Tensors:
         found = np.zeros(len(self.counts), dtype=bool)
         found[np.repeat(np.arange(len(self.counts)), self.counts)[marked]] = True
         return found
-
-
-def present(array: pa.Array, field: Field) -> Tensors:
-    """As `read_tensors`, where each row has to have one: a model can say nothing of a null.
-
-    Raises:
-        DataError: a null in place of a tensor or sequence, beside what `read_tensors` refuses.
-    """
-    found = read_tensors(array, field)
-    if found.absent is not None:
-        raise DataError(
-            f"Column {field.name} is null in {np.count_nonzero(found.absent):,} of "
-            f"{len(array):,} rows, where {field.shown} is expected. Leave these rows out."
-        )
-    return found
 
 
 def read_tensors(array: pa.Array, field: Field) -> Tensors:

@@ -1,6 +1,7 @@
 """A command's flow run in Prefect: begun, and ended where its command ended without a word."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -19,6 +20,8 @@ from ddlflow.flow.settings import settle_prefect
 from ddlflow.runs.check.finding import Finding, counted
 from ddlflow.runs.results import RunSummary, SweepSummary
 
+_switching = threading.Lock()
+_users: list[str] = []  # the server's address, once a flow that runs in this process
 Flow = Callable[..., RunSummary | SweepSummary]  # of flows/pipeline.py
 
 
@@ -72,18 +75,25 @@ def ready(server: PrefectServer | None) -> Iterator[None]:
     Raises:
         DdlflowError: it does not start.
     """
-    if server is None:
-        yield
-        return
     from prefect.context import refresh_global_settings_context
 
-    os.environ["PREFECT_API_URL"] = wait_until_ready(server).api_url
-    refresh_global_settings_context()
+    own = None if server is None else wait_until_ready(server).api_url
+    with _switching:
+        # The variable is the whole process's: what a second thread finds there may be the first's.
+        url = own or (_users[0] if _users else None)
+        if url is not None:
+            _users.append(url)
+            os.environ["PREFECT_API_URL"] = url
+            refresh_global_settings_context()
     try:
         yield
     finally:
-        del os.environ["PREFECT_API_URL"]
-        refresh_global_settings_context()
+        with _switching:
+            if url is not None:
+                _users.remove(url)
+            if url is not None and not _users:
+                del os.environ["PREFECT_API_URL"]
+                refresh_global_settings_context()
 
 
 def run_flow(flow: Flow, command: str, /, **parameters: Any) -> RunSummary | SweepSummary:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from ddlflow.data.columns import Columns, Encoded
@@ -115,10 +116,15 @@ class TrainedModel:
         return self.predict_encoded(self.columns.encode(features))
 
     def predict_encoded(self, encoded: Encoded) -> pa.RecordBatch:
-        """As `predict`, for rows that are encoded."""
+        """As `predict`, for rows that are encoded; null for one that lacks a tensor."""
         found = self.task.predictions(self.outputs(encoded))
         arrays = {name: values.numpy() for name, values in found.items()}
-        return pa.RecordBatch.from_pydict(self.task.columns(arrays))
+        predicted = pa.RecordBatch.from_pydict(self.task.columns(arrays))
+        if encoded.absent is None:
+            return predicted
+        absent = pa.array(encoded.absent)
+        nulls = [pc.if_else(absent, None, column) for column in predicted.columns]
+        return pa.RecordBatch.from_arrays(nulls, schema=predicted.schema)
 
     def predict_frame(self, frame: Any) -> "pd.DataFrame":
         """As `predict`, for a table in memory; this is what MLflow serves.

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from ddlflow.data.columns import Columns
+from ddlflow.data.columns import Columns, without_rows
 from ddlflow.data.sources.derive import bind, needed, read_by, sources_read
 from ddlflow.data.sources.derive_rows import evaluate
 from ddlflow.data.sources.listing import names_format
@@ -90,9 +90,8 @@ class Reading:
                     f"{source.location} has no column {name!r} that the model reads.{near}"
                 )
         derived, own = needed(self.features, source.derived)
-        arrays = [pa.array([], source.schema[name]) for name in own]
-        without_rows = pa.RecordBatch.from_arrays(arrays, names=own)
-        self.columns.encode(evaluate(without_rows, self.features, derived))  # of what types?
+        empty = without_rows({name: source.schema[name] for name in own})
+        self.columns.encode(evaluate(empty, self.features, derived))  # of what types?
         return source
 
     def derived(self, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -8,12 +8,22 @@ from pathlib import Path
 
 import pandas
 from mlflow.models import ModelSignature, infer_signature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import AnyType
 
 from ddlflow.errors import TrackingError
 from ddlflow.tracking.records import ModelLogged
 from ddlflow.tracking.run import Run
 from ddlflow.tracking.spool import now_ms
 from ddlflow.tracking.uris import MODEL_DIGEST_TAG, RUN_TAG
+
+_NUMBERS = (
+    DataType.boolean,
+    DataType.integer,
+    DataType.long,
+    DataType.float,
+    DataType.double,
+)
 
 
 def log_model(
@@ -80,7 +90,18 @@ def log_model(
 
 
 def _signature(example: pandas.DataFrame, predictions: pandas.DataFrame) -> ModelSignature:
+    """Of the example, but for the width of numbers, which the model itself reads in any.
+
+    MLflow would refuse a whole number as a float and the other way round, and so every frame in
+    which a column of whole numbers misses one: pandas makes floats of it.
+    """
     with warnings.catch_warnings():
-        # Missing values are imputed by the model, so an integer column need not be a float one.
         warnings.filterwarnings("ignore", ".*contains integer column", UserWarning)
-        return infer_signature(example, predictions)
+        found = infer_signature(example, predictions)
+    columns = [
+        ColSpec(AnyType(), column.name, required=column.required)
+        if column.type in _NUMBERS
+        else column
+        for column in found.inputs.inputs
+    ]
+    return ModelSignature(Schema(columns), found.outputs)

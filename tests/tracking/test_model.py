@@ -38,6 +38,29 @@ def log(run, folder, **more):
     return log_model(run, folder, **(settings | more))
 
 
+def test_numbers_of_any_width_are_served_and_the_names_are_asked_for(uri, folder, tmp_path):
+    """pandas makes floats of whole numbers where one is missing."""
+    import mlflow
+
+    example = pandas.DataFrame({"n": [1, 2], "x": [0.5, 1.5], "b": [True, False]})
+    said = pandas.DataFrame({"prediction": [0.25, 0.75]})
+    with begin(uri, tmp_path / "spool") as run:
+        model_uri = log(run, folder, example=example, predictions=said)
+    found = fetch_model(model_uri, uri, tmp_path / "to").parent.parent
+    info = mlflow.models.Model.load(str(found))
+    assert info.signature.inputs.input_names() == ["n", "x", "b"]
+    enforce = mlflow.models.utils._enforce_schema
+    for frame in (
+        example,
+        example.assign(n=[1.0, math.nan]),
+        example.assign(x=[1, 2]),
+        example.assign(b=[0, 1]),
+    ):
+        pandas.testing.assert_frame_equal(enforce(frame, info.signature.inputs), frame)
+    with pytest.raises(mlflow.exceptions.MlflowException, match=r"missing inputs \['x'\]"):
+        enforce(example.drop(columns="x"), info.signature.inputs)
+
+
 def begin(uri, spool, **more):
     return open_run(uri, spool, experiment="models", name="m", tags={}, **more)
 
