@@ -34,7 +34,8 @@ def check_present(
     Raises:
         DataError: columns that have none.
     """
-    nowhere = [numeric[i] for i in np.flatnonzero(train.count == 0)]
+    counts = zip(numeric, train.count.tolist(), strict=True)
+    nowhere = [name for name, count in counts if not count]
     without = {name: one for name, one in of_tensors.items() if not one.elements.count.any()}
     empty = [name for name, one in without.items() if one.empty and not one.longest]
     nowhere += [name for name in without if name not in empty]
