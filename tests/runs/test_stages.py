@@ -17,6 +17,7 @@ from ddlflow.data.shards.manifest import Manifest
 from ddlflow.errors import DdlflowError
 from ddlflow.report.screen import Screen
 from ddlflow.runs import stages
+from ddlflow.runs.inference import inferred_source
 from ddlflow.runs.record import recorded
 from ddlflow.runs.session import Session, Stage
 from ddlflow.spec.load import load
@@ -188,3 +189,19 @@ def test_the_speed_of_a_training_that_went_on_behind_an_epochs_last_step() -> No
 
     assert speed(100.0, 0.0, 100.0) == pytest.approx(100.0)
     assert speed(0.0) == speed() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "predicted"),
+    [
+        ([], "t.parquet"),
+        (["data.test_source=test.parquet"], "test.parquet"),
+        (["data.test_source=test.parquet", "infer.source=new.parquet"], "new.parquet"),
+    ],
+)
+@pytest.mark.usefixtures("prepare")
+def test_which_rows_are_predicted(changes: list[str], predicted: str) -> None:
+    """As the README says it."""
+    session: Any = SimpleNamespace(request=load("p", "local", changes))
+    prepared: Any = None  # asked only where a source is made
+    assert inferred_source(session, prepared) == predicted
