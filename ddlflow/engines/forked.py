@@ -23,6 +23,7 @@ class Forked:
 
     Attributes:
         lost: the server ended before the process was there: nothing was started.
+        orphaned: the server ended while the process ran, and took it along.
     """
 
     def __init__(self, offer: Offer, order: Order, descriptors: Sequence[int]) -> None:
@@ -36,7 +37,7 @@ class Forked:
         self._pid: int | None = None
         self._ended = False
         self.returncode: int | None = None
-        self.lost = False
+        self.lost = self.orphaned = False
         self._connection = socket.socket(socket.AF_UNIX)
         try:
             self._connection.connect(offer.address)
@@ -110,6 +111,7 @@ class Forked:
         self._understand()
         if self.returncode is None:  # the server has ended
             self.lost = self._pid is None
+            self.orphaned = not self.lost
             if self._pid is not None:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._pid, signal.SIGKILL)

@@ -163,7 +163,8 @@ class _GangWatch:
         if member.failed or (self.asked and end.returncode == -signal.SIGTERM):
             return
         if end.returncode < 0:
-            self.blame(member, "Killed", signal_text(-end.returncode), end.log_end, at=end.time)
+            text = end.reason or signal_text(-end.returncode)
+            self.blame(member, "Killed", text, end.log_end, at=end.time)
         else:
             text = f"exited with status {end.returncode}"
             text += "" if end.returncode else " without a result"

@@ -50,11 +50,16 @@ _LOG_END_BYTES = 4000
 
 @dataclass(frozen=True, slots=True)
 class RankEnd:
-    """How a rank's process ended: on this host's clock, with Popen's return code."""
+    """How a rank's process ended: on this host's clock, with Popen's return code.
+
+    Attributes:
+        reason: in words, where the return code does not tell it.
+    """
 
     time: float
     returncode: int
     log_end: str
+    reason: str = ""
 
 
 def not_started() -> RankEnd:
@@ -123,7 +128,9 @@ class RankProcess:
             try:
                 self._read(events, self._process, emit, wanted)
                 returncode = self._process.wait()
-                return RankEnd(time.time(), returncode, self._log_end())
+                is_orphaned = isinstance(self._process, Forked) and self._process.orphaned
+                reason = "its fork server was killed, and took it along" if is_orphaned else ""
+                return RankEnd(time.time(), returncode, self._log_end(), reason)
             finally:
                 self.kill()
                 self._process.wait()

@@ -190,6 +190,7 @@ def test_forks_end_with_their_client_their_server_and_its_owner(code: Any, tmp_p
         os.kill(server, signal.SIGKILL)
         assert asked.end() == -signal.SIGKILL
         assert not asked.process.lost
+        assert asked.process.orphaned
         assert gone(server, *told.values())
         again = servers.offer(dict(os.environ), ["json"])
         assert again is not None
