@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 # A step's work is 6 floating-point operations a parameter and row (2 forward, 4 backward). Measured
-# on 2 cores with gloo on loopback: two ranks were 0.73 as fast as one at 101 MFLOP a step and 1.33
-# as fast at 252, so a rank is worth it from about 100 MFLOP of its own on (benchmarks/ranks.py).
+# on 2 cores: two ranks of one host were 0.99 to 1.11 as fast as one at 101 MFLOP a step and 1.24 at
+# 252; over gloo, as ranks of several hosts are, 0.82 and 1.14. So a rank is worth it from about 100
+# MFLOP of its own on (benchmarks/ranks.py).
 FLOP_A_PARAMETER_AND_ROW = 6
 SHARE_FLOP = 100e6
 
