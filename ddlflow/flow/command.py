@@ -88,12 +88,12 @@ def ready(server: PrefectServer | None) -> Iterator[None]:
     try:
         yield
     finally:
-        with _switching:
-            if url is not None:
+        if url is not None:
+            with _switching:
                 _users.remove(url)
-            if url is not None and not _users:
-                del os.environ["PREFECT_API_URL"]
-                refresh_global_settings_context()
+                if not _users:
+                    del os.environ["PREFECT_API_URL"]
+                    refresh_global_settings_context()
 
 
 def run_flow(flow: Flow, command: str, /, **parameters: Any) -> RunSummary | SweepSummary:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from ddlflow.errors import CheckpointError, TrainingError
 from ddlflow.store.store import Place, Store, store_of
+from ddlflow.train.parallel.tree import all_gather
 from ddlflow.train.saved import checkpoint
 from ddlflow.train.saved.checkpoint import Plain, Say
 from ddlflow.train.saved.state import State
@@ -43,10 +44,6 @@ class Ranks:
     ) -> None:
         self.rank, self.world = rank, world
         self._group, self._device = group, device
-        # Torch 2.13 renamed it.
-        self._all_gather: Callable[..., object] = (
-            getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-        )
 
     def gathered(self, numbers: Sequence[int]) -> list[list[int]]:
         """What each rank gave, by rank; all give equally many."""
@@ -54,7 +51,7 @@ class Ranks:
             return [list(numbers)]
         own = torch.tensor(numbers, dtype=torch.int64, device=self._device)
         everyone = own.new_empty(self.world * len(numbers))
-        self._all_gather(everyone, own, group=self._group)
+        all_gather(everyone, own, self._group)
         rows: list[list[int]] = everyone.view(self.world, -1).tolist()
         return rows
 
