@@ -8,6 +8,7 @@ Source: the Linux kernel's documentation, admin-guide/cgroup-v2 and admin-guide/
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,9 +31,9 @@ class Memory:
 
 
 def has_gpu_driver() -> bool:
-    """Whether there is a driver that PyTorch could find a GPU by: NVIDIA's, or AMD's."""
-    if Path("/dev/kfd").exists():
-        return True
+    """Whether there may be a driver that PyTorch finds a GPU by: NVIDIA's, or AMD's."""
+    if sys.platform != "linux" or Path("/dev/kfd").exists():
+        return True  # elsewhere PyTorch itself is asked
     try:
         ctypes.CDLL("libcuda.so.1")  # what CUDA itself opens, in a container and on WSL too
     except OSError:

@@ -22,7 +22,7 @@ from ddlflow.data.roles import Labels
 from ddlflow.data.sources.derive import read_by
 from ddlflow.data.sources.schema import meant
 from ddlflow.data.sources.trained_types import as_parsed, read_back
-from ddlflow.data.tensors import Tensors, read_tensors
+from ddlflow.data.tensors import Tensors, read_tensors, without_rows
 from ddlflow.errors import DataError
 
 Value = bool | int | float | str
@@ -219,18 +219,6 @@ class Columns:
                 absent = found.absent if absent is None else absent | found.absent
         label = label_values(_column(batch, self.label.name), self.label) if with_label else None
         return Encoded(features, codes, label, missing, infinite, unseen, tensors, absent)
-
-
-def without_rows(schema: Mapping[str, pa.DataType]) -> pa.RecordBatch:
-    """An empty table of these columns."""
-
-    def empty(kind: pa.DataType) -> pa.Array:
-        # Arrow itself makes no array of tensors whose type has a permutation.
-        if isinstance(kind, pa.BaseExtensionType):
-            return pa.ExtensionArray.from_storage(kind, empty(kind.storage_type))
-        return pa.array([], kind)
-
-    return pa.RecordBatch.from_arrays(list(map(empty, schema.values())), names=list(schema))
 
 
 def category_codes(array: pa.Array, category: Category) -> npt.NDArray[np.int32]:

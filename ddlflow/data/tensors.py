@@ -1,5 +1,6 @@
 """Columns of tensors and sequences as arrays, whatever lists Arrow, pandas or JSON made of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,18 @@ def read_tensors(array: pa.Array, field: Field) -> Tensors:
         by_sample = Tensors(values, counts, None).by_sample(nulls.reshape(values.shape))
         absent = absent | by_sample
     return Tensors(values, counts, absent if absent.any() else None)
+
+
+def without_rows(schema: Mapping[str, pa.DataType]) -> pa.RecordBatch:
+    """An empty table of these columns."""
+
+    def empty(kind: pa.DataType) -> pa.Array:
+        # Arrow itself makes no array of tensors whose type has a permutation.
+        if isinstance(kind, pa.BaseExtensionType):
+            return pa.ExtensionArray.from_storage(kind, empty(kind.storage_type))
+        return pa.array([], kind)
+
+    return pa.RecordBatch.from_arrays(list(map(empty, schema.values())), names=list(schema))
 
 
 def sample_bytes(array: pa.Array, field: Field) -> npt.NDArray[np.int64]:

@@ -11,12 +11,13 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from ddlflow.data.columns import Columns, without_rows
+from ddlflow.data.columns import Columns
 from ddlflow.data.sources.derive import bind, needed, read_by, sources_read
 from ddlflow.data.sources.derive_rows import evaluate
 from ddlflow.data.sources.listing import names_format
 from ddlflow.data.sources.opening import open_source
 from ddlflow.data.sources.source import Source
+from ddlflow.data.tensors import without_rows
 from ddlflow.errors import DataError
 from ddlflow.redact import redacted
 from ddlflow.spec.explain import nearest
