@@ -75,6 +75,11 @@ def redacted_values(value: Any) -> Any:
     return value
 
 
+def is_secret_key(name: str) -> bool:
+    """Whether a key of settings is called as secrets are."""
+    return _SECRET_KEY.search(name) is not None
+
+
 def redacted_change(change: str) -> str:
     """``KEY=VALUE`` as given with --set, without secrets."""
     key, equals, _ = change.partition("=")

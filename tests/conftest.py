@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hosts import OpenHosts, open_hosts
@@ -20,6 +21,9 @@ from object_server import ObjectServer, serving
 
 from ddlflow.store.object_client import forget_clients
 from ddlflow.store.store import open_store
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 # A busy machine is no error of an example's. `make test-long` looks further than `make test`.
 for _profile, _examples in (("short", 25), ("long", 200)):
@@ -115,6 +119,15 @@ def bucket(
     open_store("s3://ddlflow-tests").write("made", b"")  # which makes the bucket
     yield f"s3://ddlflow-tests/{uuid.uuid4().hex}"
     forget_clients()
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
+    """A Spark session, one for all tests of this process."""
+    from spark_session import session_in
+
+    with session_in(tmp_path_factory.mktemp("spark")) as session:
+        yield session
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,7 @@ ORDER = {
         ("check/",),
         ("session",),
         ("samples", "setup"),
+        ("exports",),
         ("launch",),
         ("versions",),
         ("inference",),

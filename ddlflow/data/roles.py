@@ -190,6 +190,8 @@ def _tensors(
             )
         if name not in tensors and kind_of(schema[name]) not in ("number", "text"):
             also = "Set data.dates to parts, turn" if is_date(schema[name]) else "Turn"
+            if pa.types.is_struct(schema[name]) or pa.types.is_map(schema[name]):
+                also = "Select its fields as columns of their own in the source, turn"
             raise DataError(
                 f"Feature {name} is of type {schema[name]}; a feature is a number or a text, or a "
                 f"tensor of numbers. {also} it into numbers by data.derive, or list it in "

@@ -2,6 +2,7 @@
 
 __init__.py      the contract, and `open_engine`
 mapping.py       map: results in order, a bounded number under way; on every engine the same
+exporting.py     export: what is asked of a table's engine, and what that gives
 gang.py          gang: the driver's watch over its ranks, and which failure came first
 causes.py        which failure of a gang is the cause of the others
 environment.py   the environment variables of ranks and data work
@@ -15,6 +16,7 @@ local.py         engine local: processes on this machine
 on_worker.py     what a cluster's worker knows of the gangs that have a rank on it
 dask.py          engine dask: data work and gangs on the workers of a Dask scheduler
 dask_ranks.py    its ranks: tasks pinned to workers, what they say and are told
+dask_tables.py   its tables, made by a user's function
 dask_cluster.py  opens it: a LocalCluster
 dask_address.py  opens it: the scheduler at an address
 """
@@ -25,6 +27,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from ddlflow.engines.exporting import TableExport, TableOrder
 from ddlflow.rank_protocol import JsonObject, RankEvent
 from ddlflow.spec.site import Site
 
@@ -191,6 +194,13 @@ class Engine(Protocol):
             EngineError: an item's worker died four times, or all workers are gone.
             Exception: what ``function`` raised, with its remote traceback as a note; the first
                 in order of items, whatever the workers.
+        """
+
+    def export(self, order: TableOrder) -> TableExport:
+        """Plan a table of the engine's own framework, which its workers then write.
+
+        Raises:
+            InputError: it cannot be read, or is of another framework.
         """
 
     def gang(

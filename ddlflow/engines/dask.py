@@ -25,6 +25,7 @@ from ddlflow.engines import (
 )
 from ddlflow.engines.dask_ranks import Cluster, DaskRanks, from_topic, one_line
 from ddlflow.engines.environment import rank_environment
+from ddlflow.engines.exporting import TableExport, TableOrder, not_here
 from ddlflow.engines.fork_owner import ForkServers
 from ddlflow.engines.gang import Inbox, watch_gang
 from ddlflow.engines.mapping import ITEMS_PER_SLOT, ItemOutcome, call, in_order
@@ -150,6 +151,14 @@ class DaskEngine:
             yield from in_order(items, window, start, finish, on_event)
         finally:
             self._cluster.forget(list(futures.values()))
+
+    def export(self, order: TableOrder) -> TableExport:
+        """See `Engine.export`."""
+        if order.table.engine != self.name:
+            raise not_here(order, self.name)
+        from ddlflow.engines.dask_tables import DaskExport  # with dask.delayed
+
+        return DaskExport(self._client, order)
 
     def gang(
         self,

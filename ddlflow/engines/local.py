@@ -9,6 +9,7 @@ from typing import Self
 
 from ddlflow.engines import GangJob, GangResult, Item, OnGangEvent, OnItem, Result, ignore
 from ddlflow.engines.environment import rank_environment
+from ddlflow.engines.exporting import TableExport, TableOrder, not_here
 from ddlflow.engines.fork_owner import ForkServers, Offer
 from ddlflow.engines.gang import Ended, Heard, Inbox, watch_gang
 from ddlflow.engines.mapping import ITEMS_PER_SLOT, in_order
@@ -77,6 +78,10 @@ class LocalEngine:
         """The fork server that data workers may come from, if it has imported all."""
         offer = self._servers.offer(rank_environment(self._threads), self._warmed)
         return offer if offer is not None and offer.is_ready else None
+
+    def export(self, order: TableOrder) -> TableExport:
+        """See `Engine.export`."""
+        raise not_here(order, self.name)
 
     def gang(
         self,

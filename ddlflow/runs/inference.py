@@ -1,6 +1,7 @@
 """The stage infer: the trained model over a source."""
 
 from ddlflow.redact import redacted
+from ddlflow.runs.exports import located, place_of
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.results import InferResult, PrepareResult, TrainResult
 from ddlflow.runs.session import Session
@@ -16,7 +17,7 @@ def infer(
 
     spec = session.request.pipeline
     location = inferred_source(session, prepared)
-    is_test = location == spec.data.test_source
+    is_test = spec.data.test_source is not None and location == located(session).test_source
     is_own = is_test or redacted(location) == prepared.value.location
     found = Reading.of(trained.value.model).open(location, session.data_root)
     settings = {
@@ -65,5 +66,8 @@ def infer(
 def inferred_source(session: Session, prepared: Stage[PrepareResult]) -> str:
     """Where the rows of the infer stage are: what a stage's value says of it has no secrets."""
     spec = session.request.pipeline
-    own = spec.data.source if isinstance(spec.data.source, str) else prepared.value.location
-    return spec.infer.source or spec.data.test_source or own
+    if spec.infer.source is not None:
+        return place_of(session, spec.infer.source, "infer.source")
+    if spec.data.test_source is not None:
+        return place_of(session, spec.data.test_source, "data.test_source")
+    return spec.data.source if isinstance(spec.data.source, str) else prepared.value.location

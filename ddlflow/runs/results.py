@@ -28,6 +28,16 @@ class SampleResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportResult:
+    """Of a table that was exported: rows, files, their hash; and what tells that it has changed."""
+
+    rows: int
+    files: int
+    digest: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class PrepareResult:
     """What the prepared data set is.
 

@@ -13,14 +13,6 @@ from ddlflow.store.store import Store
 SAMPLE_VERSION = 1  # raised when a made source's rows change for the same settings
 
 
-def source_of(session: Session) -> str:
-    """Where the pipeline's rows are; a made source is made first."""
-    wanted = session.request.pipeline.data.source
-    if isinstance(wanted, str):
-        return wanted
-    return make_sample(session, wanted).folder
-
-
 def make_sample(session: Session, wanted: Made) -> Stage[SampleResult]:
     """Makes a source's rows under the storage."""
     from ddlflow.data.samples.generators import GENERATORS, plan, write_part

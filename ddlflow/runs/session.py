@@ -47,6 +47,7 @@ class Session:
         self.request = request
         self.screen = screen
         self.fresh = fresh
+        self.exported: dict[str, str] = {}  # the places of tables, by the hash of what was asked
         self._engine: Engine | None = None
         self._interrupts = Interrupts(screen.say)
         self._made_storage = False

@@ -95,8 +95,8 @@ def setup(session: Session, spec: Training, folder: Store, rows: int, num_parame
 
 
 def ship(request: Request, folder: Store) -> str | None:
-    """Puts the code that travels into a stage's folder; where it is, or None: there is none."""
-    found = code.files(request)
+    """Puts the code that a model takes along into a stage's folder; where it is, or None."""
+    found = code.files(request, of_sources=False)
     for name, path in found.items():
         folder.write(f"code/{name}", path.read_bytes())
     return folder.at("code").location if found else None

@@ -11,11 +11,11 @@ from ddlflow.errors import DataError, SpecError
 from ddlflow.redact import redacted, redacted_values
 from ddlflow.runs.evaluated import SCORES, save_coefficients, save_scores
 from ddlflow.runs.events import OnTrainEvent, ignore
+from ddlflow.runs.exports import located
 from ddlflow.runs.finished import Stage, hashed
 from ddlflow.runs.inference import infer as infer  # noqa: PLC0414 - a stage as these
 from ddlflow.runs.launch import launch
 from ddlflow.runs.results import EvaluateResult, PrepareResult, TrainResult
-from ddlflow.runs.samples import source_of
 from ddlflow.runs.session import Session
 from ddlflow.runs.setup import settled, setup, ship
 from ddlflow.runs.versions import VERSION
@@ -41,8 +41,8 @@ def prepare(session: Session, repeat: int = 0) -> Stage[PrepareResult]:
     from ddlflow.data.prepare.prepare import prepare as prepare_data
 
     pipeline = session.request.pipeline
-    location = source_of(session)
-    spec = pipeline.data.model_copy(update={"source": location})
+    spec = located(session)
+    location = str(spec.source)
     sources, _ = open_sources(spec, pipeline.labels, session.data_root, pipeline.cv)
     settings = {
         "version": VERSION["prepare"],
@@ -128,7 +128,7 @@ def train(
         "labels": pipeline.labels,
         "model": pipeline.model.model_dump(mode="json"),
         "train": spec.model_dump(mode="json", exclude={"checkpoint_every_s"}),
-        "code": code.fingerprint(request),
+        "code": code.fingerprint(request, of_sources=False),
         "device": device,
     }
 

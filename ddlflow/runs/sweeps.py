@@ -126,6 +126,6 @@ def _depends_on(
         "model": pipeline.model.model_dump(mode="json"),
         "train": pipeline.train.model_dump(mode="json", exclude={"checkpoint_every_s"}),
         "sweep": pipeline.sweep.model_dump(mode="json"),
-        "code": code.fingerprint(session.request),
+        "code": code.fingerprint(session.request, of_sources=False),
         "device": "cuda" if session.num_gpus else "cpu",
     }

@@ -17,12 +17,23 @@ from ddlflow.errors import SpecError
 from ddlflow.spec.explain import nearest
 from ddlflow.spec.load import Request, shown
 from ddlflow.spec.pipeline import Pipeline, UserCode
+from ddlflow.spec.tables import code_of
 
 
 def names(pipeline: Pipeline) -> dict[str, str]:
     """Where a pipeline names user code, and the name: ``{"model.use": "net:Wide"}``."""
     places = {"model.use": pipeline.model, "train.objective.use": pipeline.train.objective}
     return {place: spec.use for place, spec in places.items() if isinstance(spec, UserCode)}
+
+
+def names_of_sources(pipeline: Pipeline) -> dict[str, str]:
+    """Where a pipeline's sources name user code, and the name; no model needs it to predict."""
+    places = {
+        "data.source": pipeline.data.source,
+        "data.test_source": pipeline.data.test_source,
+        "infer.source": pipeline.infer.source,
+    }
+    return {at: name for key, one in places.items() for at, name in code_of(one, key).items()}
 
 
 def searched(pipeline: Pipeline) -> list[str]:
@@ -48,7 +59,7 @@ def resolve(name: str, folder: Path | None, place: str = "model.use") -> Callabl
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise SpecError(
                 f"{place} is {name}: its import needs {error.name}, which is not installed"
-                f"{_line_in(folder, error)}. Install it, or take that import out."
+                f"{line_in(folder, error)}. Install it, or take that import out."
             ) from None
         where = f", neither beside the pipeline in {shown(folder)} nor" if folder else ""
         file = f"{module_name.replace('.', '/')}.py"
@@ -59,7 +70,7 @@ def resolve(name: str, folder: Path | None, place: str = "model.use") -> Callabl
     except (Exception, SystemExit) as error:
         raise SpecError(
             f"{place} is {name}: importing {module_name} raises {type(error).__name__}: {error}"
-            f"{_line_in(folder, error)}. Correct it."
+            f"{line_in(folder, error)}. Correct it."
         ) from error
     found = getattr(module, attribute, None)
     if found is None:
@@ -80,7 +91,7 @@ def _is_own(value: Any, module_name: str) -> bool:
     return callable(value) and getattr(value, "__module__", None) == module_name
 
 
-def _line_in(folder: Path | None, error: BaseException) -> str:
+def line_in(folder: Path | None, error: BaseException) -> str:
     """`` (net.py:14)``: the last line in the user's folder that the error passed."""
     if folder is None or isinstance(error, SyntaxError):
         return ""
@@ -141,22 +152,28 @@ def _lies_beside(file: Path, here: Path, name: str) -> bool:
     return file in (base.with_suffix(".py"), base / "__init__.py")
 
 
-def files(request: Request) -> dict[str, Path]:
+def files(request: Request, *, of_sources: bool = True) -> dict[str, Path]:
     """The Python files that travel with a pipeline, by their names under its folder.
 
     Those modules and packages beside it that it names, and those beside it that these import. What
     else lies there (a script with a password in it, say) stays where it is.
+
+    Args:
+        request: whose pipeline it is.
+        of_sources: also those that make its sources; a model takes along none of them.
     """
     named = [*names(request.pipeline).values(), *searched(request.pipeline)]
+    if of_sources:
+        named += names_of_sources(request.pipeline).values()
     if not named:
         return {}
     folder = request.code_folder
     tops = {name.partition(":")[0].partition(".")[0] for name in named}
-    found = sorted(_with_imported(folder, tops))
+    found = sorted(with_imported(folder, tops))
     return {str(path.relative_to(folder)): path for path in found}
 
 
-def _with_imported(folder: Path, tops: set[str]) -> set[Path]:
+def with_imported(folder: Path, tops: set[str]) -> set[Path]:
     """The files of top-level modules beside a pipeline, and of those that they import."""
     found: set[Path] = set()
     seen, waiting = set(tops), list(tops)
@@ -199,14 +216,14 @@ def _imports(path: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-def fingerprint(request: Request) -> str:
+def fingerprint(request: Request, *, of_sources: bool = True) -> str:
     """The SHA-256 of all code that travels with the pipeline; empty where there is none."""
-    return _hashed(files(request))
+    return hashed_files(files(request, of_sources=of_sources))
 
 
 def digest_of(folder: Path) -> str:
     """The same of code that travelled: of the files that `gather` wrote into a folder."""
-    return _hashed({name: folder / name for name in names_in(folder)})
+    return hashed_files({name: folder / name for name in names_in(folder)})
 
 
 def names_in(folder: Path) -> list[str]:
@@ -214,7 +231,8 @@ def names_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.py"))
 
 
-def _hashed(found: dict[str, Path]) -> str:
+def hashed_files(found: dict[str, Path]) -> str:
+    """The SHA-256 of files and their names; empty where there is none."""
     if not found:
         return ""
     total = hashlib.sha256()

@@ -3,9 +3,18 @@
 import codecs
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    PositiveInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from ddlflow.spec.section import Fraction, Section, Seed
+from ddlflow.spec.tables import AnyTable, PlaceOrTable, source_kind
 
 MadeName = Literal["collider", "particles"]
 
@@ -29,6 +38,12 @@ class Made(Section):
     use: MadeName
     rows: PositiveInt
     seed: Seed = 1
+
+
+AnySource = Annotated[
+    Annotated[str, Tag("a place")] | Annotated[Made, Tag("made")] | AnyTable,
+    Discriminator(source_kind),
+]
 
 
 class Split(Section):
@@ -57,8 +72,10 @@ class Split(Section):
 class Data(Section):
     """Where the rows are and which columns mean what."""
 
-    source: str | Made  # a file, glob, folder or fsspec URL; relative to the site's data_root
-    test_source: str | None = None  # a table of its own that is the test split
+    # A file, glob, folder or fsspec URL, relative to the site's data_root; or a table of Spark's or
+    # Dask's: {spark: "SELECT ...", key: [id]} (spec/tables.py).
+    source: AnySource
+    test_source: PlaceOrTable | None = None  # a table of its own that is the test split
     format: Literal["auto", "parquet", "csv", "arrow", "jsonl"] = "auto"
     header: bool = True  # CSV: does the first line name the columns? else c0, c1, ...
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","  # of CSV; "\t" for tabs

@@ -231,6 +231,8 @@ def _chosen(annotation: Any, value: Any) -> type[BaseModel] | None:
         found = [member for member in found if use in _names_of(member)] or [
             member for member in found if isinstance(use, str) and ":" in use and _is_user(member)
         ]
+        if use is None:  # {spark: ...} is told by its first key
+            found = [m for m in _members(annotation) if next(iter(m.model_fields)) in value]
     return found[0] if len(found) == 1 else None
 
 

@@ -12,6 +12,7 @@ from ddlflow.spec.data import Data, Made, MadeName, Split
 from ddlflow.spec.model import LinearSection, MlpSection, Model
 from ddlflow.spec.search import Pruning, Search, SearchRange, Sweep
 from ddlflow.spec.section import NAME, REGISTERED, USER_CODE, Fraction, Section, Seed, UserCode
+from ddlflow.spec.tables import PlaceOrTable
 from ddlflow.spec.train import (
     Adagrad,
     Adam,
@@ -79,7 +80,7 @@ class Report(Section):
 class Infer(Section):
     """The last stage of a run: the trained model over a source."""
 
-    source: str | None = None  # none: data.test_source, or else data.source
+    source: PlaceOrTable | None = None  # none: data.test_source, or else data.source
     keys: list[str] = []  # columns of the source that are copied beside each prediction
 
 

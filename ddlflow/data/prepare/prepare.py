@@ -231,8 +231,8 @@ def open_sources(
     Raises:
         DataError: as ``open_source`` and ``choose``, or a column is missing in the test source.
     """
-    if not isinstance(spec.source, str):
-        raise DataError(f"Source {spec.source.use} has to be made before it can be prepared.")
+    if not isinstance(spec.source, str) or not isinstance(spec.test_source, str | None):
+        raise DataError("A source has to be made or exported before it can be prepared.")
     source = open_source(spec.source, spec, data_root)
     derived = source.derived
     roles = choose(source.schema, spec, labels, cv, source.index, derived=derived)

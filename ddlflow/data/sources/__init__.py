@@ -3,6 +3,8 @@
 source.py         what every kind of source gives: the Protocol; ranges, read
 opening.py        which kind a location is: open_source
 table_files.py    the kind that is files: Parquet, Arrow, CSV, JSON
+exported.py       the kind that is a table of Spark's or Dask's, exported to the storage
+export_part.py    a partition of one, as a worker writes it
 listing.py        what files lie at a location: one, a glob, a folder, an fsspec URL
 files.py          a file, and how its bytes are read
 columnar.py       Parquet and Arrow, cut at row groups and record batches

@@ -1,4 +1,4 @@
-"""What a location is: a source that can be read. Files, so far."""
+"""What a location is: a source that can be read."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from ddlflow.data.sources import schema as schema_
 from ddlflow.data.sources.derive import bind, expressions, read_by
 from ddlflow.data.sources.derive_products import wants_products
 from ddlflow.data.sources.dialect import Dialect, dialect_of
+from ddlflow.data.sources.exported import NAME, open_exported
 from ddlflow.data.sources.file_schema import FileSchema, file_schema
 from ddlflow.data.sources.files import File, reading, resolve, stamped
 from ddlflow.data.sources.listing import list_files
@@ -25,7 +26,7 @@ def open_source(location: str, spec: Data, data_root: Path, known: Types | None 
 
     Args:
         location: a file, a glob, a folder, or an fsspec URL of these; a relative path lies under
-            ``data_root``.
+            ``data_root``. Or the manifest of a table that was exported.
         spec: format, header and delimiter; which columns may hold decimals in a text format; what
             is derived.
         data_root: the site's folder of sources.
@@ -35,6 +36,8 @@ def open_source(location: str, spec: Data, data_root: Path, known: Types | None 
     Raises:
         DataError: nothing there, unreadable, empty, damaged, or files that differ in columns.
     """
+    if location.endswith(f"/{NAME}"):
+        return open_exported(location, spec)
     return open_files(location, spec, data_root, known or {})
 
 

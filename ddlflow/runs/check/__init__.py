@@ -8,6 +8,7 @@ inputs.py    what the pipeline says, held against the headers of its sources
 models.py    user code, tried on made rows of the data's shape
 search.py    what the search would try: names, ranges, every point of a grid
 table.py     the source's size, and its label in the first rows
+tables.py    sources that are tables of Spark's or Dask's
 rows.py      what the counted rows mean; a small source is prepared to see
 site.py      storage, tracking, Prefect, device, workers
 """
@@ -18,7 +19,7 @@ from functools import partial
 from ddlflow.data.roles import Roles
 from ddlflow.data.shards.manifest import Manifest
 from ddlflow.errors import SpecError
-from ddlflow.runs.check import inputs, models, rows, search, site, table
+from ddlflow.runs.check import inputs, models, rows, search, site, table, tables
 from ddlflow.runs.check.finding import Finding, placed
 from ddlflow.spec.given import Given
 from ddlflow.spec.load import Request, load, shown
@@ -113,6 +114,10 @@ def _of_input(request: Request) -> list[Finding]:
     found += of_search
     roles: list[Roles] = []
     found += placed(request, "source", "data.source", partial(inputs.columns, request, roles))
+    others = {"data.test_source": request.pipeline.data.test_source}
+    others["infer.source"] = request.pipeline.infer.source
+    for key, other in others.items():
+        found += placed(request, "source", key, partial(tables.table, request, other, key))
     for chosen in roles:
         found += placed(
             request, "source", "data.test_source", partial(inputs.test_source, request, chosen)

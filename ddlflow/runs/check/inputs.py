@@ -8,6 +8,7 @@ from ddlflow.data.prepare.prepare import known_types
 from ddlflow.data.roles import Roles, choose
 from ddlflow.data.sources.derive import WHERE, Derived, bind, only
 from ddlflow.data.sources.source import Source
+from ddlflow.runs.check import tables
 from ddlflow.runs.check.finding import Finding, counted, open_named
 from ddlflow.spec.cv import MAX_FOLDS
 from ddlflow.spec.explain import nearest
@@ -54,6 +55,9 @@ def columns(request: Request, roles: list[Roles]) -> Iterator[Finding]:
         )
         text = f"{spec.source.rows:,} rows of {spec.source.use} will be made."
         yield Finding("source", "ok", text)
+    elif not isinstance(spec.source, str):
+        yield from tables.table(request, spec.source, "data.source")
+        return
     else:
         found = open_named(request, spec.source, "data.source")
         cv = request.pipeline.cv
@@ -80,7 +84,7 @@ def _computed(roles: Roles, derived: Sequence[Derived]) -> Iterator[Finding]:
 
 def test_source(request: Request, roles: Roles) -> Iterator[Finding]:
     location = request.pipeline.data.test_source
-    if location is not None:
+    if isinstance(location, str):
         wanted = roles.needed
         spec = only(request.pipeline.data, wanted, where=True)
         found = open_named(request, location, "data.test_source", spec, _known(request, roles))
@@ -94,6 +98,8 @@ def infer_source(request: Request, roles: Roles) -> Iterator[Finding]:
     location = spec.infer.source or spec.data.test_source or spec.data.source
     if isinstance(location, Made):
         schema = list(_schema_of(location))
+    elif not isinstance(location, str):
+        return  # its columns are not known
     else:
         key = "infer.source" if spec.infer.source else "data.source"
         known = _known(request, roles) if location != spec.data.source else None
@@ -118,6 +124,7 @@ def _known(request: Request, roles: Roles) -> dict[str, pa.DataType]:
     if isinstance(source, Made):
         schema = _schema_of(source)
         return known_types(schema, roles, bind(schema, request.pipeline.data))
+    assert isinstance(source, str)  # of a table there are no roles to ask with
     found = open_named(request, source, "data.source")
     return known_types(found.schema, roles, found.derived)
 

@@ -12,7 +12,6 @@ from ddlflow.data.shards.manifest import Manifest
 from ddlflow.data.sources.source import Source
 from ddlflow.runs.check.finding import Finding, open_named
 from ddlflow.spec.load import Request
-from ddlflow.spec.pipeline import Made
 
 SMALL_BYTES = 4 << 20  # of all files; such a source is prepared in about a tenth of a second
 
@@ -27,7 +26,7 @@ def small(request: Request) -> Manifest | None:
 
     pipeline = request.pipeline
     spec, data_root = pipeline.data, Path(request.site.data_root).expanduser().absolute()
-    if isinstance(spec.source, Made):
+    if not isinstance(spec.source, str) or not isinstance(spec.test_source, str | None):
         return None
     if _is_large(open_named(request, spec.source, "data.source")):
         return None

@@ -10,7 +10,6 @@ from ddlflow.engines.resources import resources
 from ddlflow.runs.check.finding import Finding, Level, counted, open_named
 from ddlflow.runs.check.site import existing
 from ddlflow.spec.load import Request
-from ddlflow.spec.pipeline import Made
 from ddlflow.store.site_storage import storage_of
 from ddlflow.store.store import is_url
 
@@ -20,7 +19,7 @@ ROW_BYTES_KEPT = 4  # of each number: shards are float32
 def table(request: Request) -> Iterator[Finding]:
     """The size of the source, and its label in the first rows."""
     spec = request.pipeline.data
-    if isinstance(spec.source, Made) or is_url(request.site.storage):
+    if not isinstance(spec.source, str) or is_url(request.site.storage):
         return
     found = open_named(request, spec.source, "data.source")
     pipeline, derived = request.pipeline, found.derived
@@ -60,7 +59,7 @@ def _tensors(roles: Roles) -> str:
 def shards(request: Request) -> Iterator[Finding]:
     """Whether the storage has room for the source as shards."""
     spec = request.pipeline.data
-    if isinstance(spec.source, Made) or is_url(request.site.storage):
+    if not isinstance(spec.source, str) or is_url(request.site.storage):
         return
     found = open_named(request, spec.source, "data.source")
     free = shutil.disk_usage(existing(storage_of(request.site))).free
