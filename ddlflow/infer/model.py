@@ -7,7 +7,7 @@ where the pipeline named any, the user's own modules that travel with the model.
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,15 +96,16 @@ class TrainedModel:
         return self.task.column_names()
 
     @property
+    def output_schema(self) -> pa.Schema:
+        """The columns of `predict` with their types."""
+        is_many = self.task.family == "categorical"
+        outputs = torch.zeros(0, len(self.classes)) if is_many else torch.zeros(0)
+        return self._named([self.task.predictions(outputs)]).schema
+
+    @property
     def usual(self) -> dict[str, float]:
         """By column, the share of training values that are missing, or no category of the model."""
         return {**self.missing, **{c.name: c.rest for c in self.columns.categories}}
-
-    def outputs(self, encoded: Encoded) -> torch.Tensor:
-        """Raw outputs [n] or [n, classes] for encoded rows."""
-        with torch.inference_mode():
-            parts = [self.predictor(batch) for batch in passes(encoded, self.columns, PASS_ROWS)]
-            return torch.cat(parts) if len(parts) != 1 else parts[0]
 
     def predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """A row of predictions for each row of a table with the columns ``inputs``.
@@ -117,14 +118,25 @@ class TrainedModel:
 
     def predict_encoded(self, encoded: Encoded) -> pa.RecordBatch:
         """As `predict`, for rows that are encoded; null for one that lacks a tensor."""
-        found = self.task.predictions(self.outputs(encoded))
-        arrays = {name: values.numpy() for name, values in found.items()}
-        predicted = pa.RecordBatch.from_pydict(self.task.columns(arrays))
+        with torch.inference_mode():
+            parts = [
+                {
+                    name: of[:rows]
+                    for name, of in self.task.predictions(self.predictor(batch)).items()
+                }
+                for batch, rows in passes(encoded, self.columns, PASS_ROWS)
+            ]
+            predicted = self._named(parts)
         if encoded.absent is None:
             return predicted
         absent = pa.array(encoded.absent)
         nulls = [pc.if_else(absent, None, column) for column in predicted.columns]
         return pa.RecordBatch.from_arrays(nulls, schema=predicted.schema)
+
+    def _named(self, parts: Sequence[Mapping[str, torch.Tensor]]) -> pa.RecordBatch:
+        """The columns that the task's predictions of rows are, pass after pass."""
+        arrays = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+        return pa.RecordBatch.from_pydict(self.task.columns(arrays))
 
     def predict_frame(self, frame: Any) -> "pd.DataFrame":
         """As `predict`, for a table in memory; this is what MLflow serves.

@@ -331,3 +331,16 @@ def test_mlflow_serves_the_same_predictions(trained: Callable[..., Any], tmp_pat
     finally:
         mlflow.set_tracking_uri(before)
     pandas.testing.assert_frame_equal(pandas.DataFrame(found), expected)
+
+
+@pytest.mark.parametrize("labels", ["binary", "multiclass", "regression"])
+def test_a_row_is_predicted_alike_whatever_rows_are_beside_it(
+    trained: Callable[..., Any], labels: str
+) -> None:
+    one = trained(labels)
+    model = load_model(one.folder)
+    (whole,) = one.source.combine_chunks().to_batches()
+    wanted = model.predict(whole)
+    for rows in (1, 3, 64, 131):
+        parts = [model.predict(whole.slice(at, rows)) for at in range(0, whole.num_rows, rows)]
+        assert pa.Table.from_batches(parts).combine_chunks().to_batches()[0].equals(wanted)
