@@ -14,7 +14,11 @@ FACES = {"face": "#FDE8C8", "run": "#DCEBFA", "work": "#DDF3E4", "ground": "#ECE
 # Rows from the top: each room imports rooms of lower rows alone.
 ROOMS = [
     [("cli/", "the command line", "face"), ("flows/pipeline.py", "the project's flow", "face")],
-    [("api.py", "what scripts call", "face"), ("flow_api.py", "what flows call", "face")],
+    [
+        ("spark/", "in Spark's SQL and ML", "face"),
+        ("api.py", "what scripts call", "face"),
+        ("flow_api.py", "what flows call", "face"),
+    ],
     [("history/", "reproduce, compare, audit", "run"), ("flow/", "Prefect", "run")],
     [("runs/", "one command: session, stages, record", "run")],
     [

@@ -48,6 +48,8 @@ MAY_IMPORT = {
     "history": {"data", "errors", "redact", "report", "runs", "spec", "store", "tracking", "train"},
     # data: tables and samples; report, tracking: the screen, the pages of `ui`.
     "api": LOW | {"data", "flow", "history", "report", "runs", "tracking"},
+    # infer: the model that travels; runs: where it lies.
+    "spark": {"api", "errors", "infer", "runs", "spec"},
     # report: the screen; errors and redact: the last line that a user sees.
     "cli": {"api", "errors", "redact", "report"},
     "__main__": {"cli"},
@@ -124,7 +126,7 @@ ONLY_IN = {
     "dask_cuda": ("engines/dask",),
     "mlflow": ("tracking/",),
     "prefect": ("flow/",),
-    "pyspark": ("engines/spark",),
+    "pyspark": ("engines/spark", "spark/"),
     "torchmetrics": ("train/",),
     "matplotlib": ("report/",),
     "obstore": ("store/object",),  # where it is asked for: a folder needs none

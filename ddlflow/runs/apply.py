@@ -2,8 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -12,7 +12,7 @@ from ddlflow.errors import SpecError
 from ddlflow.spec.given import Changes, Given, as_changes
 from ddlflow.spec.load import load_site, request_of_site
 from ddlflow.store.object_client import SCHEMES
-from ddlflow.store.store import open_store
+from ddlflow.store.store import Place, open_store
 
 if TYPE_CHECKING:  # torch takes seconds
     from ddlflow.infer.model import TrainedModel
@@ -37,17 +37,38 @@ def load_model(
         TrackingError: the tracking store does not answer.
     """
     from ddlflow.infer.model import load_model as load
+
+    with place_of_model(model, on, set) as (place, is_trusted):
+        return load(place, trust_code=trust_code or is_trusted)
+
+
+@contextmanager
+def place_of_model(
+    model: AnyModel, on: Given = "local", set: Changes = ()
+) -> Iterator[tuple[Place, bool]]:
+    """Where the folder of a model is until the end of the block, and whether the site trusts code.
+
+    Args:
+        model: as in ``load_model``.
+        on: the site, whose tracking store has the models of URIs.
+        set: values on top of the site file.
+
+    Raises:
+        SpecError: there is no such model.
+        TrackingError: the tracking store does not answer.
+    """
     from ddlflow.tracking.fetch import fetch_model
 
     place = _place_of(model)
     if _is_stored(place):
-        return load(place, trust_code=trust_code)
+        yield place, False
+        return
     if not place.startswith(("runs:/", "models:/")) and (Path(place) / "model.json").is_file():
-        return load(Path(place), trust_code=trust_code)  # no site has to be there for it
+        yield Path(place), False  # no site has to be there for it
+        return
     site = load_site(on, as_changes(set))
     with tempfile.TemporaryDirectory(prefix="ddlflow-model-") as fetched:
-        folder = fetch_model(place, site.tracking.uri, Path(fetched))
-        return load(folder, trust_code=trust_code or site.trust_code)
+        yield fetch_model(place, site.tracking.uri, Path(fetched)), site.trust_code
 
 
 def predict(

@@ -1,0 +1,3 @@
+"""Small trained models."""
+
+from small_models import trained as trained
