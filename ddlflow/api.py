@@ -5,7 +5,6 @@ PyTorch, no MLflow and no Prefect.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +23,7 @@ from ddlflow.flow.load import load_flow
 from ddlflow.flow.server import named_by_the_user
 from ddlflow.redact import hidden, hidden_values
 from ddlflow.runs.apply import load_model, predict
-from ddlflow.spec.given import Changes, Given, as_changes, called, plain
+from ddlflow.spec.given import Changes, Given, as_changes, as_source, called, plain
 from ddlflow.spec.load import Request, load, load_site, request_of_site
 from ddlflow.spec.pipeline import MadeName
 from ddlflow.spec.site import Site
@@ -80,7 +79,8 @@ def run(
         on: a name in conf/, a YAML file, or the values of such a file as a dict.
         set: values on top of the files: ``{"train.epochs": 3}`` or ``["train.epochs=3"]``.
         source: instead of data.source: a pandas, Polars or Arrow table (it is kept once under the
-            storage; the index of a pandas frame is no column), or a file, glob, folder or URL.
+            storage; the index of a pandas frame is no column), a file, glob, folder or URL, or a
+            table of the site's engine: ``{"spark": "SELECT ...", "key": ["id"]}``.
         fresh: do again what was done before.
         only: this stage alone, as ``ddlflow search`` and ``ddlflow cross-validate`` do.
 
@@ -145,7 +145,7 @@ def _run(
         values = plain(placed(pipeline, place)) if isinstance(pipeline, Mapping) else pipeline
         if source is None:
             return values, changes
-        where = place(source) if is_frame(source) else os.fspath(source)
+        where = place(source) if is_frame(source) else as_source(source)
         return values, [*changes, f"data.source={json.dumps(where)}"]
 
     plain_site = plain(on) if isinstance(on, Mapping) else on

@@ -14,11 +14,15 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 GONE = "***"
 # A key of a query or of settings whose value is a secret: api_key, X-Amz-Signature, sig, sv is not.
 _SECRET_KEY = re.compile(
-    r"pass|pwd|token|secret|credential|signature|account_?key|access_?key|api_?key"
+    r"pass|pwd|token|secret|credential|signature|jaas|(?:account|access|api|private)_?key"
     r"|(^|[-_.])(sig|key|auth)$",
     re.IGNORECASE,
 )
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>|`]+")
+# What Java's database drivers are told: ;password=..., and Oracle's user/password@.
+_JDBC = re.compile(r"jdbc:[^\s'\"<>|`]+")
+_JDBC_VALUE = re.compile(r"([;,?&(])([^;,?&=()]+)=([^;,?&)]*)")
+_ORACLE = re.compile(r"^(jdbc:oracle:\w+:[^/@]+)/[^@]*@")
 _CLOSING = ".,;:)]}"  # ends a sentence or a bracket around a URL, not the URL
 
 
@@ -51,7 +55,17 @@ def _without_values(query: str) -> str:
 
 def redacted_text(text: str) -> str:
     """A text whose URLs, wherever they stand in it, are without secrets."""
+    if "jdbc:" in text:
+        text = _JDBC.sub(lambda found: _redacted_jdbc(found[0]), text)
     return _URL.sub(_redacted_match, text) if "://" in text else text
+
+
+def _redacted_jdbc(url: str) -> str:
+    def without_secret(found: re.Match[str]) -> str:
+        sign, name, value = found.groups()
+        return f"{sign}{name}={GONE if _SECRET_KEY.search(name) else value}"
+
+    return _JDBC_VALUE.sub(without_secret, _ORACLE.sub(rf"\1/{GONE}@", url))
 
 
 def _redacted_match(match: re.Match[str]) -> str:

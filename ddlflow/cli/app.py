@@ -114,7 +114,11 @@ def infer(
         ),
     ],
     source: Annotated[
-        str, typer.Argument(help="File, glob, folder or URL; relative to here or data_root.")
+        str,
+        typer.Argument(
+            help="File, glob, folder or URL, relative to here or data_root; or a table, as "
+            "'{spark: db.events, key: [id]}'."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the predictions.")],
     on: On = "local",

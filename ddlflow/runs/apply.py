@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ddlflow.errors import SpecError
-from ddlflow.spec.given import Changes, Given, as_changes
+from ddlflow.spec.given import Changes, Given, as_changes, as_source
 from ddlflow.spec.load import load_site, request_of_site
+from ddlflow.spec.table_code import is_table, load_table
 from ddlflow.store.object_client import SCHEMES
 from ddlflow.store.store import Place, open_store
 
@@ -88,7 +89,8 @@ def predict(
         model: what ``ddlflow.run`` returned, a model's folder, or an MLflow model URI
             (``runs:/ID/model``, ``models:/NAME@ALIAS``).
         source: a file, glob, folder or URL; a relative path is looked up here, then in data_root.
-            Or a pandas, Polars or Arrow table, which is kept under the storage.
+            Or a pandas, Polars or Arrow table, which is kept under the storage, or a table of the
+            site's engine: ``{"spark": "SELECT ...", "key": ["id"]}``.
         out: the folder of the predictions, a Parquet file a range and ``_SUCCESS``.
         on: the site.
         keys: columns of the source to keep beside each prediction.
@@ -106,6 +108,7 @@ def predict(
     from ddlflow.data.sources.frames import is_frame
     from ddlflow.infer.predict import infer
     from ddlflow.report.screen import Screen
+    from ddlflow.runs.exports import place_of
     from ddlflow.runs.finished import hashed
     from ddlflow.runs.scratch import scratch
     from ddlflow.runs.session import Session
@@ -117,8 +120,10 @@ def predict(
         session = stack.enter_context(Session(request, Screen()))
         if is_frame(source):
             location = stack.enter_context(keeping(session.storage, session.bucket))(source)
+        elif is_table(source):
+            location = place_of(session, load_table(source), "source")
         else:
-            given = os.fspath(source)
+            given = as_source(source)
             location = str(Path(given).absolute()) if Path(given).exists() else given
         fetched = stack.enter_context(scratch(session.storage))
         folder = place = _place_of(model)

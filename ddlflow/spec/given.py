@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ddlflow.errors import SpecError
+
 Given = str | os.PathLike[str] | Mapping[str, Any]
 Changes = Mapping[str, Any] | Sequence[str]
 
@@ -20,6 +22,23 @@ def as_changes(changes: Changes) -> list[str]:
     if isinstance(changes, Mapping):
         return [f"{key}={json.dumps(value)}" for key, value in changes.items()]  # JSON is YAML
     return list(changes)
+
+
+def as_source(source: Any) -> Any:
+    """A source as a file has it: a place as text, a table of Spark's or Dask's as its keys."""
+    if isinstance(source, Mapping):
+        return plain(source)
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    if type(source).__module__.startswith("pyspark."):
+        raise SpecError(
+            "source is a DataFrame of Spark. Name it (frame.createOrReplaceTempView('events')), "
+            "and give source={'spark': 'events'}, best with the 'key' that tells its rows apart."
+        )
+    raise SpecError(
+        f"source is a {type(source).__name__}. Give a file, glob, folder or URL, a pandas, Polars "
+        "or Arrow table, or {'spark': ...} and {'dask': ...}."
+    )
 
 
 def plain(value: Any) -> Any:

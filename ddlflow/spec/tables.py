@@ -7,10 +7,10 @@ import os
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 
 from ddlflow.errors import SpecError
-from ddlflow.redact import redacted_text
+from ddlflow.redact import is_secret_key, redacted_text
 from ddlflow.spec.section import USER_CODE, Section
 
 _NAME = re.compile(r"(?:`[^`]+`|[^\s`.]+)(?:\.(?:`[^`]+`|[^\s`.]+))*")  # db.events, delta.`/lake/x`
@@ -43,6 +43,15 @@ class SparkReader(Section):
     format: Annotated[str, Field(min_length=1)]  # delta, iceberg, parquet, orc, jdbc, avro, ...
     path: str | None = None  # relative to the site's data_root, absolute, a URL, or Spark's own
     options: dict[str, Option] = {}  # versionAsOf: 12; password: {env: DB_PASSWORD}
+
+    @field_validator("options")
+    @classmethod
+    def _secrets_are_texts(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """A password of digits is none to be shown either."""
+        return {
+            name: str(value) if is_secret_key(name) and isinstance(value, int | float) else value
+            for name, value in options.items()
+        }
 
 
 def _query(text: str) -> str:
@@ -122,8 +131,16 @@ def source_kind(value: Any) -> str:
 
 
 AnyTable = Annotated[SparkTable, Tag("spark table")] | Annotated[DaskTable, Tag("dask table")]
+
+
+def _place_or_table(value: Any) -> str:
+    """As `source_kind`, where nothing can be made: other keys are those of a table, and wrong."""
+    kind = source_kind(value)
+    return "spark table" if kind == "made" else kind
+
+
 # A place (a file, glob, folder or fsspec URL), or a table.
-PlaceOrTable = Annotated[Annotated[str, Tag("a place")] | AnyTable, Discriminator(source_kind)]
+PlaceOrTable = Annotated[Annotated[str, Tag("a place")] | AnyTable, Discriminator(_place_or_table)]
 
 
 def options_of(reader: SparkReader, key: str) -> dict[str, str]:

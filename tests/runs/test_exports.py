@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from ddlflow.engines import Engine, open_engine
 from ddlflow.errors import DataError, SpecError
 from ddlflow.report.screen import Screen
+from ddlflow.runs.apply import predict
 from ddlflow.runs.check import check
 from ddlflow.runs.exports import located
 from ddlflow.runs.finished import Stage
 from ddlflow.runs.results import PrepareResult
 from ddlflow.runs.session import Session
-from ddlflow.runs.stages import prepare
+from ddlflow.runs.stages import infer, prepare, train
 from ddlflow.spec.load import load, load_site
 
 CODE = """
@@ -56,6 +58,10 @@ def bag():
 
 def twice(made):
     return made.assign(x=made.x * 2)
+
+
+def half(made):
+    return [part[part.id < 300] for part in made]
 
 
 def in_memory():
@@ -164,6 +170,31 @@ def test_a_table_without_a_key_says_so_once_and_code_of_a_transform_counts(
     (folder / "made_tables.py").write_text(code.replace("made.x * 2", "made.x * 3"))
     os.utime(folder / "made_tables.py", (1, 1))
     assert not prepare(sessions(request_of(table))).cached
+
+
+def test_a_model_predicts_tables_as_it_predicts_files(
+    folder: Path, sessions: Callable[[Any], Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = {"dask": "made_tables:delayed", "key": ["id"]}
+    pipeline = request_of(table, test_source={**table, "transform": "made_tables:half"})
+    pipeline["infer"] = {"keys": ["id"]}
+    session = sessions(pipeline)
+    prepared = prepare(session)
+    trained = train(session, prepared)
+    assert not list(Path(trained.value.model).glob("code/*"))  # a model needs no table's code
+    inferred = infer(session, prepared, trained)
+    own = pq.read_table(inferred.value.predictions)
+    assert own["id"].to_pylist() == list(range(300))
+    assert set(own["split"].to_pylist()) == {"test"}
+    opened = session.engine
+    monkeypatch.setattr(Session, "engine", property(lambda _: opened))
+    given = "{dask: 'made_tables:delayed', transform: 'made_tables:half', key: [id]}"
+    said = predict(trained.value.model, given, out=folder / "out", on=SITE, keys=["id"])
+    assert said["rows"] == 300
+    again = pq.read_table(folder / "out")
+    assert again["prediction"].to_pylist() == own["prediction"].to_pylist()
+    with pytest.raises(SpecError, match=r"source\.dask is 'x'; expected module:name"):
+        predict(trained.value.model, {"dask": "x"}, out=folder / "no", on=SITE)
 
 
 @pytest.mark.parametrize(

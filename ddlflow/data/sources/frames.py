@@ -11,7 +11,12 @@ from ddlflow.errors import DataError
 
 
 def is_frame(value: Any) -> bool:
-    """Whether a value is a table: all such packages speak Arrow's own interface."""
+    """Whether a value is a table: all such packages speak Arrow's own interface.
+
+    So do Spark's frames; but these are not in memory, and would pass this process.
+    """
+    if type(value).__module__.startswith("pyspark."):
+        return False
     return any(hasattr(value, name) for name in ("__arrow_c_stream__", "__arrow_c_array__"))
 
 
