@@ -302,6 +302,7 @@ OPENS = {
         "engines/local.py",
         "engines/dask_cluster.py",
         "engines/dask_address.py",
+        "engines/spark_open.py",
     },
 }
 

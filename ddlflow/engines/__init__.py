@@ -19,6 +19,16 @@ dask_ranks.py    its ranks: tasks pinned to workers, what they say and are told
 dask_tables.py   its tables, made by a user's function
 dask_cluster.py  opens it: a LocalCluster
 dask_address.py  opens it: the scheduler at an address
+call_home.py     workers that call the driver, where a cluster gives processes alone
+spark.py         engine spark: data work and gangs in the tasks of a session
+spark_open.py    opens it
+spark_session.py the session: our own, at a master, over Connect, or the user's
+spark_java.py    the Java process of a session
+spark_jobs.py    jobs whose tasks are workers of ours
+spark_worker.py  what runs in such a task
+spark_crew.py    map: the workers of one map
+spark_ranks.py   gang: ranks in the tasks of a barrier stage
+spark_errors.py  what Spark says when a job fails, in one line
 """
 
 import threading
@@ -236,26 +246,33 @@ class Engine(Protocol):
     ) -> None: ...
 
 
-def open_engine(site: Site, *, slots: int, threads: int) -> Engine:
+def open_engine(site: Site, *, slots: int, threads: int, given: Any = None) -> Engine:
     """Open the engine that a site names.
 
     Args:
         site: the site; ``site.engine.workers`` counts only with an address (how many to wait for).
         slots: workers to start; at an address, what is there counts instead.
         threads: of one rank, and of each started worker's data work.
+        given: a SparkSession to use, whatever the site says.
 
     Raises:
         EngineError: the cluster cannot be reached or started, too few workers came in time, or
-            its workers run other versions of Python, Dask or ddlflow.
+            its workers run other versions of Python, Dask or ddlflow; for Spark, no Java or no
+            PySpark.
     """
-    if site.engine.use == "local":
+    engine = site.engine
+    if engine.use == "local":
         from ddlflow.engines.local import LocalEngine
 
         return LocalEngine(slots=slots, threads=threads)
-    if site.engine.address is None:
+    if engine.use == "spark" or given is not None:
+        from ddlflow.engines.spark_open import open_spark
+
+        return open_spark(engine, slots=slots, threads=threads, given=given)
+    if engine.address is None:
         from ddlflow.engines.dask_cluster import start_dask
 
-        return start_dask(slots, threads, site.engine.start_timeout_s)
+        return start_dask(slots, threads, engine.start_timeout_s)
     from ddlflow.engines.dask_address import connect_dask
 
-    return connect_dask(site.engine)
+    return connect_dask(engine)

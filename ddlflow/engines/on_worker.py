@@ -29,6 +29,7 @@ class RankOrder:
         pid: the worker process that is meant, not one restarted in its place.
         offered: the driver's fork server, where it is on this host.
         secret: of the gang; in no representation, as Dask logs a task that failed.
+        environment: the rank's variables, where they are not this worker's with what the job says.
     """
 
     gang: str
@@ -39,6 +40,7 @@ class RankOrder:
     pid: int
     offered: Offer | None
     secret: str = field(repr=False)
+    environment: dict[str, str] | None = field(repr=False, default=None)
 
 
 @dataclass(slots=True)
@@ -73,6 +75,7 @@ def run_rank(
         secret=order.secret,
         servers=_servers,
         offered=order.offered,
+        environment=order.environment,
     )
     with _lock:
         gang = _gangs.setdefault(order.gang, _GangHere())

@@ -80,6 +80,7 @@ class RankProcess:
         secret: str,
         servers: ForkServers,
         offered: Offer | None = None,
+        environment: dict[str, str] | None = None,
     ) -> None:
         """Prepare it.
 
@@ -91,8 +92,10 @@ class RankProcess:
             secret: of the gang.
             servers: this process's own, to fork it from.
             offered: another process's server on this host; it comes first where it fits.
+            environment: all of its variables; None: this process's with what the job says.
         """
         self._job = job
+        self._environment = environment or rank_environment(job.threads, job.env, job.python_path)
         self._log = log_path(job, rank)
         self._log_start = 0
         self._servers, self._offered = servers, offered
@@ -171,12 +174,10 @@ class RankProcess:
         emit: Callable[[Lines], None],
         wanted: Callable[[], bool],
     ) -> None:
-        job = self._job
-        environment = rank_environment(job.threads, job.env, job.python_path)
         with self._open_log() as log:
             self._log_start = log.tell()
             descriptors = (stdin, log.fileno(), events)
-            if self._fork(environment, descriptors, emit, wanted):
+            if self._fork(descriptors, emit, wanted):
                 return
             with self._lock:
                 if self._killed:
@@ -186,20 +187,19 @@ class RankProcess:
                     stdin=stdin,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=environment,
+                    env=self._environment,
                     pass_fds=(events,),
                     start_new_session=True,  # a group to kill; no Ctrl-C from the terminal
                 )
 
     def _fork(
         self,
-        environment: dict[str, str],
         descriptors: Sequence[int],
         emit: Callable[[Lines], None],
         wanted: Callable[[], bool],
     ) -> bool:
         """Have it forked where there is a server; False where it has to be started afresh."""
-        offer = self._offered
+        environment, offer = self._environment, self._offered
         if offer is None or offer.key != key_of(environment, self._job.preload):
             offer = self._servers.offer(environment, self._job.preload)
         if offer is None:

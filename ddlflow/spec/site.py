@@ -1,5 +1,6 @@
 """The site: WHERE to do it. Never changes a result beyond the number of workers and threads."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -13,6 +14,8 @@ from pydantic import (
 
 from ddlflow.spec.pipeline import Section
 
+_MASTER = re.compile(r"(spark|k8s|sc)://.|yarn$")
+
 
 class Tls(Section):
     """Files in PEM format by which this side and a cluster's trust each other."""
@@ -25,10 +28,13 @@ class Tls(Section):
 class EngineSection(Section):
     """The cluster framework and how much of it to take."""
 
-    use: Literal["local", "dask"] = "dask"
+    use: Literal["local", "dask", "spark"] = "dask"
     workers: Literal["auto"] | PositiveInt = "auto"
     threads: Literal["auto"] | PositiveInt = "auto"  # of one rank
-    address: str | None = None  # dask: a scheduler that runs already, tcp://host:8786
+    # dask: a scheduler that runs already, tcp://host:8786; spark: a master, spark://host:7077,
+    # yarn or k8s://https://host:6443, or a Spark Connect server, sc://host:15002.
+    address: str | None = None
+    conf: dict[str, str | bool | int | float] = {}  # spark: settings of the application
     tls: Tls | None = None  # dask: for an address of tls://host:8786
     start_timeout_s: PositiveFloat = 60.0  # how long to wait for workers and for ranks to meet
     max_restarts: NonNegativeInt = 5  # of a training, in a row without a new checkpoint; 0: none
@@ -36,10 +42,23 @@ class EngineSection(Section):
     silence_s: NonNegativeFloat = 8.0  # a rank without a sign of life for so long hangs; 0: never
 
     @model_validator(mode="after")
-    def _address_is_for_dask(self) -> "EngineSection":
-        if self.address is not None and self.use != "dask":
-            raise ValueError(f"address is for use: dask, and use is {self.use}. Remove one of them")
-        if self.tls is not None and not (self.address or "").startswith("tls://"):
+    def _fits_together(self) -> "EngineSection":
+        address = self.address or ""
+        if self.address is not None and self.use == "local":
+            raise ValueError(
+                "address is for use: dask or spark, and use is local. Remove one of them"
+            )
+        if self.use == "spark" and self.address is not None and not _MASTER.match(address):
+            raise ValueError(
+                f"address is {address}; with use: spark expected spark://HOST:7077, yarn, "
+                "k8s://https://HOST:6443 or sc://HOST:15002. For a session on this machine remove "
+                "address"
+            )
+        if self.use == "dask" and _MASTER.match(address):
+            raise ValueError(f"address is {address}, which is Spark's. Set use: spark")
+        if self.conf and self.use != "spark":
+            raise ValueError(f"conf is for use: spark, and use is {self.use}. Remove one of them")
+        if self.tls is not None and not address.startswith("tls://"):
             raise ValueError(
                 f"tls is for an address of tls://, and address is {self.address}. Set address to "
                 "tls://HOST:PORT, or remove tls"

@@ -1,6 +1,7 @@
 """One contract, every engine: local, Dask's LocalCluster, Dask's own command line on loopback."""
 
 import os
+import re
 import sys
 import threading
 import time
@@ -34,7 +35,7 @@ import data_work  # noqa: E402 - it is on the path only now
 SLOTS = 3
 
 
-@pytest.fixture(scope="module", params=["local", "dask", "dask address", "local, no fork"])
+@pytest.fixture(scope="module", params=["local", "dask", "dask address", "spark", "local, no fork"])
 def engine(
     request: pytest.FixtureRequest, tmp_path_factory: Any, dask_by_command_line: Any
 ) -> Iterator[Engine]:
@@ -313,7 +314,7 @@ def test_a_killed_worker_ends_the_gang(engine: Engine, job: Any) -> None:
     result = engine.gang(job("fail", how="kill_worker", rank=1), 3, on_event=collect)
     failure = failure_of(result)
     assert (failure.rank, failure.kind, failure.step) == (1, "WorkerLost", 3)
-    assert "tcp://127.0.0.1:" in failure.message
+    assert re.search(r"tcp://127\.0\.0\.1:|Spark worker on .* \(process \d+\)", failure.message)
     assert len(pids) == 3
     assert not any(alive(pid) for pid in pids)
     assert engine.gang(job("meet"), 3).failure is None  # once the nanny has started it again

@@ -131,9 +131,9 @@ def test_an_unknown_key_lists_the_known_ones_by_their_names_in_the_file() -> Non
 
 
 def test_the_site_has_the_same_manners() -> None:
-    assert said(Site, {"device": "gpu", "storage": "", "engine": {"use": "spark"}}) == {
-        "engine.use": "engine.use is 'spark'; expected local or dask. Set engine.use, or leave it "
-        "out for dask.",
+    assert said(Site, {"device": "gpu", "storage": "", "engine": {"use": "ray"}}) == {
+        "engine.use": "engine.use is 'ray'; expected local, dask or spark. Set engine.use, or "
+        "leave it out for dask.",
         "device": "device is 'gpu'; expected auto, cpu or cuda. Did you mean 'cpu'? Set device, or "
         "leave it out for auto.",
         "storage": "storage is ''; expected text of at least 1 character. Set storage, or leave it "

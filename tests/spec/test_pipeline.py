@@ -1,5 +1,6 @@
 """The pipeline's own rules: defaults, what excludes what, and that it survives being written."""
 
+import re
 from typing import Any
 
 import pytest
@@ -100,9 +101,26 @@ def test_labels_are_read_as_the_objective_says() -> None:
     assert own.train.objective.arguments == {"gamma": 2}
 
 
-def test_an_address_is_for_dask() -> None:
-    with pytest.raises(ValidationError, match="address is for use: dask, and use is local"):
-        EngineSection(use="local", address="tcp://h:1")
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"use": "local", "address": "tcp://h:1"}, "address is for use: dask or spark, and use is"),
+        ({"use": "dask", "address": "spark://h:7077"}, "which is Spark's. Set use: spark"),
+        ({"use": "spark", "address": "local[2]"}, "For a session on this machine remove address"),
+        ({"use": "spark", "address": "yarn-client"}, "expected spark://HOST:7077, yarn, "),
+        ({"use": "dask", "conf": {"spark.ui.port": 0}}, "conf is for use: spark, and use is dask"),
+    ],
+)
+def test_an_address_and_settings_fit_the_engine(section: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(said)):
+        EngineSection(**section)
+
+
+@pytest.mark.parametrize(
+    "address", ["spark://h:7077", "yarn", "k8s://https://h:6443", "sc://h:15002"]
+)
+def test_spark_has_these_addresses(address: str) -> None:
+    assert EngineSection(use="spark", address=address).address == address
 
 
 def test_yes_is_no_number_but_a_flag() -> None:

@@ -1,0 +1,114 @@
+"""The Java process of a classic Spark session: started once in a process, told of in one line."""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pyspark import SparkConf, SparkContext
+from pyspark.java_gateway import launch_gateway
+from pyspark.sql import SparkSession
+
+from ddlflow.engines.spark_errors import reason_of
+from ddlflow.errors import EngineError
+
+HERE = "127.0.0.1"
+_JAVA = 17
+_LOG_CHARACTERS = 300
+
+
+def start_session(conf: Mapping[str, str]) -> tuple[SparkSession, Path]:
+    """A classic session; what its Java process writes goes to a file, in the folder returned."""
+    _need_java()
+    log = Path(tempfile.mkdtemp(prefix="ddlflow-spark-"))
+    settings_ = SparkConf(loadDefaults=False).setAll(list(conf.items()))
+    python = conf.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON") or sys.executable
+    environment = {"PYSPARK_PYTHON": python, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    if conf.get("spark.driver.host", "").startswith("127."):
+        environment["SPARK_LOCAL_IP"] = HERE
+    with or_close(log), _own_signals(), _variables(environment):
+        try:
+            if SparkContext._gateway is None:
+                with (log / "java.log").open("wb") as file:
+                    gateway = launch_gateway(  # type: ignore[no-untyped-call]
+                        settings_, {"stdout": file, "stderr": file}
+                    )
+                SparkContext._ensure_initialized(gateway=gateway)
+            context = SparkContext(conf=settings_)
+        except Exception as error:
+            said = _last_words(log / "java.log")
+            raise EngineError(f"Spark did not start. {said or reason_of(error)}") from error
+        return SparkSession(context), log
+
+
+def stop_session(session: SparkSession, log: Path) -> None:
+    """Ends the application; its Java process is kept for this process's next one."""
+    with suppress(Exception):  # it may be gone
+        session.stop()
+    shutil.rmtree(log, ignore_errors=True)
+
+
+@contextmanager
+def or_close(log: Path, session: SparkSession | None = None) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if session is not None:
+            stop_session(session, log)
+        shutil.rmtree(log, ignore_errors=True)
+        raise
+
+
+def _need_java() -> None:
+    """Raises EngineError where there is no Java; Spark's own words for it are long."""
+    home = os.environ.get("JAVA_HOME")
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        return
+    if home and not (Path(home) / "bin" / "java").exists():
+        raise EngineError(f"JAVA_HOME is {home}, which holds no bin/java. Correct or unset it.")
+    if not home and shutil.which("java") is None:
+        raise EngineError(
+            f"Spark needs Java {_JAVA} or newer, and there is none on this machine. Install it "
+            f"(apt install openjdk-{_JAVA}-jre-headless), set JAVA_HOME to where it is, or set "
+            "engine.use: dask."
+        )
+
+
+def _last_words(log: Path) -> str:
+    """What the Java process said last of why it could not start; empty if nothing."""
+    with suppress(OSError):
+        lines = log.read_text(errors="replace").splitlines()
+        if any("UnsupportedClassVersionError" in line for line in lines):
+            return f"Its Java is too old: install Java {_JAVA} or newer, and set JAVA_HOME to it."
+        told = [line for line in lines if "Exception" in line or "rror" in line]
+        if told:
+            return told[0].strip()[:_LOG_CHARACTERS]
+    return ""
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """PySpark takes SIGINT for itself as a context starts; what Ctrl-C does is ours to say."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,80 @@
+"""Open engine spark, where PySpark may not be installed."""
+
+import importlib.metadata
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ddlflow.errors import EngineError
+from ddlflow.spec.site import EngineSection
+
+if TYPE_CHECKING:
+    from ddlflow.engines.spark import SparkEngine
+
+
+def open_spark(
+    engine: EngineSection, *, slots: int, threads: int, given: Any = None
+) -> "SparkEngine":
+    """Open a session and see that its workers can work for us.
+
+    Args:
+        engine: the site's section.
+        slots: workers of a session on this machine.
+        threads: of one rank.
+        given: a SparkSession to use in place of one that ``engine`` describes.
+
+    Raises:
+        SpecError, EngineError: see `ddlflow.engines.open_engine`.
+    """
+    if importlib.util.find_spec("pyspark") is None:
+        raise EngineError(
+            "engine.use is spark, and PySpark is not installed. Install it with `pip install "
+            "'ddlflow[spark]'`, or set engine.use: dask."
+        )
+    from ddlflow.engines.spark import SparkEngine
+    from ddlflow.engines.spark_session import given_session, own_session, session_at
+
+    if given is not None:
+        opened = given_session(given)
+    elif engine.address is None:
+        opened = own_session(slots, engine)
+    else:
+        opened = session_at(engine, threads)
+    try:
+        found = opened.slots()
+        wanted = None if engine.workers == "auto" else engine.workers
+        opened_engine = SparkEngine(
+            opened,
+            slots=min(wanted or found, found) if given is not None else wanted or found,
+            may_grow=wanted is None and not opened.is_here,
+            patience_s=engine.start_timeout_s,
+        )
+    except BaseException:
+        opened.close()
+        raise
+    if not opened.is_here:
+        try:
+            _check_versions(opened_engine.ask(_versions_here))
+        except BaseException:
+            opened_engine.close()
+            raise
+    return opened_engine
+
+
+def _check_versions(workers: list[dict[str, str]]) -> None:
+    """Raises EngineError where a worker has another version of what code and data travel by."""
+    ours = _versions_here()
+    for theirs in workers:
+        for package, version in ours.items():
+            if theirs[package] != version:
+                raise EngineError(
+                    f"A Spark executor has {package} {theirs[package]}, this side has {package} "
+                    f"{version}. Install the same versions on both."
+                )
+
+
+def _versions_here() -> dict[str, str]:
+    return {
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "ddlflow": importlib.metadata.version("ddlflow"),
+    }

@@ -1,0 +1,297 @@
+"""Open engine spark: a session of our own, at a master, over Spark Connect, or the user's."""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from pyspark import SparkContext
+from pyspark.sql import SparkSession
+
+from ddlflow.engines.spark_errors import reason_of
+from ddlflow.engines.spark_java import HERE, or_close, start_session, stop_session
+from ddlflow.errors import EngineError, SpecError
+from ddlflow.spec.site import EngineSection
+
+_LOOK_S = 0.2
+_SETTLE_S = 2.0  # executors of an application register one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session that works.
+
+    Attributes:
+        session: of PySpark, classic or Connect.
+        label: what it is, for the user.
+        host: this machine's address, as executors reach it.
+        bind: the address to listen at, where that is another one.
+        is_here: whether its workers are processes of this machine that see what we see.
+        slots: tasks that it runs at once, asked anew.
+        close: ends what was started for it.
+    """
+
+    session: SparkSession
+    label: str
+    host: str
+    bind: str | None
+    is_here: bool
+    slots: Callable[[], int]
+    close: Callable[[], None]
+
+
+def own_session(slots: int, engine: EngineSection) -> Opened:
+    """Start Spark in a process of this machine that ends with this one.
+
+    Raises:
+        EngineError: no Java, or Spark did not start.
+    """
+    running = SparkContext._active_spark_context
+    if running is not None:
+        return given_session(SparkSession.builder.getOrCreate())
+    conf = {
+        "spark.master": f"local[{slots},4]",  # a task is tried four times, as on a cluster
+        "spark.driver.host": HERE,
+        "spark.driver.bindAddress": HERE,
+        "spark.ui.port": "0",
+        # What this side can import its workers can.
+        "spark.executorEnv.PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        **settings(engine),
+    }
+    session, log = start_session(conf)
+    with or_close(log):
+        return Opened(
+            session,
+            f"spark local session, {slots} workers",
+            HERE,
+            None,
+            is_here=True,
+            slots=lambda: slots,
+            close=lambda: stop_session(session, log),
+        )
+
+
+def session_at(engine: EngineSection, threads: int) -> Opened:
+    """Start an application at a master, or a session on a Spark Connect server.
+
+    Raises:
+        SpecError: ``engine.conf`` keeps ranks from starting together.
+        EngineError: no Java, nobody answers, or no executor comes in ``engine.start_timeout_s``.
+    """
+    address = str(engine.address)
+    if address.startswith("sc://"):
+        return _connect(address, engine)
+    return _application(address, engine, threads)
+
+
+def given_session(session: Any) -> Opened:
+    """Use a session that the user has; it is left as it is, and open.
+
+    Raises:
+        SpecError: no SparkSession.
+        EngineError: it was stopped, or allocates executors as jobs come.
+    """
+    if not hasattr(session, "mapInArrow") and not hasattr(session, "range"):
+        raise SpecError(
+            f"spark is a {type(session).__name__}; expected a SparkSession. Give the one that your "
+            "notebook or job has, or leave it out."
+        )
+    try:
+        conf = dict(session.conf.getAll)
+        _refuse_growth(conf)
+        if _is_connect(session):
+            parts = urlsplit(conf.get("spark.remote") or "sc://" + _connect_host(session))
+            host = _address_towards(parts.hostname or HERE, parts.port or 15002)
+            label, is_here = "spark, the given session over Connect", False
+        else:
+            master = str(session.sparkContext.master)
+            host, is_here = conf["spark.driver.host"], master.startswith("local")
+            label = f"spark, the given session at {master}"
+        found = _slots(session)
+    except SpecError:
+        raise
+    except Exception as error:
+        raise EngineError(f"The given Spark session cannot be used. {reason_of(error)}") from error
+    bind = conf.get("spark.driver.bindAddress")
+    return Opened(
+        session,
+        f"{label}, {found} workers",
+        host,
+        bind,
+        is_here,
+        slots=lambda: _slots(session),
+        close=lambda: None,
+    )
+
+
+def settings(engine: EngineSection) -> dict[str, str]:
+    """What every application of ours is started with; what the user sets comes last."""
+    return {
+        "spark.app.name": "ddlflow",
+        "spark.ui.showConsoleProgress": "false",  # the terminal is ours
+        "spark.log.level": "ERROR",
+        # Ranks start together, and a stage that has no room for them must not wait for ever.
+        "spark.dynamicAllocation.enabled": "false",
+        "spark.scheduler.barrier.maxConcurrentTasksCheck.interval": "1s",
+        "spark.scheduler.barrier.maxConcurrentTasksCheck.maxFailures": "5",
+        "spark.speculation": "false",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        **{name: _as_text(value) for name, value in engine.conf.items()},
+    }
+
+
+def _application(address: str, engine: EngineSection, threads: int) -> Opened:
+    wanted = None if engine.workers == "auto" else engine.workers
+    parts = urlsplit(address)
+    conf = {"spark.master": address}
+    if parts.scheme == "spark" and parts.hostname:
+        conf["spark.driver.host"] = _address_towards(parts.hostname, parts.port or 7077)
+    if wanted is not None:
+        conf["spark.cores.max"] = str(wanted * threads)
+    if engine.threads != "auto":
+        conf["spark.task.cpus"] = str(engine.threads)
+    conf |= settings(engine)
+    _refuse_growth(conf)
+    session, log = start_session(conf)
+    with or_close(log, session):
+        instances = int(conf.get("spark.executor.instances", 0))
+        cores = int(conf.get("spark.executor.cores", 0)) // int(conf.get("spark.task.cpus", 1))
+        found = _wait(session, wanted or instances * cores, address, engine.start_timeout_s)
+        page = session.sparkContext.uiWebUrl
+        return Opened(
+            session,
+            f"spark at {address}, {wanted or found} of {found} workers"
+            + (f", page {page}" if page else ""),
+            str(session.sparkContext.getConf().get("spark.driver.host")),
+            conf.get("spark.driver.bindAddress"),
+            is_here=False,
+            slots=lambda: _slots(session),
+            close=lambda: stop_session(session, log),
+        )
+
+
+def _connect(address: str, engine: EngineSection) -> Opened:
+    parts = urlsplit(address)
+    if not parts.hostname:
+        raise SpecError(f"engine.address is {address}; expected sc://HOST:15002.")
+    conf = {name: _as_text(value) for name, value in engine.conf.items()}
+    bind = conf.pop("spark.driver.bindAddress", None)
+    host = conf.pop("spark.driver.host", None)
+    try:
+        own = host or _address_towards(parts.hostname, parts.port or 15002)
+        with socket.create_connection((parts.hostname, parts.port or 15002), timeout=5):
+            pass  # the client tries for a minute where nobody listens
+        builder = SparkSession.builder.remote(address)
+        for name, value in conf.items():
+            builder = builder.config(name, value)
+        session = builder.create()
+    except OSError as error:
+        raise EngineError(
+            f"No Spark Connect server answers at {address} ({error}). Start one there with "
+            "start-connect-server.sh, or set engine.address to where it is."
+        ) from error
+    except ImportError as error:
+        raise EngineError(
+            f"Spark Connect needs more packages ({error.name or error}). Install them with `pip "
+            "install 'ddlflow[spark]'`."
+        ) from error
+    except Exception as error:
+        raise EngineError(f"{address} cannot be used. {reason_of(error)}") from error
+    try:
+        _refuse_growth(dict(session.conf.getAll))
+        found = _slots(session)
+    except SpecError:
+        session.stop()
+        raise
+    except Exception as error:
+        session.stop()
+        raise EngineError(f"{address} cannot be used. {reason_of(error)}") from error
+    wanted = found if engine.workers == "auto" else engine.workers
+    return Opened(
+        session,
+        f"spark connect at {address}, {wanted} of {found} workers",
+        own,
+        bind,
+        is_here=False,
+        slots=lambda: _slots(session),
+        close=session.stop,
+    )
+
+
+def _wait(session: SparkSession, wanted: int, address: str, timeout_s: float) -> int:
+    """Wait for executors; with ``wanted`` 0 until there are some and no more come."""
+    give_up = time.monotonic() + timeout_s
+    found, since = 0, time.monotonic()
+    while True:
+        now = time.monotonic()
+        count = _executor_slots(session)
+        if count != found:
+            found, since = count, now
+        if (wanted and found >= wanted) or (not wanted and found and now - since > _SETTLE_S):
+            return found
+        if session.sparkContext._jsc.sc().isStopped():
+            raise EngineError(
+                f"The Spark master at {address} does not answer. Start it, or set engine.address "
+                "to where it is."
+            )
+        if now > give_up:
+            raise EngineError(
+                f"{address} gave {found} of {wanted or 'any'} workers within {timeout_s:g} s "
+                "(engine.start_timeout_s). Its cores may be taken by other applications, or the "
+                "master does not answer: look at its page, or set engine.workers lower."
+            )
+        time.sleep(_LOOK_S)
+
+
+def _slots(session: SparkSession) -> int:
+    """Tasks that a session runs at once."""
+    if not _is_connect(session):
+        return _executor_slots(session)
+    # Over Connect nothing says it but how Spark cuts a range by default.
+    from pyspark.sql.functions import spark_partition_id
+
+    found = session.range(1 << 20).select(spark_partition_id().alias("part")).distinct().count()
+    return max(1, found // int(session.conf.get("spark.task.cpus", "1") or 1))
+
+
+def _executor_slots(session: SparkSession) -> int:
+    context = session.sparkContext._jsc.sc()  # what barrier stages are measured by
+    return int(
+        context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile())
+    )
+
+
+def _is_connect(session: Any) -> bool:
+    return type(session).__module__.startswith("pyspark.sql.connect")
+
+
+def _connect_host(session: Any) -> str:
+    return str(getattr(session.client, "host", HERE))
+
+
+def _refuse_growth(conf: Mapping[str, str]) -> None:
+    if conf.get("spark.dynamicAllocation.enabled", "false").lower() == "true":
+        raise SpecError(
+            "spark.dynamicAllocation.enabled is true, and ranks have to start together. Set it to "
+            "false in engine.conf (and spark.executor.instances), or where the session is made."
+        )
+
+
+def _address_towards(host: str, port: int) -> str:
+    """The address of this machine that reaches another one, without a word to it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as towards:
+        try:
+            towards.connect((host, port))
+        except OSError as error:
+            raise EngineError(
+                f"{host} cannot be reached from here ({error}). Correct engine.address."
+            ) from error
+        return str(towards.getsockname()[0])
+
+
+def _as_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
