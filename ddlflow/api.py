@@ -68,6 +68,7 @@ def run(
     set: Changes = (),
     *,
     source: Any = None,
+    spark: Any = None,
     fresh: bool = False,
     only: Literal["cross_validate", "search"] | None = None,
 ) -> dict[str, Any]:
@@ -92,7 +93,13 @@ def run(
         SpecError, DataError: the input is wrong; nothing was written.
         DdlflowError: the run failed; the same call goes on from what was finished.
     """
-    result = _run(pipeline, on, set, source=source, fresh=fresh, only=only)
+    from ddlflow.runs.given_session import changes_for, using
+
+    of_site = [] if spark is None else changes_for(spark)
+    with using(spark):
+        result = _run(
+            pipeline, on, [*as_changes(set), *of_site], source=source, fresh=fresh, only=only
+        )
     return summary_json(result)
 
 

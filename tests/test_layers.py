@@ -62,7 +62,7 @@ ORDER = {
         ("result_json", "trial_members", "interrupts", "scratch"),
         ("events", "workers", "ranks", "failures", "finished", "holds", "tables", "running"),
         ("evaluated",),
-        ("installed",),
+        ("installed", "given_session"),
         ("project",),
         ("check/finding",),
         ("check/",),

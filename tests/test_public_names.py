@@ -46,7 +46,7 @@ def test_signatures() -> None:
     parameters = {
         name: list(inspect.signature(getattr(ddlflow, name)).parameters) for name in ddlflow.__all__
     }
-    assert parameters["run"] == ["pipeline", "on", "set", "source", "fresh", "only"]
+    assert parameters["run"] == ["pipeline", "on", "set", "source", "spark", "fresh", "only"]
     assert parameters["predict"] == [
         *("model", "source", "out", "on", "keys", "set", "fresh", "trust_code")
     ]

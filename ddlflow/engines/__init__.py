@@ -22,6 +22,7 @@ dask_address.py  opens it: the scheduler at an address
 call_home.py     workers that call the driver, where a cluster gives processes alone
 spark.py         engine spark: data work and gangs in the tasks of a session
 spark_open.py    opens it
+given.py         a session that the user's own code has
 spark_session.py the session: our own, at a master, over Connect, or the user's
 spark_java.py    the Java process of a session
 spark_jobs.py    jobs whose tasks are workers of ours
@@ -246,14 +247,13 @@ class Engine(Protocol):
     ) -> None: ...
 
 
-def open_engine(site: Site, *, slots: int, threads: int, given: Any = None) -> Engine:
+def open_engine(site: Site, *, slots: int, threads: int) -> Engine:
     """Open the engine that a site names.
 
     Args:
         site: the site; ``site.engine.workers`` counts only with an address (how many to wait for).
         slots: workers to start; at an address, what is there counts instead.
         threads: of one rank, and of each started worker's data work.
-        given: a SparkSession to use, whatever the site says.
 
     Raises:
         EngineError: the cluster cannot be reached or started, too few workers came in time, or
@@ -265,10 +265,10 @@ def open_engine(site: Site, *, slots: int, threads: int, given: Any = None) -> E
         from ddlflow.engines.local import LocalEngine
 
         return LocalEngine(slots=slots, threads=threads)
-    if engine.use == "spark" or given is not None:
+    if engine.use == "spark":
         from ddlflow.engines.spark_open import open_spark
 
-        return open_spark(engine, slots=slots, threads=threads, given=given)
+        return open_spark(engine, slots=slots, threads=threads)
     if engine.address is None:
         from ddlflow.engines.dask_cluster import start_dask
 

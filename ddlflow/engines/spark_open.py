@@ -3,8 +3,9 @@
 import importlib.metadata
 import importlib.util
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ddlflow.engines.given import given
 from ddlflow.errors import EngineError
 from ddlflow.spec.site import EngineSection
 
@@ -12,16 +13,13 @@ if TYPE_CHECKING:
     from ddlflow.engines.spark import SparkEngine
 
 
-def open_spark(
-    engine: EngineSection, *, slots: int, threads: int, given: Any = None
-) -> "SparkEngine":
-    """Open a session and see that its workers can work for us.
+def open_spark(engine: EngineSection, *, slots: int, threads: int) -> "SparkEngine":
+    """Open a session, or take the given one, and see that its workers can work for us.
 
     Args:
         engine: the site's section.
         slots: workers of a session on this machine.
         threads: of one rank.
-        given: a SparkSession to use in place of one that ``engine`` describes.
 
     Raises:
         SpecError, EngineError: see `ddlflow.engines.open_engine`.
@@ -34,8 +32,9 @@ def open_spark(
     from ddlflow.engines.spark import SparkEngine
     from ddlflow.engines.spark_session import given_session, own_session, session_at
 
-    if given is not None:
-        opened = given_session(given)
+    session = given()
+    if session is not None:
+        opened = given_session(session)
     elif engine.address is None:
         opened = own_session(slots, engine)
     else:
@@ -45,7 +44,7 @@ def open_spark(
         wanted = None if engine.workers == "auto" else engine.workers
         opened_engine = SparkEngine(
             opened,
-            slots=min(wanted or found, found) if given is not None else wanted or found,
+            slots=min(wanted or found, found) if session is not None else wanted or found,
             may_grow=wanted is None and not opened.is_here,
             patience_s=engine.start_timeout_s,
         )

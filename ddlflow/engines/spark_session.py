@@ -128,6 +128,21 @@ def given_session(session: Any) -> Opened:
     )
 
 
+def address_of(session: Any) -> str | None:
+    """Where a given session's workers are, as a site says it; None: on this machine.
+
+    Raises:
+        SpecError: it was stopped.
+    """
+    try:
+        if _is_connect(session):
+            return f"sc://{_connect_host(session)}"
+        master = str(session.sparkContext.master)
+    except Exception as error:
+        raise SpecError(f"spark is a session that cannot be used. {reason_of(error)}") from error
+    return None if master.startswith("local") else master
+
+
 def settings(engine: EngineSection) -> dict[str, str]:
     """What every application of ours is started with; what the user sets comes last."""
     return {
