@@ -48,8 +48,8 @@ MAY_IMPORT = {
     "history": {"data", "errors", "redact", "report", "runs", "spec", "store", "tracking", "train"},
     # data: tables and samples; report, tracking: the screen, the pages of `ui`.
     "api": LOW | {"data", "flow", "history", "report", "runs", "tracking"},
-    # infer: the model that travels; runs: where it lies.
-    "spark": {"api", "errors", "infer", "runs", "spec"},
+    # infer, train: the model that travels, and its columns; runs: where it lies.
+    "spark": {"api", "errors", "infer", "runs", "spec", "train"},
     # report: the screen; errors and redact: the last line that a user sees.
     "cli": {"api", "errors", "redact", "report"},
     "__main__": {"cli"},

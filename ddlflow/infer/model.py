@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 # Rows of one forward pass. Measured with mlp [100] on one core: 2,048 rows 9.1 M rows/s, 4,096 to
 # 262,144 rows 1.5 to 2.5 M: the hidden layer of 2,048 rows (0.8 MB) stays in the cache.
 PASS_ROWS = 2_048
+OUTPUTS = "outputs"  # a column of predictions for those who ask
 FRAME_ROWS = 128 * PASS_ROWS  # of a table in memory that are held as numbers at once
 
 # What json and torch say of a file that is cut off, overwritten or of something else.
@@ -107,26 +108,33 @@ class TrainedModel:
         """By column, the share of training values that are missing, or no category of the model."""
         return {**self.missing, **{c.name: c.rest for c in self.columns.categories}}
 
-    def predict(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def predict(self, batch: pa.RecordBatch, *, with_outputs: bool = False) -> pa.RecordBatch:
         """A row of predictions for each row of a table with the columns ``inputs``.
 
         Returns:
-            The columns of `ddlflow.train.tasks.predictions`.
+            The columns of `ddlflow.train.tasks.predictions`; see `predict_encoded` for more.
         """
         features = self.reading.derived(batch) if self.columns.derive else batch
-        return self.predict_encoded(self.columns.encode(features))
+        return self.predict_encoded(self.columns.encode(features), with_outputs=with_outputs)
 
-    def predict_encoded(self, encoded: Encoded) -> pa.RecordBatch:
-        """As `predict`, for rows that are encoded; null for one that lacks a tensor."""
+    def predict_encoded(self, encoded: Encoded, *, with_outputs: bool = False) -> pa.RecordBatch:
+        """As `predict`, for rows that are encoded; null for one that lacks a tensor.
+
+        Args:
+            encoded: the rows.
+            with_outputs: also what the net itself gives, a list a row, as column ``OUTPUTS``.
+        """
+        parts = []
         with torch.inference_mode():
-            parts = [
-                {
-                    name: of[:rows]
-                    for name, of in self.task.predictions(self.predictor(batch)).items()
-                }
-                for batch, rows in passes(encoded, self.columns, PASS_ROWS)
-            ]
-            predicted = self._named(parts)
+            for batch, rows in passes(encoded, self.columns, PASS_ROWS):
+                outputs = self.predictor(batch)
+                told = {**self.task.predictions(outputs), OUTPUTS: outputs}
+                parts.append({name: of[:rows] for name, of in told.items()})
+        predicted = self._named(parts)
+        if with_outputs:
+            whole = torch.cat([part[OUTPUTS] for part in parts]).reshape(predicted.num_rows, -1)
+            lists = pa.FixedSizeListArray.from_arrays(whole.numpy().ravel(), whole.shape[1])
+            predicted = predicted.append_column(OUTPUTS, lists.cast(pa.list_(pa.float32())))
         if encoded.absent is None:
             return predicted
         absent = pa.array(encoded.absent)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ddlflow.data.sources.export_part import canonical, dense
 from ddlflow.data.sources.schema import meant
 from ddlflow.errors import DataError
 from ddlflow.infer.model import TrainedModel, identity_of, load_model
-from ddlflow.infer.vectors import canonical, dense, is_vectors, spread
+from ddlflow.infer.vectors import is_vectors, spread
 from ddlflow.store.store import Place, store_of
 
 
@@ -36,33 +37,37 @@ class ShippedModel:
         files = tuple((path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths)
         return cls(identity_of(folder), files)
 
-    def write(self, folder: Path) -> None:
-        """Lays the folder out again."""
-        for name, content in self.files:
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+    def load(self, *, trust_code: bool) -> TrainedModel:
+        """The model on this side; see ``load_model``."""
+        with tempfile.TemporaryDirectory(prefix="ddlflow-model-") as folder:
+            for name, content in self.files:
+                path = Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            return load_model(Path(folder), trust_code=trust_code)
 
-    def loaded(self) -> TrainedModel:
+    def on_worker(self) -> TrainedModel:
         """The model, loaded once a process, which then computes with one thread.
 
         Code that it brings is run: whoever ships a model has asked.
         """
-        return _loaded(self)
+        return _on_worker(self)
 
 
 @lru_cache(maxsize=4)
-def _loaded(shipped: ShippedModel) -> TrainedModel:
+def _on_worker(shipped: ShippedModel) -> TrainedModel:
     import torch
 
     torch.set_num_threads(1)  # the workers of a host share its cores already
-    with tempfile.TemporaryDirectory(prefix="ddlflow-model-") as folder:
-        shipped.write(Path(folder))
-        return load_model(Path(folder), trust_code=True)
+    return shipped.load(trust_code=True)
 
 
 def predict_columns(
-    model: TrainedModel, columns: Sequence[pa.Array], wanted: str | None = None
+    model: TrainedModel,
+    columns: Sequence[pa.Array],
+    wanted: str | None = None,
+    *,
+    with_outputs: bool = False,
 ) -> pa.Array:
     """Predictions for rows whose columns come by their place, or together as one struct.
 
@@ -72,6 +77,7 @@ def predict_columns(
             found by their names, and may be more; or one of pyspark.ml's vectors of as many numbers
             as the model reads columns.
         wanted: one column of the predictions; None: a struct of all.
+        with_outputs: see ``model.predict_encoded``.
 
     Returns:
         What ``model.predict`` gives; null for a row that is itself null.
@@ -94,7 +100,8 @@ def predict_columns(
             "them in that order, or the whole row as struct('*')."
         )
     plain = [dense(one) if is_vectors(one) else canonical(one) for one in columns]
-    predicted = model.predict(pa.RecordBatch.from_arrays(plain, names=model.inputs))
+    rows_read = pa.RecordBatch.from_arrays(plain, names=model.inputs)
+    predicted = model.predict(rows_read, with_outputs=with_outputs)
     if wanted is None:
         fields = list(predicted.schema)
         return pa.StructArray.from_arrays(predicted.columns, fields=fields, mask=absent)

@@ -1,23 +1,30 @@
 """ddlflow inside the user's own Spark: a function for SQL and DataFrames, and stages of pyspark.ml.
 
-from ddlflow.spark import predict_udf
-df.withColumn("p", predict_udf("models:/higgs@champion")(struct("*")))
+    from ddlflow.spark import Model, predict_udf
+    df.withColumn("p", predict_udf("models:/higgs@champion")(struct("*")))
+    Model.of("models:/higgs@champion").transform(df)
+
+udf.py        predict_udf
+columns.py    what the stages read and write
+model.py      Model: a trained model as a stage
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ddlflow.spark.model import Model as Model
     from ddlflow.spark.udf import predict_udf as predict_udf
 
-__all__ = ["predict_udf"]
+__all__ = ["Model", "predict_udf"]
+_MODULES = {"Model": "model", "predict_udf": "udf"}
 
 
 def __getattr__(name: str) -> object:
     """Imports a public name, and PySpark with it, when it is first used."""
-    if name == "predict_udf":
-        from ddlflow.spark.udf import predict_udf
-
-        return predict_udf
+    if name in _MODULES:
+        module = import_module(f"ddlflow.spark.{_MODULES[name]}")
+        return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ddlflow.errors import InputError, SpecError
-from ddlflow.infer.model import load_model
+from ddlflow.infer.model import OUTPUTS, TrainedModel, load_model
 from ddlflow.infer.shipped import ShippedModel, predict_columns
 from ddlflow.runs.apply import AnyModel, place_of_model
 from ddlflow.spec.given import Changes, Given
@@ -54,10 +54,30 @@ def predict_udf(
             is not installed.
         TrackingError: the tracking store does not answer.
     """
-    arrow_udf, from_arrow_type = _of_pyspark()
+    _of_pyspark()
     with place_of_model(model, on, set) as (place, is_trusted):
-        schema = load_model(place, trust_code=trust_code or is_trusted).output_schema
+        loaded = load_model(place, trust_code=trust_code or is_trusted)
         shipped = ShippedModel.of(place)
+    return function_of(shipped, loaded, column=column)
+
+
+def function_of(
+    shipped: ShippedModel,
+    loaded: TrainedModel,
+    *,
+    column: str | None = None,
+    with_outputs: bool = False,
+) -> "Callable[..., Column]":
+    """As `predict_udf`, of a model that was loaded and so can be trusted.
+
+    Args:
+        shipped: what travels.
+        loaded: the same model here.
+        column: see `predict_udf`.
+        with_outputs: see `ddlflow.infer.shipped.predict_columns`.
+    """
+    arrow_udf, from_arrow_type = _of_pyspark()
+    schema = loaded.output_schema
     if column is not None and column not in schema.names:
         raise SpecError(
             f"column is {column!r}; the columns of the predictions are {', '.join(schema.names)}."
@@ -65,10 +85,13 @@ def predict_udf(
 
     def predict(*columns: pa.Array) -> pa.Array:
         try:
-            return predict_columns(shipped.loaded(), columns, column)
+            model = shipped.on_worker()
+            return predict_columns(model, columns, column, with_outputs=with_outputs)
         except InputError as error:  # the user's line, without the way to it
             raise error.with_traceback(None) from None
 
+    if with_outputs:
+        schema = schema.append(pa.field(OUTPUTS, pa.list_(pa.float32())))
     type_ = pa.struct(schema) if column is None else schema.field(column).type
     found: Callable[..., Column] = arrow_udf(predict, from_arrow_type(type_))
     return found

@@ -152,7 +152,7 @@ def _looks(spark: "SparkSession") -> dict[int, tuple[int, int]]:
         from ddlflow.infer import shipped
 
         time.sleep(0.05)  # so that all workers get one
-        info = shipped._loaded.cache_info()
+        info = shipped._on_worker.cache_info()
         return f"{os.getpid()} {info.misses} {info.hits}"
 
     rows = spark.range(0, 4, 1, 4).select(udf(look)("id")).collect()

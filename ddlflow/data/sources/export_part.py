@@ -215,6 +215,8 @@ def dense(vectors: pa.StructArray) -> pa.ListArray:
     kinds, sizes, indices, values = vectors.flatten()
     missing = kinds.is_null().to_numpy(zero_copy_only=False)
     is_sparse = pc.fill_null(pc.equal(kinds, _SPARSE), False).to_numpy(zero_copy_only=False)
+    if not is_sparse.any():
+        return values
     counts = pc.fill_null(pc.list_value_length(values), 0).to_numpy().astype(np.int64)
     lengths = np.where(is_sparse, pc.fill_null(sizes, 0).to_numpy(), counts)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
