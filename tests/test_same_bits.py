@@ -144,7 +144,9 @@ def weights(result: dict[str, Any]) -> bytes:
     return Path(result["model"], "weights.pt").read_bytes()
 
 
-@pytest.mark.parametrize(("use", "workers"), [("local", 3), ("local", 4), ("dask", 2), ("spark", 2)])
+@pytest.mark.parametrize(
+    ("use", "workers"), [("local", 3), ("local", 4), ("dask", 2), ("spark", 2)]
+)
 def test_shards_and_weights_for_any_number_of_workers_on_any_engine(
     project: Project, reference: dict[str, Any], use: str, workers: int
 ) -> None:
