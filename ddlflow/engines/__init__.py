@@ -29,6 +29,9 @@ spark_jobs.py    jobs whose tasks are workers of ours
 spark_worker.py  what runs in such a task
 spark_crew.py    map: the workers of one map
 spark_ranks.py   gang: ranks in the tasks of a barrier stage
+spark_tables.py  its tables: planned in the session, written by its executors
+spark_table_state.py   what tells that a table is the same
+spark_table_errors.py  what Spark says of a table that it cannot read
 spark_errors.py  what Spark says when a job fails, in one line
 """
 

@@ -25,6 +25,7 @@ class DaskExport:
 
     schema: pa.Schema | None = None  # of delayed frames it is not known
     vectors: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     state = ""
 
     def __init__(self, client: Client, order: TableOrder) -> None:

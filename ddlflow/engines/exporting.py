@@ -73,12 +73,14 @@ class TableExport(Protocol):
     Attributes:
         schema: its columns as an export has them, vectors as lists of numbers; None: not known yet.
         vectors: columns of pyspark.ml's vectors.
+        left_out: columns whose values are not exported: structs and maps are no features.
         state: a text that is another one where its rows may be others: a table's version, or its
             files with size and time. Empty where nothing tells that.
     """
 
     schema: pa.Schema | None
     vectors: tuple[str, ...]
+    left_out: tuple[str, ...]
     state: str
 
     def write(self, write: WritePart) -> list[JsonObject]:

@@ -40,6 +40,7 @@ from ddlflow.engines.spark_crew import Crew
 from ddlflow.engines.spark_jobs import SparkJob, SparkJobs
 from ddlflow.engines.spark_ranks import SparkRanks
 from ddlflow.engines.spark_session import Opened
+from ddlflow.engines.spark_tables import SparkExport
 from ddlflow.errors import EngineError
 
 
@@ -115,7 +116,9 @@ class SparkEngine:
 
     def export(self, order: TableOrder) -> TableExport:
         """See `Engine.export`."""
-        raise not_here(order, self.name)
+        if order.table.engine != self.name:
+            raise not_here(order, self.name)
+        return SparkExport(self.session, order)
 
     def gang(
         self,

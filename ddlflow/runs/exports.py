@@ -103,9 +103,16 @@ def _work(
         shown=table.shown,
         notes=[] if table.key else [NO_KEY.format(at=at)],
         key=f"{at}.key",
+        left_out=_left_out(planned),
         map_over=session.map_over,
     )
     return ExportResult(exported.rows, len(exported.files), exported.fingerprint, planned.state)
+
+
+def _left_out(planned: TableExport) -> pa.Schema:
+    """The columns that are there and not exported."""
+    fields = [] if planned.schema is None else [planned.schema.field(n) for n in planned.left_out]
+    return pa.schema(fields)
 
 
 def _order(

@@ -22,10 +22,12 @@ from ddlflow.engines import (
     gang,
     open_engine,
 )
+from ddlflow.engines.exporting import TableOrder
 from ddlflow.engines.fork_owner import SWITCH
-from ddlflow.errors import DataError, EngineError
+from ddlflow.errors import DataError, EngineError, SpecError
 from ddlflow.rank_protocol import RankSaid, RankStopped
 from ddlflow.spec.site import Site
+from ddlflow.spec.tables import DaskTable, SparkTable, Table
 
 RANKS = str(Path(__file__).parent / "ranks")
 sys.path.insert(0, RANKS)
@@ -374,6 +376,19 @@ def test_a_listener_that_raises_leaves_no_rank(engine: Engine, job: Any) -> None
         engine.gang(job("fail"), 2, on_event=burst)
     assert not any(alive(pid) for pid in pids)
     assert engine.gang(job("meet"), 2).failure is None
+
+
+@pytest.mark.parametrize(
+    "table", [SparkTable(spark="events"), DaskTable(dask="t:f")], ids=["spark", "dask"]
+)
+def test_a_table_of_another_framework_is_refused_in_one_line(
+    engine: Engine, table: Table, tmp_path: Path
+) -> None:
+    if table.engine == engine.name:
+        pytest.skip("its own tables have tests of their own")
+    with pytest.raises(SpecError, match=f"engine.use: {table.engine}") as told:
+        engine.export(TableOrder(table, "data.source", tmp_path))
+    assert "\n" not in str(told.value)
 
 
 def test_describe_is_one_line(engine: Engine) -> None:

@@ -59,8 +59,9 @@ class Exported:
         location: of its manifest, as it was given.
         folder: location of the store that it lies in.
         shown: what was exported, in words.
-        schema: column name -> type, in order; derived ones last.
-        types: of its own columns, as they are read before they are conformed.
+        schema: column name -> type, in order; those that were left out come after the others,
+            derived ones last.
+        types: of the columns that were exported, as they are read before they are conformed.
         files: in the order of their rows; a worker is given only those that it reads.
         rows: of the whole table.
         fingerprint: hash of the columns and of every value.
@@ -134,6 +135,12 @@ class Exported:
 
     def batches(self, part: Range, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         store = open_store(self.folder)
+        for name in names:
+            if name not in self.types:
+                raise DataError(
+                    f"{self.shown}: column {name} is of type {self.schema[name]}, so it was not "
+                    "exported. Select its fields as columns of their own."
+                )
         for file in self.files:
             start, stop = max(part.start, file.first), min(part.stop, file.stop)
             if start >= stop:
@@ -225,6 +232,8 @@ def _of_manifest(location: str, known: dict[str, Any], spec: Data | None) -> Exp
     derived: tuple[Derived, ...] = ()
     if spec is not None:
         schema = {n: as_read(n, t, spec, is_text_format=False) for n, t in types.items()}
+        left_out = schema_of(known["left_out"])
+        schema |= dict(zip(left_out.names, left_out.types, strict=True))
         derived = bind(schema, spec)
     return Exported(
         location=location,
@@ -256,6 +265,7 @@ def seal(
     shown: str,
     notes: Sequence[str],
     key: str,
+    left_out: pa.Schema | None = None,
     map_over: Callable[[Callable[[Any], Any], list[Any], str], Iterable[Any]],
 ) -> Exported:
     """Makes what workers wrote a table: reads it once for its hash, and writes the manifest.
@@ -266,6 +276,7 @@ def seal(
         shown: what was exported, in words.
         notes: what a user should know of it.
         key: where the table's key stands in the pipeline, for messages.
+        left_out: columns of the table that were not exported.
         map_over: ``map_over(function, items, name)`` of the engine.
 
     Raises:
@@ -280,6 +291,12 @@ def seal(
     if not rows:
         raise DataError(f"{shown} holds no row. Correct {key.rpartition('.')[0]}.")
     sizes = store.sizes()
+    unseen = next((part.name for part in whole if part.name not in sizes), None)
+    if unseen is not None:
+        raise DataError(
+            f"{shown}: a worker wrote {store.location}/{unseen}, which is not seen from here. Set "
+            "storage in the site file to a folder that every worker sees, or to a bucket (s3://...)."
+        )
     known: dict[str, Any] = {
         "format": _FORMAT,
         "shown": shown,
@@ -287,6 +304,7 @@ def seal(
         "rows": rows,
         "bytes": sum(sizes[part.name] for part in whole),
         "schema": text_of(schema),
+        "left_out": text_of(left_out if left_out is not None else pa.schema([])),
         "files": [[part.name, list(part.units)] for part in whole],
         "digest": "",
     }

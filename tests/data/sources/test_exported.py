@@ -199,6 +199,19 @@ def test_partitions_of_pandas_may_differ_in_what_is_missing(tmp_path: Path) -> N
         export(tmp_path / "other", [*frames, other])
 
 
+def test_what_a_worker_wrote_elsewhere_is_told(tmp_path: Path) -> None:
+    told = ExportedPart.from_json(PartWriter(str(tmp_path / "there"), ())(0, [TABLE]))
+    with pytest.raises(DataError, match=r"which is not seen from here\. Set storage"):
+        seal(
+            FolderStore(tmp_path / "here"),
+            [told],
+            shown="t",
+            notes=(),
+            key="data.source.key",
+            map_over=lambda function, items, _: map(function, items),
+        )
+
+
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the table t holds no row. Correct data.source."):
         export(tmp_path, [TABLE.slice(0, 0)])
