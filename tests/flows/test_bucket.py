@@ -1,5 +1,6 @@
 """Runs whose storage is a bucket of a real S3 server: the same bits, resumed, leased, no secret."""
 
+import io
 import json
 import os
 import subprocess
@@ -14,6 +15,10 @@ import pytest
 import yaml
 from object_server import KEY, SECRET
 
+from ddlflow.report.screen import Screen
+from ddlflow.runs import stages, sweeps
+from ddlflow.runs.session import Session
+from ddlflow.spec.load import load
 from ddlflow.store.entries import entry_of
 from ddlflow.store.object_client import forget_clients
 from ddlflow.store.store import open_store
@@ -119,8 +124,9 @@ def test_a_run_in_a_bucket_is_that_in_a_folder_and_is_killed_resumed_and_waited_
 
 
 def test_a_search_over_folds_in_a_bucket_is_that_in_a_folder(
-    project: Path, bucket: str, prefect_server: str
+    project: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The stages themselves: that a whole command works in a bucket is the test above."""
     search = {
         "method": "grid",
         "cv": True,
@@ -130,21 +136,20 @@ def test_a_search_over_folds_in_a_bucket_is_that_in_a_folder(
     path, more = project / "pipelines/small.yaml", {"search": search}
     more |= {"cv": {"folds": 2, "predictions": True}}
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | more))
+    monkeypatch.chdir(project)
     found = {}
     for storage in (bucket, "other"):
-        run, _ = ended(start(project, "search", "small", "--json", "--set", f"storage={storage}"))
-        found[storage] = run["search"]["trials"]
-        run, _ = ended(
-            start(project, "cross-validate", "small", "--json", "--set", f"storage={storage}")
-        )
+        request = load("small", "local", [f"storage={storage}"])
+        with Session(request, Screen(io.StringIO())) as session:
+            prepared = stages.prepare(session)
+            trials = sweeps.table_of(sweeps.search(session, prepared))
+            folds = sweeps.cross_validate(session, prepared).value.folds
         found[storage] = [
-            [
-                {k: row[k] for k in ("number", "values", "score", "status")}
-                for row in found[storage]
-            ],
-            [fold["metrics"] for fold in run["cross_validation"]["folds"]],
+            [(row.number, row.values, row.score, row.status) for row in trials],
+            [fold.metrics for fold in folds],
         ]
     assert found[bucket] == found["other"]
+    assert [len(rows) for rows in found[bucket]] == [2, 2]
 
 
 def test_what_is_wrong_with_a_bucket_is_told_in_one_line_before_anything_is_written(
