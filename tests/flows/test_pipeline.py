@@ -32,11 +32,27 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+SLOW = ("--set", "train.epochs=120", "--set", "train.checkpoint_every_s=0.2")
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project with a small collider pipeline on the local engine."""
-    (tmp_path / "pipelines").mkdir()
-    (tmp_path / "conf").mkdir()
+    return lay_out(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, _prefect_url: str) -> str:
+    """The digest of the model that `SLOW` trains when nothing comes in between."""
+    project = lay_out(tmp_path_factory.mktemp("undisturbed"))
+    done = run_json(project, *SLOW, PREFECT_API_URL=_prefect_url)
+    digest: str = done["model_digest"]
+    return digest
+
+
+def lay_out(folder: Path) -> Path:
+    (folder / "pipelines").mkdir()
+    (folder / "conf").mkdir()
     pipeline = yaml.safe_load((ROOT / "pipelines/quickstart.yaml").read_text())
     pipeline["name"] = "small"
     pipeline["data"]["source"]["rows"] = 6_000
@@ -44,11 +60,11 @@ def project(tmp_path: Path) -> Path:
     pipeline["train"]["batch_rows"] = 200
     pipeline["train"]["virtual_ranks"] = 2
     pipeline["register"] = "small-model"
-    (tmp_path / "pipelines/small.yaml").write_text(yaml.safe_dump(pipeline))
+    (folder / "pipelines/small.yaml").write_text(yaml.safe_dump(pipeline))
     site = yaml.safe_load((ROOT / "conf/local.yaml").read_text())
     site["engine"] = {"use": "local", "workers": 2}
-    (tmp_path / "conf/local.yaml").write_text(yaml.safe_dump(site))
-    return tmp_path
+    (folder / "conf/local.yaml").write_text(yaml.safe_dump(site))
+    return folder
 
 
 def ddlflow(project: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -64,8 +80,8 @@ def ddlflow(project: Path, *arguments: str, **variables: str) -> subprocess.Comp
     )
 
 
-def run_json(project: Path, *arguments: str) -> dict[str, Any]:
-    done = ddlflow(project, "run", "small", "--json", *arguments)
+def run_json(project: Path, *arguments: str, **variables: str) -> dict[str, Any]:
+    done = ddlflow(project, "run", "small", "--json", *arguments, **variables)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1, done.stdout
     result: dict[str, Any] = json.loads(done.stdout)
@@ -144,13 +160,10 @@ def test_a_run_leaves_all_that_it_promises_and_is_cached_the_second_time(
 
 @pytest.mark.usefixtures("prefect_server")
 def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_ends_with_the_same_bits(
-    project: Path,
+    project: Path, undisturbed: str
 ) -> None:
-    slow = ["--set", "train.epochs=200", "--set", "train.checkpoint_every_s=0.5"]
-    undisturbed = run_json(project, *slow, "--set", "storage=other")
-
     process = subprocess.Popen(
-        [sys.executable, "-m", "ddlflow", "run", "small", *slow],
+        [sys.executable, "-m", "ddlflow", "run", "small", *SLOW],
         cwd=project,
         stderr=subprocess.PIPE,
         text=True,
@@ -163,21 +176,20 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_ends_with_the_same_bits
     assert not any((project / ".ddlflow/commands").iterdir())  # it ended with a word
     client = client_of(project)
     runs = client.search_runs([client.get_experiment_by_name("ddlflow").experiment_id])
-    (run,) = [run for run in runs if run.info.run_id != undisturbed["run_id"]]
+    (run,) = runs
     assert run.info.status == "KILLED"
 
-    again = run_json(project, *slow)
-    assert again["model_digest"] == undisturbed["model_digest"]
+    again = run_json(project, *SLOW)
+    assert again["model_digest"] == undisturbed
     assert again["run_id"] == run.info.run_id
     assert client.get_run(again["run_id"]).info.status == "FINISHED"
     epochs = [metric.step for metric in client.get_metric_history(again["run_id"], "loss")]
-    assert sorted(epochs) == list(range(1, 201))
+    assert sorted(epochs) == list(range(1, 121))
 
 
-SLOW = ("--set", "train.epochs=120", "--set", "train.checkpoint_every_s=0.2")
-
-
-def test_a_killed_command_goes_on_and_its_flow_run_has_crashed(project: Path) -> None:
+def test_a_killed_command_goes_on_and_its_flow_run_has_crashed(
+    project: Path, undisturbed: str
+) -> None:
     lost = killed_in_training(project)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and ranks_of(project):
@@ -187,9 +199,7 @@ def test_a_killed_command_goes_on_and_its_flow_run_has_crashed(project: Path) ->
     assert states_of(lost) == ({"Crashed"}, {"Completed", "Crashed"})
     assert processes_of(lost) == []
     assert not any((project / ".ddlflow/commands").iterdir())
-    assert (
-        killed["model_digest"] == run_json(project, *SLOW, "--set", "storage=other")["model_digest"]
-    )
+    assert killed["model_digest"] == undisturbed
 
 
 @pytest.mark.usefixtures("prefect_server")
