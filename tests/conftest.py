@@ -149,6 +149,7 @@ def hosts() -> Iterator[OpenHosts]:
 # ---- Prefect ------------------------------------------------------------------------------------
 
 SERVER_PATIENCE_S = 180.0  # for its first start on a busy machine
+_SERVERS: list["subprocess.Popen[bytes]"] = []  # forgotten ones would warn that they still run
 
 
 @pytest.fixture
@@ -158,18 +159,28 @@ def prefect_server(_prefect_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return _prefect_url
 
 
+@pytest.fixture
+def prefect_database(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of that server's database, beside which its journal lies."""
+    return _of_all_processes(tmp_path_factory) / "prefect/prefect.db"
+
+
+def _of_all_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the processes of one test run (pytest-xdist) share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session")
 def _prefect_url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Its address. Processes of one test run (pytest-xdist) share it: the first one starts it."""
-    is_worker = "PYTEST_XDIST_WORKER" in os.environ
-    base = tmp_path_factory.getbasetemp()
-    folder = base.parent if is_worker else base
+    """Its address. Processes of one test run share it: the first one starts it."""
+    folder = _of_all_processes(tmp_path_factory)
     told = folder / "prefect-url"
     with (folder / "prefect-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not told.exists():
             # It ends when the process does that all of them come from.
-            owner = os.getppid() if is_worker else os.getpid()
+            owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
             told.write_text(_start_prefect(folder, owner))
         return told.read_text()
 
@@ -182,13 +193,15 @@ def _start_prefect(folder: Path, owner: int) -> str:
     script = Path(__file__).with_name("prefect_server.py")
     environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect")}
     with (folder / "prefect.log").open("w") as log:
-        subprocess.Popen(
-            [sys.executable, str(script), str(port), str(owner)],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
+        _SERVERS.append(
+            subprocess.Popen(
+                [sys.executable, str(script), str(port), str(owner)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         )
     until = time.monotonic() + SERVER_PATIENCE_S
     while time.monotonic() < until:
