@@ -118,15 +118,15 @@ def test_runs_by_cron_and_by_interval_are_made_and_complete(
     (project / "conf/local.yaml").write_text(yaml.safe_dump(site))
     (project / "serve.py").write_text(SERVE)
 
-    api = server["PREFECT_API_URL"]
+    api = httpx.Client(base_url=server["PREFECT_API_URL"])  # one: each reads all certificates
     # A whole minute, so that cron and interval mean the same; far enough for a busy machine.
     soon = (datetime.now(UTC) + timedelta(seconds=135)).replace(second=0, microsecond=0)
 
     def runs() -> dict[str, dict[str, Any]]:
         """The scheduler's flow runs for that minute, by deployment."""
-        deployments = httpx.post(f"{api}/deployments/filter", json={}).json()
+        deployments = api.post("/deployments/filter", json={}).json()
         names = {one["id"]: one["name"] for one in deployments}
-        found = httpx.post(f"{api}/flow_runs/filter", json={"limit": 100}).json()
+        found = api.post("/flow_runs/filter", json={"limit": 100}).json()
         return {
             names[run["deployment_id"]]: run
             for run in found
@@ -142,6 +142,7 @@ def test_runs_by_cron_and_by_interval_are_made_and_complete(
             stdout=log,
             stderr=log,
         )
+        stack.enter_context(api)
         stack.callback(served.wait, 60)
         stack.callback(served.terminate)
         ended = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
