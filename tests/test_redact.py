@@ -161,6 +161,7 @@ def signed_url() -> Iterator[str]:
 def test_a_run_of_a_signed_url_leaves_its_signature_nowhere(
     tmp_path: Path,
     signed_url: str,
+    prefect_database: Path,
     monkeypatch: pytest.MonkeyPatch,
     command_here: Callable[..., tuple[int, str, str]],
 ) -> None:
@@ -181,7 +182,6 @@ def test_a_run_of_a_signed_url_leaves_its_signature_nowhere(
     (tmp_path / "pipelines/signed.yaml").write_text(yaml.safe_dump(pipeline))
     (tmp_path / "conf/local.yaml").write_text(yaml.safe_dump(site))
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
-    environment.pop("PREFECT_API_URL", None)
 
     monkeypatch.chdir(tmp_path)
     given = ("--set", f"data.source={signed_url}")
@@ -208,8 +208,10 @@ def test_a_run_of_a_signed_url_leaves_its_signature_nowhere(
 
     said = "".join([*checked, *as_json, done.stdout, done.stderr, *refused, *again])
     assert SECRET not in said
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert any(path.name == "prefect.db" for path in files)
+    kept = [path for path in prefect_database.parent.iterdir() if path.is_file()]
+    assert any(b"signed on local" in path.read_bytes() for path in kept)
+    kept.append(prefect_database.parents[1] / "prefect.log")
+    files = [*kept, *(path for path in tmp_path.rglob("*") if path.is_file())]
     assert any(path.name == "mlflow.db" for path in files)
     holding = [str(path) for path in files if SECRET.encode() in path.read_bytes()]
     assert holding == []
