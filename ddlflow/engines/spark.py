@@ -58,7 +58,7 @@ class SparkEngine:
         self.slots = slots
         self._opened, self._may_grow, self._patience_s = opened, may_grow, patience_s
         self._door = Door(opened.host, opened.bind)
-        self._jobs = SparkJobs(opened.session, self._door)
+        self._jobs = SparkJobs(opened.spark, self._door)
         self._servers = ForkServers()
         self._ranks: SparkRanks | None = None
         self._beside: list[SparkJob] = []  # jobs that nobody waits for
@@ -66,7 +66,7 @@ class SparkEngine:
     @property
     def session(self) -> SparkSession:
         """For Spark's own tables."""
-        return self._opened.session
+        return self._opened.session()
 
     def describe(self) -> str:
         """One line for the user."""
@@ -174,7 +174,7 @@ class SparkEngine:
     def _begin(self, function: Callable[[int], None]) -> None:
         """Have each worker do something for which nobody waits."""
         self._beside = [job for job in self._beside if not job.is_over]
-        self._beside.append(SparkJob(self.session, function, self.slots, is_gang=True))
+        self._beside.append(SparkJob(self._opened.spark, function, self.slots, is_gang=True))
 
     def _orders(
         self, gang: str, job: GangJob, hosts: list[str], pids: list[int]

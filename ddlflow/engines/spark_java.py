@@ -12,7 +12,6 @@ from pathlib import Path
 
 from pyspark import SparkConf, SparkContext
 from pyspark.java_gateway import launch_gateway
-from pyspark.sql import SparkSession
 
 from ddlflow.engines.spark_errors import reason_of
 from ddlflow.errors import EngineError
@@ -22,8 +21,8 @@ _JAVA = 17
 _LOG_CHARACTERS = 300
 
 
-def start_session(conf: Mapping[str, str]) -> tuple[SparkSession, Path]:
-    """A classic session; what its Java process writes goes to a file, in the folder returned."""
+def start_context(conf: Mapping[str, str]) -> tuple[SparkContext, Path]:
+    """A context; what its Java process writes goes to a file, in the folder returned."""
     _need_java()
     log = Path(tempfile.mkdtemp(prefix="ddlflow-spark-"))
     settings_ = SparkConf(loadDefaults=False).setAll(list(conf.items()))
@@ -43,23 +42,23 @@ def start_session(conf: Mapping[str, str]) -> tuple[SparkSession, Path]:
         except Exception as error:
             said = _last_words(log / "java.log")
             raise EngineError(f"Spark did not start. {said or reason_of(error)}") from error
-        return SparkSession(context), log
+        return context, log
 
 
-def stop_session(session: SparkSession, log: Path) -> None:
+def stop_context(context: SparkContext, log: Path) -> None:
     """Ends the application; its Java process is kept for this process's next one."""
     with suppress(Exception):  # it may be gone
-        session.stop()
+        context.stop()
     shutil.rmtree(log, ignore_errors=True)
 
 
 @contextmanager
-def or_close(log: Path, session: SparkSession | None = None) -> Iterator[None]:
+def or_close(log: Path, context: SparkContext | None = None) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if session is not None:
-            stop_session(session, log)
+        if context is not None:
+            stop_context(context, log)
         shutil.rmtree(log, ignore_errors=True)
         raise
 

@@ -1,22 +1,26 @@
 """Spark jobs whose tasks are workers of ours: they call the driver and do what it says.
 
-The DataFrame interface alone is used, so the same runs over Spark Connect.
+Where Spark's own driver is ours they go by its context: the first job of a session takes 5 seconds
+of CPU time more, for Spark SQL, which we do not need. Spark Connect has nothing but that.
 """
 
 import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from ddlflow.engines.call_home import Caller, Calls, Door, Home
 from ddlflow.engines.spark_errors import reason_of
 from ddlflow.errors import EngineError
+
+Spark = SparkContext | SparkSession  # what runs jobs: a session over Connect has no context
 
 _LEAVE_S = 2.0  # for tasks to end by themselves; one that is cancelled takes its imports along
 _CANCEL_S = 10.0
@@ -25,14 +29,25 @@ _LOOK_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What `mapInArrow` calls in each task; importable by name, so that it travels as one."""
+    """What Spark calls in each task, with its number; importable by name, so it travels as one."""
 
     function: Callable[[int], None]
 
+    def __call__(self, places: Iterable[int]) -> Iterator[None]:
+        for place in places:
+            self.function(place)
+        yield from ()
+
+
+@dataclass(frozen=True, slots=True)
+class _ArrowTask:
+    """The same over Connect."""
+
+    task: _Task
+
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for place in batch.column(0).to_pylist():
-                self.function(place)
+            list(self.task(batch.column(0).to_pylist()))
         yield from ()
 
 
@@ -40,17 +55,17 @@ class SparkJob:
     """A job that runs in a thread of its own."""
 
     def __init__(
-        self, session: SparkSession, function: Callable[[int], None], tasks: int, *, is_gang: bool
+        self, spark: Spark, function: Callable[[int], None], tasks: int, *, is_gang: bool
     ) -> None:
         """Start it.
 
         Args:
-            session: of any kind.
+            spark: a context, or a session over Connect.
             function: called once in each task, with the task's number; importable by name.
             tasks: how many.
             is_gang: whether all have to start at once (a barrier stage).
         """
-        self._session = session
+        self._spark = spark
         self._tag = f"ddlflow-{uuid.uuid4().hex}"
         self.tasks = tasks
         self.error: EngineError | None = None
@@ -69,24 +84,32 @@ class SparkJob:
         self._thread.join(_LEAVE_S)
         if not self.is_over:
             with contextlib.suppress(Exception):  # Spark itself may be gone
-                self._session.interruptTag(self._tag)
+                if isinstance(self._spark, SparkContext):
+                    self._spark.cancelJobsWithTag(self._tag)
+                else:
+                    self._spark.interruptTag(self._tag)
             self._thread.join(_CANCEL_S)
 
     def _run(self, task: _Task, is_gang: bool) -> None:
         try:
-            self._session.addTag(self._tag)
-            places = self._session.range(0, self.tasks, 1, self.tasks)
-            places.mapInArrow(task, "nothing long", barrier=is_gang).collect()
+            if isinstance(self._spark, SparkContext):
+                self._spark.addJobTag(self._tag)
+                places = self._spark.parallelize(range(self.tasks), self.tasks)
+                (places.barrier() if is_gang else places).mapPartitions(task).collect()
+            else:
+                self._spark.addTag(self._tag)
+                rows = self._spark.range(0, self.tasks, 1, self.tasks)
+                rows.mapInArrow(_ArrowTask(task), "nothing long", barrier=is_gang).collect()
         except Exception as error:  # of Spark, Py4J or gRPC
             self.error = EngineError(reason_of(error))
             self.error.__cause__ = error
 
 
 class SparkJobs:
-    """Starts jobs of one session whose tasks call the driver."""
+    """Starts jobs whose tasks call the driver."""
 
-    def __init__(self, session: SparkSession, door: Door) -> None:
-        self.session = session
+    def __init__(self, spark: Spark, door: Door) -> None:
+        self._spark = spark
         self._door = door
 
     def start(
@@ -94,7 +117,7 @@ class SparkJobs:
     ) -> SparkJob:
         """Start a job; its tasks call by the name of the work (`Door.expect`)."""
         whole = partial(function, self._door.home, work)
-        return SparkJob(self.session, whole, tasks, is_gang=is_gang)
+        return SparkJob(self._spark, whole, tasks, is_gang=is_gang)
 
     def expect(self, work: str) -> Calls:
         """See `Door.expect`."""

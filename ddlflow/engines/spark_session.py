@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +14,8 @@ from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from ddlflow.engines.spark_errors import reason_of
-from ddlflow.engines.spark_java import HERE, or_close, start_session, stop_session
+from ddlflow.engines.spark_java import HERE, or_close, start_context, stop_context
+from ddlflow.engines.spark_jobs import Spark
 from ddlflow.errors import EngineError, SpecError
 from ddlflow.spec.site import EngineSection
 
@@ -26,7 +28,8 @@ class Opened:
     """A session that works.
 
     Attributes:
-        session: of PySpark, classic or Connect.
+        spark: what runs our jobs.
+        session: for Spark's own tables; made when it is first asked for.
         label: what it is, for the user.
         host: this machine's address, as executors reach it.
         bind: the address to listen at, where that is another one.
@@ -35,7 +38,8 @@ class Opened:
         close: ends what was started for it.
     """
 
-    session: SparkSession
+    spark: Spark
+    session: Callable[[], SparkSession]
     label: str
     host: str
     bind: str | None
@@ -57,21 +61,24 @@ def own_session(slots: int, engine: EngineSection) -> Opened:
         "spark.master": f"local[{slots},4]",  # a task is tried four times, as on a cluster
         "spark.driver.host": HERE,
         "spark.driver.bindAddress": HERE,
-        "spark.ui.port": "0",
+        "spark.ui.enabled": "false",
+        # It starts in half the time, and what takes time later is Python's.
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
         # What this side can import its workers can.
         "spark.executorEnv.PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         **settings(engine),
     }
-    session, log = start_session(conf)
+    context, log = start_context(conf)
     with or_close(log):
         return Opened(
-            session,
-            f"spark local session, {slots} workers",
+            context,
+            cache(partial(SparkSession, context)),
+            f"spark local session, {slots} workers{_page(context)}",
             HERE,
             None,
             is_here=True,
             slots=lambda: slots,
-            close=lambda: stop_session(session, log),
+            close=lambda: stop_context(context, log),
         )
 
 
@@ -111,19 +118,21 @@ def given_session(session: Any) -> Opened:
             master = str(session.sparkContext.master)
             host, is_here = conf["spark.driver.host"], master.startswith("local")
             label = f"spark, the given session at {master}"
-        found = _slots(session)
+        spark = session if _is_connect(session) else session.sparkContext
+        found = _slots(spark)
     except SpecError:
         raise
     except Exception as error:
         raise EngineError(f"The given Spark session cannot be used. {reason_of(error)}") from error
     bind = conf.get("spark.driver.bindAddress")
     return Opened(
-        session,
+        spark,
+        lambda: session,
         f"{label}, {found} workers",
         host,
         bind,
         is_here,
-        slots=lambda: _slots(session),
+        slots=lambda: _slots(spark),
         close=lambda: None,
     )
 
@@ -171,21 +180,20 @@ def _application(address: str, engine: EngineSection, threads: int) -> Opened:
         conf["spark.task.cpus"] = str(engine.threads)
     conf |= settings(engine)
     _refuse_growth(conf)
-    session, log = start_session(conf)
-    with or_close(log, session):
+    context, log = start_context(conf)
+    with or_close(log, context):
         instances = int(conf.get("spark.executor.instances", 0))
         cores = int(conf.get("spark.executor.cores", 0)) // int(conf.get("spark.task.cpus", 1))
-        found = _wait(session, wanted or instances * cores, address, engine.start_timeout_s)
-        page = session.sparkContext.uiWebUrl
+        found = _wait(context, wanted or instances * cores, address, engine.start_timeout_s)
         return Opened(
-            session,
-            f"spark at {address}, {wanted or found} of {found} workers"
-            + (f", page {page}" if page else ""),
-            str(session.sparkContext.getConf().get("spark.driver.host")),
+            context,
+            cache(partial(SparkSession, context)),
+            f"spark at {address}, {wanted or found} of {found} workers{_page(context)}",
+            str(context.getConf().get("spark.driver.host")),
             conf.get("spark.driver.bindAddress"),
             is_here=False,
-            slots=lambda: _slots(session),
-            close=lambda: stop_session(session, log),
+            slots=lambda: _slots(context),
+            close=lambda: stop_context(context, log),
         )
 
 
@@ -228,6 +236,7 @@ def _connect(address: str, engine: EngineSection) -> Opened:
     wanted = found if engine.workers == "auto" else engine.workers
     return Opened(
         session,
+        lambda: session,
         f"spark connect at {address}, {wanted} of {found} workers",
         own,
         bind,
@@ -237,18 +246,22 @@ def _connect(address: str, engine: EngineSection) -> Opened:
     )
 
 
-def _wait(session: SparkSession, wanted: int, address: str, timeout_s: float) -> int:
+def _page(context: SparkContext) -> str:
+    return f", page {context.uiWebUrl}" if context.uiWebUrl else ""
+
+
+def _wait(context: SparkContext, wanted: int, address: str, timeout_s: float) -> int:
     """Wait for executors; with ``wanted`` 0 until there are some and no more come."""
     give_up = time.monotonic() + timeout_s
     found, since = 0, time.monotonic()
     while True:
         now = time.monotonic()
-        count = _executor_slots(session)
+        count = _slots(context)
         if count != found:
             found, since = count, now
         if (wanted and found >= wanted) or (not wanted and found and now - since > _SETTLE_S):
             return found
-        if session.sparkContext._jsc.sc().isStopped():
+        if context._jsc.sc().isStopped():
             raise EngineError(
                 f"The Spark master at {address} does not answer. Start it, or set engine.address "
                 "to where it is."
@@ -262,22 +275,17 @@ def _wait(session: SparkSession, wanted: int, address: str, timeout_s: float) ->
         time.sleep(_LOOK_S)
 
 
-def _slots(session: SparkSession) -> int:
-    """Tasks that a session runs at once."""
-    if not _is_connect(session):
-        return _executor_slots(session)
+def _slots(spark: Spark) -> int:
+    """Tasks that run at once."""
+    if isinstance(spark, SparkContext):
+        scala = spark._jsc.sc()
+        profile = scala.resourceProfileManager().defaultResourceProfile()
+        return int(scala.maxNumConcurrentTasks(profile))  # what barrier stages are measured by
     # Over Connect nothing says it but how Spark cuts a range by default.
     from pyspark.sql.functions import spark_partition_id
 
-    found = session.range(1 << 20).select(spark_partition_id().alias("part")).distinct().count()
-    return max(1, found // int(session.conf.get("spark.task.cpus", "1") or 1))
-
-
-def _executor_slots(session: SparkSession) -> int:
-    context = session.sparkContext._jsc.sc()  # what barrier stages are measured by
-    return int(
-        context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile())
-    )
+    found = spark.range(1 << 20).select(spark_partition_id().alias("part")).distinct().count()
+    return max(1, found // int(spark.conf.get("spark.task.cpus", "1") or 1))
 
 
 def _is_connect(session: Any) -> bool:
