@@ -18,6 +18,7 @@ from ddlflow.data.sources.exported import Exported, seal
 from ddlflow.data.sources.source import ranges, read
 from ddlflow.engines import open_engine
 from ddlflow.engines.exporting import TableCall, TableOrder
+from ddlflow.engines.given import using
 from ddlflow.errors import DataError, SpecError
 from ddlflow.report.screen import Screen
 from ddlflow.runs.session import Session
@@ -359,7 +360,7 @@ def test_a_run_exports_files_of_spark_again_only_once_they_change(
         "train": {"objective": "binary", "epochs": 1, "batch_rows": 100},
     }
     events(spark, 600).write.parquet(table["spark"]["path"])  # type: ignore[index]
-    with open_engine(load_site(site), slots=2, threads=1, given=spark) as engine:
+    with using(spark), open_engine(load_site(site), slots=2, threads=1) as engine:
 
         def prepared(**data: Any) -> Any:
             values = {**pipeline, "data": {**pipeline["data"], **data}}  # type: ignore[dict-item]
