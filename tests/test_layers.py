@@ -49,7 +49,7 @@ MAY_IMPORT = {
     # data: tables and samples; report, tracking: the screen, the pages of `ui`.
     "api": LOW | {"data", "flow", "history", "report", "runs", "tracking"},
     # infer, train: the model that travels, and its columns; runs: where it lies.
-    "spark": {"api", "errors", "infer", "runs", "spec", "train"},
+    "spark": {"api", "errors", "infer", "runs", "spec", "store", "train"},
     # report: the screen; errors and redact: the last line that a user sees.
     "cli": {"api", "errors", "redact", "report"},
     "__main__": {"cli"},

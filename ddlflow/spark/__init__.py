@@ -1,23 +1,25 @@
 """ddlflow inside the user's own Spark: a function for SQL and DataFrames, and stages of pyspark.ml.
 
-    from ddlflow.spark import Model, predict_udf
+    from ddlflow.spark import Estimator, predict_udf
     df.withColumn("p", predict_udf("models:/higgs@champion")(struct("*")))
-    Model.of("models:/higgs@champion").transform(df)
+    Pipeline(stages=[assembler, Estimator(hidden=[100], epochs=10)]).fit(df)
 
 udf.py        predict_udf
 columns.py    what the stages read and write
 model.py      Model: a trained model as a stage
+estimator.py  Estimator: trains one
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ddlflow.spark.estimator import Estimator as Estimator
     from ddlflow.spark.model import Model as Model
     from ddlflow.spark.udf import predict_udf as predict_udf
 
-__all__ = ["Model", "predict_udf"]
-_MODULES = {"Model": "model", "predict_udf": "udf"}
+__all__ = ["Estimator", "Model", "predict_udf"]
+_MODULES = {"Estimator": "estimator", "Model": "model", "predict_udf": "udf"}
 
 
 def __getattr__(name: str) -> object:
