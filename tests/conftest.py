@@ -54,6 +54,11 @@ _HOME = tempfile.mkdtemp(prefix="ddlflow-tests-")
 os.environ["PREFECT_HOME"] = str(Path(_HOME) / "prefect")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
+# Of each Java process: it starts in half the time, and many small jobs are all it does.
+os.environ["JDK_JAVA_OPTIONS"] = (
+    "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Duser.timezone=UTC "
+    f"-Dderby.system.home={_HOME} -Dderby.stream.error.file={_HOME}/derby.log"
+)
 os.environ["DDLFLOW_PREFECT_IDLE_S"] = "20"  # a server that commands of tests share goes soon
 os.environ.pop("PREFECT_API_URL", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -121,9 +126,9 @@ def bucket(
     forget_clients()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
-    """A Spark session, one for all tests of this process."""
+    """A Spark session for the tests of a file; the next one's starts in the same Java process."""
     from spark_session import session_in
 
     with session_in(tmp_path_factory.mktemp("spark")) as session:

@@ -1,4 +1,4 @@
-"""One Spark session for all tests of a pytest process: a start takes some 10 s."""
+"""A Spark session for tests, in the one Java process that this process has."""
 
 import os
 import sys
@@ -18,8 +18,6 @@ def session_in(folder: Path) -> Iterator[SparkSession]:
         "spark.ui.enabled": "false",
         "spark.sql.shuffle.partitions": "3",
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
-        "spark.driver.extraJavaOptions": f"-Dderby.system.home={folder} -Duser.timezone=UTC",
-        "spark.driver.memory": "1g",
         "spark.log.level": "OFF",
     }
     builder = SparkSession.builder.master("local[2,4]").appName("ddlflow-tests")

@@ -24,6 +24,12 @@ _LOG_CHARACTERS = 300
 def start_context(conf: Mapping[str, str]) -> tuple[SparkContext, Path]:
     """A context; what its Java process writes goes to a file, in the folder returned."""
     _need_java()
+    running = SparkContext._active_spark_context
+    if running is not None:
+        raise EngineError(
+            f"A Spark session at {running.master} runs in this process already, and there can be "
+            "one. Give it to ddlflow.run (spark=session), or stop it."
+        )
     log = Path(tempfile.mkdtemp(prefix="ddlflow-spark-"))
     settings_ = SparkConf(loadDefaults=False).setAll(list(conf.items()))
     python = conf.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON") or sys.executable

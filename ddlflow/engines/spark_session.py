@@ -5,6 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -20,6 +21,8 @@ from ddlflow.errors import EngineError, SpecError
 from ddlflow.spec.site import EngineSection
 
 _LOOK_S = 0.2
+_CONNECT_S = 5.0
+_CONNECT_MODE = "SPARK_CONNECT_MODE_ENABLED"  # PySpark sets it for the whole process
 _SETTLE_S = 2.0  # executors of an application register one by one
 
 
@@ -172,8 +175,8 @@ def _application(address: str, engine: EngineSection, threads: int) -> Opened:
     wanted = None if engine.workers == "auto" else engine.workers
     parts = urlsplit(address)
     conf = {"spark.master": address}
-    if parts.scheme == "spark" and parts.hostname:
-        conf["spark.driver.host"] = _address_towards(parts.hostname, parts.port or 7077)
+    if parts.scheme == "spark":
+        conf["spark.driver.host"] = _own_address(address)
     if wanted is not None:
         conf["spark.cores.max"] = str(wanted * threads)
     if engine.threads != "auto":
@@ -197,6 +200,23 @@ def _application(address: str, engine: EngineSection, threads: int) -> Opened:
         )
 
 
+def _own_address(masters: str) -> str:
+    """This machine's address as the first master that answers sees it: Spark itself tries long."""
+    problem: OSError | None = None
+    for master in masters.removeprefix("spark://").split(","):
+        parts = urlsplit(f"//{master}")
+        try:
+            place = (parts.hostname or "", parts.port or 7077)
+            with socket.create_connection(place, timeout=_CONNECT_S) as line:
+                return str(line.getsockname()[0])
+        except (OSError, ValueError) as error:
+            problem = OSError(str(error))
+    raise EngineError(
+        f"No Spark master answers at {masters} ({problem}). Start one there with start-master.sh, "
+        "or set engine.address to where it is."
+    )
+
+
 def _connect(address: str, engine: EngineSection) -> Opened:
     parts = urlsplit(address)
     if not parts.hostname:
@@ -206,8 +226,9 @@ def _connect(address: str, engine: EngineSection) -> Opened:
     host = conf.pop("spark.driver.host", None)
     try:
         own = host or _address_towards(parts.hostname, parts.port or 15002)
-        with socket.create_connection((parts.hostname, parts.port or 15002), timeout=5):
+        with socket.create_connection((parts.hostname, parts.port or 15002), timeout=_CONNECT_S):
             pass  # the client tries for a minute where nobody listens
+        had_mode = _CONNECT_MODE in os.environ
         builder = SparkSession.builder.remote(address)
         for name, value in conf.items():
             builder = builder.config(name, value)
@@ -228,10 +249,10 @@ def _connect(address: str, engine: EngineSection) -> Opened:
         _refuse_growth(dict(session.conf.getAll))
         found = _slots(session)
     except SpecError:
-        session.stop()
+        _stop_connect(session, had_mode=had_mode)
         raise
     except Exception as error:
-        session.stop()
+        _stop_connect(session, had_mode=had_mode)
         raise EngineError(f"{address} cannot be used. {reason_of(error)}") from error
     wanted = found if engine.workers == "auto" else engine.workers
     return Opened(
@@ -242,8 +263,15 @@ def _connect(address: str, engine: EngineSection) -> Opened:
         bind,
         is_here=False,
         slots=lambda: _slots(session),
-        close=session.stop,
+        close=partial(_stop_connect, session, had_mode=had_mode),
     )
+
+
+def _stop_connect(session: SparkSession, *, had_mode: bool) -> None:
+    with suppress(Exception):  # the server may be gone
+        session.stop()
+    if not had_mode:  # else no session of another kind could be opened in this process
+        os.environ.pop(_CONNECT_MODE, None)
 
 
 def _page(context: SparkContext) -> str:
