@@ -1,5 +1,6 @@
 """The Java process of a classic Spark session: started once in a process, told of in one line."""
 
+import logging
 import os
 import shutil
 import signal
@@ -24,7 +25,7 @@ _LOG_CHARACTERS = 300
 def start_context(conf: Mapping[str, str]) -> tuple[SparkContext, Path]:
     """A context; what its Java process writes goes to a file, in the folder returned."""
     _need_java()
-    running = SparkContext._active_spark_context
+    running = running_context()
     if running is not None:
         raise EngineError(
             f"A Spark session at {running.master} runs in this process already, and there can be "
@@ -48,7 +49,28 @@ def start_context(conf: Mapping[str, str]) -> tuple[SparkContext, Path]:
         except Exception as error:
             said = _last_words(log / "java.log")
             raise EngineError(f"Spark did not start. {said or reason_of(error)}") from error
+        # It would print a traceback as the Java process dies; that is told in one line.
+        context._accumulatorServer.handle_error = lambda *_: None  # type: ignore[method-assign]
         return context, log
+
+
+def running_context() -> SparkContext | None:
+    """The context of this process whose Java process runs, if there is one.
+
+    One whose Java process has died is forgotten, so that another one can be started.
+    """
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # what it logs we tell in one line
+    jvm = SparkContext._jvm
+    try:
+        if jvm is not None:
+            jvm.java.lang.System.currentTimeMillis()
+    except Exception:  # of sockets or Py4J
+        process = getattr(SparkContext._gateway, "proc", None)
+        if process is not None:
+            process.kill()
+            process.communicate()  # closes its input
+        SparkContext._gateway = SparkContext._jvm = SparkContext._active_spark_context = None
+    return SparkContext._active_spark_context
 
 
 def stop_context(context: SparkContext, log: Path) -> None:

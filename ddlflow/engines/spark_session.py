@@ -15,7 +15,7 @@ from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from ddlflow.engines.spark_errors import reason_of
-from ddlflow.engines.spark_java import HERE, or_close, start_context, stop_context
+from ddlflow.engines.spark_java import HERE, or_close, running_context, start_context, stop_context
 from ddlflow.engines.spark_jobs import Spark
 from ddlflow.errors import EngineError, SpecError
 from ddlflow.spec.site import EngineSection
@@ -57,8 +57,7 @@ def own_session(slots: int, engine: EngineSection) -> Opened:
     Raises:
         EngineError: no Java, or Spark did not start.
     """
-    running = SparkContext._active_spark_context
-    if running is not None:
+    if running_context() is not None:
         return given_session(SparkSession.builder.getOrCreate())
     conf = {
         "spark.master": f"local[{slots},4]",  # a task is tried four times, as on a cluster

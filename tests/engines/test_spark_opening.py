@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from ddlflow.engines import GangJob, open_engine
+from ddlflow.engines import GangEvent, GangJob, open_engine
 from ddlflow.engines.given import using
 from ddlflow.engines.spark_session import settings
 from ddlflow.errors import EngineError
@@ -54,6 +55,26 @@ def test_no_java_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAVA_HOME", raising=False)
     with pytest.raises(EngineError, match="Spark needs Java 17 or newer"):
         open_engine(Site(engine={"use": "spark"}), slots=1, threads=1)
+
+
+def test_a_java_process_that_is_killed_is_one_line_and_the_next_one_works(
+    job: Callable[..., GangJob], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def kill(event: GangEvent) -> None:
+        for child in psutil.Process().children(recursive=True):
+            if child.name() == "java":
+                child.kill()
+
+    site = Site(engine={"use": "spark"})
+    with open_engine(site, slots=2, threads=1) as opened:
+        failure = opened.gang(job("fail"), 2, on_event=kill).failure
+        assert failure is not None
+        assert failure.kind == "WorkerLost"
+        with pytest.raises(EngineError, match="Run the command again"):
+            list(opened.map(data_work.square, range(5)))
+    assert "Traceback" not in "".join(capfd.readouterr())
+    with open_engine(site, slots=2, threads=1) as opened:
+        assert list(opened.map(data_work.square, range(5))) == [0, 1, 4, 9, 16]
 
 
 def test_a_given_session_stays_open_and_as_it_was(spark: Any, job: Callable[..., GangJob]) -> None:
