@@ -22,6 +22,7 @@ dask_address.py  opens it: the scheduler at an address
 call_home.py     workers that call the driver, where a cluster gives processes alone
 spark.py         engine spark: data work and gangs in the tasks of a session
 spark_open.py    opens it
+spark_needs.py   PySpark and Java: what it needs of this machine
 given.py         a session that the user's own code has
 spark_session.py the session: our own, at a master, over Connect, or the user's
 spark_java.py    the Java process of a session

@@ -15,16 +15,15 @@ from pyspark import SparkConf, SparkContext
 from pyspark.java_gateway import launch_gateway
 
 from ddlflow.engines.spark_errors import reason_of
+from ddlflow.engines.spark_needs import JAVA
 from ddlflow.errors import EngineError
 
 HERE = "127.0.0.1"
-_JAVA = 17
 _LOG_CHARACTERS = 300
 
 
 def start_context(conf: Mapping[str, str]) -> tuple[SparkContext, Path]:
     """A context; what its Java process writes goes to a file, in the folder returned."""
-    _need_java()
     running = running_context()
     if running is not None:
         raise EngineError(
@@ -91,27 +90,12 @@ def or_close(log: Path, context: SparkContext | None = None) -> Iterator[None]:
         raise
 
 
-def _need_java() -> None:
-    """Raises EngineError where there is no Java; Spark's own words for it are long."""
-    home = os.environ.get("JAVA_HOME")
-    if "PYSPARK_GATEWAY_PORT" in os.environ:
-        return
-    if home and not (Path(home) / "bin" / "java").exists():
-        raise EngineError(f"JAVA_HOME is {home}, which holds no bin/java. Correct or unset it.")
-    if not home and shutil.which("java") is None:
-        raise EngineError(
-            f"Spark needs Java {_JAVA} or newer, and there is none on this machine. Install it "
-            f"(apt install openjdk-{_JAVA}-jre-headless), set JAVA_HOME to where it is, or set "
-            "engine.use: dask."
-        )
-
-
 def _last_words(log: Path) -> str:
     """What the Java process said last of why it could not start; empty if nothing."""
     with suppress(OSError):
         lines = log.read_text(errors="replace").splitlines()
         if any("UnsupportedClassVersionError" in line for line in lines):
-            return f"Its Java is too old: install Java {_JAVA} or newer, and set JAVA_HOME to it."
+            return f"Its Java is too old: install Java {JAVA} or newer, and set JAVA_HOME to it."
         told = [line for line in lines if "Exception" in line or "rror" in line]
         if told:
             return told[0].strip()[:_LOG_CHARACTERS]

@@ -1,11 +1,11 @@
 """Open engine spark, where PySpark may not be installed."""
 
 import importlib.metadata
-import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
 from ddlflow.engines.given import given
+from ddlflow.engines.spark_needs import need_spark
 from ddlflow.errors import EngineError
 from ddlflow.spec.site import EngineSection
 
@@ -24,15 +24,12 @@ def open_spark(engine: EngineSection, *, slots: int, threads: int) -> "SparkEngi
     Raises:
         SpecError, EngineError: see `ddlflow.engines.open_engine`.
     """
-    if importlib.util.find_spec("pyspark") is None:
-        raise EngineError(
-            "engine.use is spark, and PySpark is not installed. Install it with `pip install "
-            "'ddlflow[spark]'`, or set engine.use: dask."
-        )
+    session = given()
+    if session is None:
+        need_spark(engine)
     from ddlflow.engines.spark import SparkEngine
     from ddlflow.engines.spark_session import given_session, own_session, session_at
 
-    session = given()
     if session is not None:
         opened = given_session(session)
     elif engine.address is None:

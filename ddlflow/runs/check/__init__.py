@@ -69,7 +69,8 @@ def check(pipeline: Given, on: Given = "local", changes: Sequence[str] = ()) -> 
         (["workers"], site.workers),
     ):
         if not any(found.level == "error" and found.what in subjects for found in findings):
-            findings += placed(request, subjects[-1], subjects[-1], partial(look, request))
+            key = "engine.address" if subjects[-1] == "workers" else subjects[-1]
+            findings += placed(request, subjects[-1], key, partial(look, request))
     if not errors(findings):
         findings += _of_small(request, findings)
     return findings + placed(request, "prefect", "prefect", site.prefect_answers)
@@ -107,6 +108,7 @@ def _of_input(request: Request) -> list[Finding]:
     found = [
         *placed(request, "storage", "storage", partial(site.storage_writable, request)),
         *placed(request, "tracking", "tracking.uri", partial(site.tracking_uri, request)),
+        *placed(request, "workers", "engine.use", partial(site.engine, request)),
         *placed(request, "workers", "device", partial(site.device, request)),
         *placed(request, "train", "train", partial(inputs.train, request)),
     ]

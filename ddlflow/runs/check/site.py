@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 
+from ddlflow.engines.given import given
 from ddlflow.engines.resources import resources
+from ddlflow.engines.spark_needs import need_spark
 from ddlflow.machine import memory
 from ddlflow.runs.check.finding import Finding, counted
 from ddlflow.runs.check.seen import seen
@@ -136,12 +138,18 @@ def device(request: Request) -> Iterator[Finding]:
     yield from ()
 
 
+def engine(request: Request) -> Iterator[Finding]:
+    """What the engine needs to be installed."""
+    if request.site.engine.use == "spark" and given() is None:
+        need_spark(request.site.engine)
+    yield from ()
+
+
 def workers(request: Request) -> Iterator[Finding]:
-    engine = request.site.engine
-    if engine.address is not None:
+    if request.site.engine.address is not None:
         yield from _workers_elsewhere(request)
         return
-    found = resources(engine, gpus=count_gpus(request.site.device))
+    found = resources(request.site.engine, gpus=count_gpus(request.site.device))
     free = memory().free
     text = f"{counted(found.slots, 'worker')}, {found.why}; {free / 1e9:.0f} GB memory free."
     yield Finding("workers", "ok", text)
