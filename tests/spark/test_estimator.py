@@ -12,21 +12,6 @@ from ddlflow.errors import SpecError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-SITE = """
-engine: {use: spark, workers: 1, threads: 1}
-device: cpu
-data_root: .
-storage: storage
-tracking: {uri: "sqlite:///mlflow.db"}
-"""
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "site.yaml").write_text(SITE)
-    return tmp_path
-
 
 def rows(spark: "SparkSession", number: int = 600) -> "DataFrame":
     random = np.random.default_rng(4)
