@@ -5,6 +5,7 @@ Messages are pickled; who does not have the engine's key is heard no further tha
 travels with the work, by the cluster's own way.
 """
 
+import os
 import queue
 import secrets
 import socket
@@ -173,6 +174,12 @@ def call(home: Home, work: str, place: int, pid: int) -> Connection:
             "address of the driver's machine that executors reach."
         ) from error
     return connection
+
+
+def hang_up(connection: Connection) -> None:
+    """End a connection that a thread may be reading; it is still to be closed."""
+    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def _keep_alive(connected: socket.socket) -> None:

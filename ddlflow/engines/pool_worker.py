@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -41,7 +42,8 @@ def work_through(
     """
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     # A thread of its own receives, so that driver and worker never both wait to send.
-    threading.Thread(target=_receive, args=(connection, tasks, on_gone), daemon=True).start()
+    receiving = threading.Thread(target=_receive, args=(connection, tasks, on_gone), daemon=True)
+    receiving.start()
     while True:
         try:
             payload = tasks.get(timeout=idle_s)
@@ -55,7 +57,9 @@ def work_through(
         except Exception as error:
             text = pickle.dumps(failed(EngineError(f"A result cannot be sent back: {error}")))
         connection.send_bytes(text)
-    connection.send_bytes(b"")
+    with suppress(OSError):
+        connection.send_bytes(b"")
+    receiving.join()  # until the other side has hung up: nobody reads a closed connection
 
 
 def _receive(

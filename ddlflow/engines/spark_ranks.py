@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import suppress
 
-from ddlflow.engines.call_home import GONE, Caller
+from ddlflow.engines.call_home import GONE, Caller, hang_up
 from ddlflow.engines.gang import Ended, Inbox
 from ddlflow.engines.on_worker import RankOrder
 from ddlflow.engines.spark_jobs import SparkJob
@@ -53,7 +53,9 @@ class SparkRanks:
         give_up = time.monotonic() + _KILL_S
         for thread in self._threads:
             thread.join(max(0.0, give_up - time.monotonic()))
-        for call in self._calls:
+        for thread, call in zip(self._threads, self._calls, strict=True):
+            hang_up(call.connection)
+            thread.join()
             call.connection.close()
         self._job.end()
 

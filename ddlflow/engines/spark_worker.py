@@ -82,7 +82,9 @@ def hold_rank(home: Home, gang: str, place: int) -> None:
                 is_gone.set()
 
         end = on_worker.run_rank(order, emit, wanted=lambda: not is_gone.is_set())
-        connection.send(Ended(order.rank, end))
+        with suppress(*GONE):
+            connection.send(Ended(order.rank, end))
+        obeying.join()  # until the driver has hung up: nobody reads a closed connection
 
 
 def _obey(connection: Connection, gang: str, is_gone: threading.Event) -> None:

@@ -54,7 +54,13 @@ with open_engine(Site(engine=place), slots=2, threads=1) as engine:
         result = engine.gang(job("stop", flag=flag), 2, on_event=pass_on, stop=asked)
     tell("end", stopped=result.stopped, values=result.values)
 # Python's own resource tracker, started with the first spawned process, lives as long as we do, and
-# so does what the next engine's ranks would be forked from.
-left = {child.pid: " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)}
-others = [line for line in left.values() if not re.search("resource_tracker|fork_server", line)]
+# so does what the next engine's ranks would be forked from, and Spark's Java with its daemon.
+children_left = psutil.Process().children(recursive=True)
+running = [child for child in children_left if child.status() != psutil.STATUS_ZOMBIE]
+left = {child.pid: " ".join(child.cmdline()) for child in running}
+others = [
+    line
+    for line in left.values()
+    if not re.search("resource_tracker|fork_server|SparkSubmit|pyspark.daemon", line)
+]
 tell("closed", left=others, pids=list(left))

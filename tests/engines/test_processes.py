@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 DRIVER = str(Path(__file__).parent / "driver.py")
-engines = pytest.mark.parametrize("use", ["local", "dask"])
+engines = pytest.mark.parametrize("use", ["local", "dask", "spark"])
 
 
 def start(use: str, what: str, folder: Path) -> subprocess.Popen[str]:
