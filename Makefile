@@ -1,6 +1,7 @@
 # make run     the main job: sets up, then pipelines/quickstart.yaml on conf/local.yaml
 #              (PIPELINE=particles, ON=a site of conf/)
-# make test    sets up, then all tests; make test-long looks at more examples of each property
+# make test    sets up, then the tests; make test-long has those of minutes as well, and looks at
+#              more examples of each property
 # make check   ruff, mypy and the layer test
 # make bench   the benchmarks (benchmarks/README.md)
 # make bench-sweep   a search against Ray Tune and GridSearchCV, which go into .venv-peers
@@ -24,7 +25,7 @@ run: $(READY)$(if $(filter spark%,$(notdir $(ON))),-spark)
 	$(BIN)/ddlflow run $(PIPELINE) --on $(ON)
 
 test: $(READY)-dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not long" --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: $(READY)-dev
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)

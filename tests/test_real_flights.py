@@ -49,7 +49,10 @@ def trees(frame: pd.DataFrame, train: np.ndarray, test: np.ndarray) -> float:
     return float(roc_auc_score(late[test], model.predict_proba(known.iloc[test])[:, 1]))
 
 
-@pytest.mark.parametrize("split", [{"validation": 0.1, "test": 0.2}, {"column": "part"}])
+@pytest.mark.parametrize(
+    "split",
+    [{"validation": 0.1, "test": 0.2}, pytest.param({"column": "part"}, marks=pytest.mark.long)],
+)
 def test_late_flights_are_told_as_well_as_by_boosted_trees(
     tmp_path: Path, real_data: Path, split: dict[str, Any]
 ) -> None:

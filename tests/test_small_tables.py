@@ -120,7 +120,14 @@ def linear(frame: pd.DataFrame, labels: Any, train: Any, test: Any) -> float:
     return float(score(true, model.predict(features.iloc[test])))
 
 
-@pytest.mark.parametrize("name", TABLES)
+# Of each kind of label one is looked at each time.
+ALL = [
+    pytest.param(name, marks=pytest.mark.long) if name in {"iris", "wine", "digits"} else name
+    for name in TABLES
+]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_the_defaults_are_no_worse_than_a_linear_model(name: str, tmp_path: Path) -> None:
     labels, made = TABLES[name]
     frame = made()

@@ -410,6 +410,7 @@ def test_a_dask_worker_is_killed_and_started_again(
     print(f"recovered after {ended.watch.recovered_s:.1f} s (dask, killed worker)")
 
 
+@pytest.mark.long
 def test_workers_that_do_not_come_back(bench: Bench, undisturbed: str, tmp_path: Path) -> None:
     """Workers without a nanny: on with those left, and an error below ``min_workers``."""
     with dask_without_nannies(tmp_path, 3) as (address, workers, _):
@@ -433,6 +434,7 @@ def test_workers_that_do_not_come_back(bench: Bench, undisturbed: str, tmp_path:
         )
 
 
+@pytest.mark.long
 def test_a_worker_that_was_added_joins_at_the_next_attempt(bench: Bench, tmp_path: Path) -> None:
     """Where the number of workers is left open, and the training is large enough for more."""
     large = [

@@ -37,16 +37,11 @@ import data_work  # noqa: E402 - it is on the path only now
 SLOTS = 3
 
 
-@pytest.fixture(scope="module", params=["local", "dask", "dask address", "spark", "local, no fork"])
+@pytest.fixture(scope="module", params=["local", "dask", "dask address", "spark"])
 def engine(
     request: pytest.FixtureRequest, tmp_path_factory: Any, dask_by_command_line: Any
 ) -> Iterator[Engine]:
-    if request.param == "local, no fork":
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(SWITCH, "0")
-            with open_engine(Site(engine={"use": "local"}), slots=SLOTS, threads=1) as opened:
-                yield opened
-    elif request.param == "dask address":
+    if request.param == "dask address":
         with dask_by_command_line(tmp_path_factory.mktemp("dask"), SLOTS) as (address, _):
             site = Site(engine={"use": "dask", "address": address, "workers": SLOTS})
             with open_engine(site, slots=1, threads=1) as opened:
@@ -234,6 +229,24 @@ def test_gang_runs_a_real_all_reduce(engine: Engine, job: Any) -> None:
     result = engine.gang(job("all_reduce", start_timeout_s=120.0), 2)
     assert result.failure is None
     assert result.values == [3.0, 3.0]
+
+
+def test_a_rank_is_a_fresh_interpreter_where_nothing_is_forked(
+    job: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What differs then: how a process begins, what it says of a failure, and how it is ended."""
+    monkeypatch.setenv(SWITCH, "0")
+    with open_engine(Site(engine={"use": "local"}), slots=2, threads=1) as opened:
+        assert opened.gang(job("meet"), 2).values == [[0, 1], [1]]
+        assert (tmp_path / "logs" / "rank-1.log").read_text() == "a user's print on rank 1\n"
+        failure = failure_of(opened.gang(job("fail", how="raise", rank=1), 2))
+        assert (failure.rank, failure.kind) == (1, "ValueError")
+        failure = failure_of(opened.gang(job("fail", how="kill", rank=0), 2))
+        assert failure.kind == "Killed"
+        failure = failure_of(opened.gang(job("no_such_module"), 1))
+        assert "No module named no_such_module" in failure.traceback
+        items = [(str(tmp_path), x) for x in range(8)]
+        assert list(opened.map(data_work.die_once, items)) == list(range(8))
 
 
 def test_too_few_slots_start_nothing(engine: Engine, job: Any, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def ended(process: "subprocess.Popen[str]") -> tuple[dict[str, Any], str]:
     return result, said
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_a_run_in_a_bucket_is_that_in_a_folder_and_is_killed_resumed_and_waited_for(
     project: Path, bucket: str

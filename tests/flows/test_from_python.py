@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import json
 import warnings
@@ -56,6 +58,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.long
 def test_a_script_with_a_frame(tmp_path: Path, prefect_database: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],

@@ -202,6 +202,7 @@ def test_a_killed_command_goes_on_and_its_flow_run_has_crashed(
     assert killed["model_digest"] == undisturbed
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_the_same_command_twice_at_once_works_once(project: Path) -> None:
     slow = ["--set", "train.epochs=30", "--set", "train.checkpoint_every_s=0.2"]
